@@ -1,0 +1,112 @@
+import { rm } from 'node:fs/promises';
+import { type Digest, Digester, digestAlgorithm } from '../oci/digest.ts';
+import type { BlobWriter, ExpectedBlob, StoredBlob } from './blob-store.ts';
+import { ioError, StoreError } from './errors.ts';
+import { closeFd, fsyncFd, openFd, writeAll } from './fs-calls.ts';
+
+/** Writes one temporary file, hashing as it goes, and hands it over when it is what it should be. */
+export class DirectoryBlobWriter implements BlobWriter {
+  readonly path: string;
+  #bytesWritten = 0;
+  #fd: number | null;
+  readonly #expected: ExpectedBlob | null;
+  readonly #digester: Digester;
+  readonly #show: (path: string, digest: Digest) => Promise<void>;
+
+  private constructor(
+    path: string,
+    fd: number,
+    expected: ExpectedBlob | null,
+    show: (path: string, digest: Digest) => Promise<void>,
+  ) {
+    this.path = path;
+    this.#fd = fd;
+    this.#expected = expected;
+    this.#digester = new Digester(expected === null ? 'sha256' : digestAlgorithm(expected.digest));
+    this.#show = show;
+  }
+
+  /** `show` moves the verified, durable file to its place. */
+  static async create(
+    path: string,
+    expected: ExpectedBlob | null,
+    show: (path: string, digest: Digest) => Promise<void>,
+  ): Promise<DirectoryBlobWriter> {
+    try {
+      return new DirectoryBlobWriter(path, await openFd(path, 'wx'), expected, show);
+    } catch (cause) {
+      throw ioError(`cannot create ${path}`, cause);
+    }
+  }
+
+  get bytesWritten(): number {
+    return this.#bytesWritten;
+  }
+
+  async write(chunk: Buffer): Promise<void> {
+    const fd = this.#open();
+    const limit = this.#expected?.sizeBytes;
+    if (limit !== undefined && this.#bytesWritten + chunk.length > limit) {
+      await this.abort();
+      throw new StoreError('ERR_STORE_SIZE', `${this.#what()} is longer than its ${limit} bytes`);
+    }
+    try {
+      await writeAll(fd, chunk, this.#bytesWritten);
+    } catch (cause) {
+      await this.abort();
+      throw ioError(`cannot write ${this.#what()}`, cause);
+    }
+    this.#digester.update(chunk);
+    this.#bytesWritten += chunk.length;
+  }
+
+  async commit(): Promise<StoredBlob> {
+    const fd = this.#open();
+    try {
+      const digest = this.#verify();
+      await fsyncFd(fd);
+      this.#fd = null;
+      await closeFd(fd);
+      await this.#show(this.path, digest);
+      return { digest, sizeBytes: this.#bytesWritten };
+    } catch (cause) {
+      await this.abort();
+      await rm(this.path, { force: true });
+      throw ioError(`cannot keep ${this.#what()}`, cause);
+    }
+  }
+
+  async abort(): Promise<void> {
+    const fd = this.#fd;
+    if (fd === null) return;
+    this.#fd = null;
+    await rm(this.path, { force: true });
+    await closeFd(fd);
+  }
+
+  #verify(): Digest {
+    const sizeBytes = this.#expected?.sizeBytes;
+    if (sizeBytes !== undefined && this.#bytesWritten !== sizeBytes) {
+      throw new StoreError(
+        'ERR_STORE_SIZE',
+        `${this.#what()} has ${this.#bytesWritten} bytes, expected ${sizeBytes}`,
+      );
+    }
+    const actual = this.#digester.digest();
+    if (this.#expected !== null && actual !== this.#expected.digest) {
+      throw new StoreError('ERR_STORE_DIGEST', `expected ${this.#expected.digest}, the bytes have ${actual}`);
+    }
+    return actual;
+  }
+
+  #open(): number {
+    if (this.#fd === null) {
+      throw new StoreError('ERR_STORE_CLOSED', `${this.#what()} was committed, aborted or has failed`);
+    }
+    return this.#fd;
+  }
+
+  #what(): string {
+    return this.#expected?.digest ?? 'a blob';
+  }
+}

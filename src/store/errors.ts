@@ -1,0 +1,43 @@
+export type StoreErrorCode =
+  /** The bytes are not those that the digest names. */
+  | 'ERR_STORE_DIGEST'
+  /** More or fewer bytes than were announced. */
+  | 'ERR_STORE_SIZE'
+  /** No space, quota or inodes left. */
+  | 'ERR_STORE_FULL'
+  /** Another process works on the same directory. */
+  | 'ERR_STORE_LOCKED'
+  /** The catalog was written by a newer version. */
+  | 'ERR_STORE_VERSION'
+  /** Used after it was closed, committed or aborted. */
+  | 'ERR_STORE_CLOSED'
+  /** The file system below failed. */
+  | 'ERR_STORE_IO';
+
+/** What could not be kept, and why. */
+export class StoreError extends Error {
+  override readonly name = 'StoreError';
+  readonly code: StoreErrorCode;
+
+  constructor(code: StoreErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+
+/** The errno of a failed system call, or null. */
+export function errnoOf(error: unknown): string | null {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null;
+}
+
+/** A failed system call as a StoreError that says what was being done. */
+export function ioError(doing: string, cause: unknown): StoreError {
+  if (cause instanceof StoreError) return cause;
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  if (FULL.has(errnoOf(cause) ?? '')) {
+    return new StoreError('ERR_STORE_FULL', `${doing}: no space left (${reason})`, { cause });
+  }
+  return new StoreError('ERR_STORE_IO', `${doing}: ${reason}`, { cause });
+}
