@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { ByteSource } from '../format/byte-source.ts';
+import { BufferPool } from './buffer-pool.ts';
 import {
   CLIENT_FLAGS_BYTES,
   COMMAND_FLAG_DF,
@@ -57,6 +58,8 @@ export interface NbdExport {
 /** Replies of one client that may be under way: more requests are not taken up until it has read some. */
 const MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024;
 const MAX_IN_FLIGHT_REQUESTS = 256;
+/** Reply buffers that are kept for the next replies. */
+const MAX_IDLE_BYTES = 16 * 1024 * 1024;
 /** A hole shorter than this is sent as zeros: its own chunk would not be worth a system call. */
 const MIN_HOLE_BYTES = 4096;
 
@@ -70,6 +73,7 @@ export class NbdConnection {
   readonly #socket: Socket;
   readonly #export: NbdExport;
   readonly #gone = new AbortController();
+  readonly #buffers = new BufferPool(MAX_IDLE_BYTES);
   readonly #reads = new Set<Promise<void>>();
   #structured = false;
   #inFlightBytes = 0;
@@ -228,7 +232,7 @@ export class NbdConnection {
         await this.#send([encodeHoleChunk(cookie, offset, lengthBytes, true)]);
         return;
       }
-      const reply = Buffer.allocUnsafe(headerBytes + lengthBytes);
+      const reply = this.#buffers.take(headerBytes + lengthBytes);
       const data = reply.subarray(headerBytes);
       await this.#export.device.read(offset, data, this.#gone.signal);
       if (pieces !== null && pieces.length > 1) await this.#send(chunks(cookie, offset, data, pieces));
@@ -237,6 +241,7 @@ export class NbdConnection {
         else writeSimpleReply(reply, cookie, NbdErrno.OK);
         await this.#send([reply]);
       }
+      this.#buffers.give(reply);
     } catch (error) {
       if (this.#gone.signal.aborted) return;
       this.#export.onReadError?.(error, offset, lengthBytes);
