@@ -1,0 +1,68 @@
+import type { ByteString } from './byte-string.ts';
+import { toDisplay } from './byte-string.ts';
+import { FormatError } from './errors.ts';
+
+/** PATH_MAX and NAME_MAX of Linux. */
+export const MAX_PATH_BYTES = 4096;
+export const MAX_NAME_BYTES = 255;
+
+const WHITEOUT_PREFIX = '.wh.';
+const RESERVED_PREFIX = '.wh..wh.';
+const OPAQUE_NAME = '.wh..wh..opq';
+
+/**
+ * An archive's path as a path from the root of the image: without leading or trailing slash, empty for the root
+ * itself; '.' and empty components are left out. Throws ERR_LAYER_CONFLICT where a '..' would climb, ERR_LIMIT
+ * where a file system would not take the name.
+ */
+export function normaliseEntryPath(path: ByteString): ByteString {
+  const components = path.split('/').filter((name) => name !== '' && name !== '.');
+  for (const name of components) {
+    if (name === '..') {
+      throw new FormatError('ERR_LAYER_CONFLICT', `a path with '..' in the layer: ${shorten(path)}`);
+    }
+    if (name.length > MAX_NAME_BYTES) {
+      throw new FormatError('ERR_LIMIT', `a name longer than ${MAX_NAME_BYTES} bytes: ${shorten(path)}`);
+    }
+  }
+  const normalised = components.join('/');
+  if (normalised.length > MAX_PATH_BYTES) {
+    throw new FormatError('ERR_LIMIT', `a path longer than ${MAX_PATH_BYTES} bytes: ${shorten(path)}`);
+  }
+  return normalised;
+}
+
+/** What a file with a marker's name stands for. */
+export type Whiteout =
+  /** `path` of the layers below is gone. */
+  | { readonly kind: 'whiteout'; readonly path: ByteString }
+  /** The directory `path` hides what the layers below hold in it. */
+  | { readonly kind: 'opaque'; readonly path: ByteString }
+  /** One of aufs's own files (".wh..wh.plnk"): not content, and nothing to do. */
+  | { readonly kind: 'ignored' };
+
+/**
+ * Reads a normalised path as a marker (OCI image-spec, layer.md, "Whiteouts" and "Opaque Whiteout"); null if it
+ * names an ordinary file. Also what lies inside one of aufs's directories is no content. Throws
+ * ERR_LAYER_CONFLICT for a whiteout that names nothing.
+ */
+export function whiteoutOf(path: ByteString): Whiteout | null {
+  if (!path.includes(WHITEOUT_PREFIX)) return null;
+  const slash = path.lastIndexOf('/');
+  const parent = slash === -1 ? '' : path.slice(0, slash);
+  const name = path.slice(slash + 1);
+  if (parent.split('/').some((component) => component.startsWith(RESERVED_PREFIX)))
+    return { kind: 'ignored' };
+  if (name === OPAQUE_NAME) return { kind: 'opaque', path: parent };
+  if (name.startsWith(RESERVED_PREFIX)) return { kind: 'ignored' };
+  if (!name.startsWith(WHITEOUT_PREFIX)) return null;
+  const hidden = name.slice(WHITEOUT_PREFIX.length);
+  if (hidden === '' || hidden === '.' || hidden === '..') {
+    throw new FormatError('ERR_LAYER_CONFLICT', `a whiteout that names nothing: ${shorten(path)}`);
+  }
+  return { kind: 'whiteout', path: parent === '' ? hidden : `${parent}/${hidden}` };
+}
+
+function shorten(path: ByteString): string {
+  return toDisplay(path.length > 200 ? `${path.slice(0, 200)}...` : path);
+}

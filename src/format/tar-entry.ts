@@ -1,0 +1,168 @@
+import type { ByteString } from './byte-string.ts';
+import { FormatError } from './errors.ts';
+import type { TarHeader } from './tar-header.ts';
+import { type PaxRecords, parseCount, parseTimestamp } from './tar-pax.ts';
+import { type PaxSparse, paxSparse, type SparseExtents } from './tar-sparse.ts';
+
+export type TarEntryType = 'file' | 'directory' | 'symlink' | 'hardlink' | 'character' | 'block' | 'fifo';
+
+/** One member of a tar archive, with all that its header blocks say together. */
+export interface TarEntry {
+  /** As in the archive, not normalised; may be empty. */
+  readonly path: ByteString;
+  readonly type: TarEntryType;
+  /** A file's size in bytes, holes included; 0 for all other types. */
+  readonly size: number;
+  /** The 12 permission bits. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** May be negative. */
+  readonly mtimeSeconds: number;
+  /** 0 to 999,999,999, counted upwards from the seconds. */
+  readonly mtimeNanoseconds: number;
+  /** Of a symlink or a hard link (there a path like `path`), else empty. */
+  readonly linkTarget: ByteString;
+  /** Of a character or block device, else 0. */
+  readonly deviceMajor: number;
+  readonly deviceMinor: number;
+  /** Full names ("user.comment") and values. */
+  readonly xattrs: ReadonlyMap<ByteString, Buffer>;
+}
+
+/** What the headers before a member's own said about it. */
+export interface Extensions {
+  /** Of the global and the local extended headers, the local ones first. */
+  readonly pax: readonly PaxRecords[];
+  /** From GNU's L and K headers. */
+  readonly longName: ByteString | null;
+  readonly longLink: ByteString | null;
+}
+
+/** A member, and how its data lies in the archive. */
+export interface TarMember {
+  readonly entry: TarEntry;
+  /** Bytes in the archive behind the header, without padding. */
+  readonly archivedBytes: number;
+  /** What to do with these bytes. */
+  readonly content:
+    | { readonly kind: 'skipped' }
+    | { readonly kind: 'plain' }
+    | { readonly kind: 'sparse'; readonly extents: SparseExtents }
+    /** Sparse, the map stands before the data (pax, format 1.0). */
+    | { readonly kind: 'map-then-data' }
+    /** Sparse, the map is in the header block and those behind it (GNU type S). */
+    | { readonly kind: 'old-gnu-sparse' };
+}
+
+const TYPES: Readonly<Record<string, TarEntryType>> = {
+  '0': 'file',
+  '1': 'hardlink',
+  '2': 'symlink',
+  '3': 'character',
+  '4': 'block',
+  '5': 'directory',
+  '6': 'fifo',
+  // "Contiguous file": POSIX has it read as a regular one.
+  '7': 'file',
+  // GNU: a directory with a list of its names as data.
+  D: 'directory',
+  // GNU: a sparse file.
+  S: 'file',
+};
+const NO_XATTRS: ReadonlyMap<ByteString, Buffer> = new Map();
+const MAX_ID = 0xffff_ffff;
+/** Linux device numbers have 12 bits of major and 20 of minor. */
+const MAX_DEVICE_MAJOR = 0xfff;
+const MAX_DEVICE_MINOR = 0xf_ffff;
+
+/** Puts a header block and the extended headers before it together. Throws FormatError. */
+export function memberOf(header: TarHeader, extensions: Extensions): TarMember {
+  const { pax } = extensions;
+  const headerType = TYPES[header.typeflag];
+  const sparse = headerType === 'file' && header.typeflag !== 'S' && pax[0] ? paxSparse(pax[0]) : null;
+  const path = sparse?.name ?? extensions.longName ?? field(pax, 'path') ?? header.path;
+  checkName('path', path);
+  if (headerType === undefined) {
+    throw new FormatError('ERR_UNSUPPORTED', `entry type ${JSON.stringify(header.typeflag)}`);
+  }
+  // Before POSIX gave directories a type, a slash at the end made one.
+  const type = headerType === 'file' && path.endsWith('/') ? 'directory' : headerType;
+  const isFile = type === 'file';
+  const archivedBytes = countField(pax, 'size') ?? inRange('size', header.sizeBytes, Number.MAX_SAFE_INTEGER);
+  const entry: TarEntry = {
+    path,
+    type,
+    size: isFile ? (sparse?.sizeBytes ?? archivedBytes) : 0,
+    mode: header.mode,
+    uid: inRange('uid', countField(pax, 'uid') ?? header.uid, MAX_ID),
+    gid: inRange('gid', countField(pax, 'gid') ?? header.gid, MAX_ID),
+    ...mtimeOf(header, pax),
+    linkTarget: type === 'symlink' || type === 'hardlink' ? linkTargetOf(header, extensions) : '',
+    ...deviceOf(header, type, pax),
+    xattrs: xattrsOf(pax),
+  };
+  if (isFile) return { entry, archivedBytes, content: contentOf(header, sparse) };
+  // Other types have no data whatever their size says (as Go and libarchive read them), but for GNU's list.
+  return { entry, archivedBytes: header.typeflag === 'D' ? archivedBytes : 0, content: { kind: 'skipped' } };
+}
+
+/** Throws ERR_TAR_CORRUPT for names that no file system takes. */
+export function checkName(what: string, name: ByteString): void {
+  if (name.includes('\0')) throw new FormatError('ERR_TAR_CORRUPT', `a NUL in its ${what}`);
+}
+
+function contentOf(header: TarHeader, sparse: PaxSparse | null): TarMember['content'] {
+  if (header.typeflag === 'S') return { kind: 'old-gnu-sparse' };
+  if (sparse === null) return { kind: 'plain' };
+  return sparse.extents === null ? { kind: 'map-then-data' } : { kind: 'sparse', extents: sparse.extents };
+}
+
+function linkTargetOf(header: TarHeader, { pax, longLink }: Extensions): ByteString {
+  const target = longLink ?? field(pax, 'linkpath') ?? header.linkTarget;
+  checkName('link target', target);
+  if (target === '') throw new FormatError('ERR_TAR_CORRUPT', 'a link without target');
+  return target;
+}
+
+function mtimeOf(header: TarHeader, pax: readonly PaxRecords[]) {
+  const text = field(pax, 'mtime');
+  if (text === null) return { mtimeSeconds: header.mtimeSeconds, mtimeNanoseconds: 0 };
+  const { seconds, nanoseconds } = parseTimestamp(text);
+  return { mtimeSeconds: seconds, mtimeNanoseconds: nanoseconds };
+}
+
+function deviceOf(header: TarHeader, type: TarEntryType, pax: readonly PaxRecords[]) {
+  if (type !== 'character' && type !== 'block') return { deviceMajor: 0, deviceMinor: 0 };
+  const major = countField(pax, 'SCHILY.devmajor') ?? header.deviceMajor;
+  const minor = countField(pax, 'SCHILY.devminor') ?? header.deviceMinor;
+  return {
+    deviceMajor: inRange('device major', major, MAX_DEVICE_MAJOR),
+    deviceMinor: inRange('device minor', minor, MAX_DEVICE_MINOR),
+  };
+}
+
+function xattrsOf(pax: readonly PaxRecords[]): ReadonlyMap<ByteString, Buffer> {
+  const [first, second] = pax.filter((records) => records.xattrs.size > 0);
+  if (first === undefined) return NO_XATTRS;
+  return second === undefined ? first.xattrs : new Map([...second.xattrs, ...first.xattrs]);
+}
+
+function field(pax: readonly PaxRecords[], keyword: string): ByteString | null {
+  for (const records of pax) {
+    const value = records.fields.get(keyword);
+    if (value !== undefined) return value.length === 0 ? null : value.toString('latin1');
+  }
+  return null;
+}
+
+function countField(pax: readonly PaxRecords[], keyword: string): number | null {
+  const text = field(pax, keyword);
+  return text === null ? null : parseCount(text, keyword);
+}
+
+function inRange(what: string, value: number, max: number): number {
+  if (value < 0) throw new FormatError('ERR_TAR_CORRUPT', `its ${what} is negative: ${value}`);
+  if (value > max) throw new FormatError('ERR_LIMIT', `its ${what} is beyond ${max}: ${value}`);
+  return value;
+}
