@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Plain JavaScript that any Node.js can parse: an older one must reach the message below, and must not reach the native
+// Plain JavaScript that Node.js 14 can parse: an old one must reach the message below, and must not reach the native
 // modules, which crash it.
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
