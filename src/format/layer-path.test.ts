@@ -1,0 +1,74 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { MAX_NAME_BYTES, normaliseEntryPath, whiteoutOf } from './layer-path.ts';
+
+describe('normaliseEntryPath', () => {
+  it.each([
+    ['', ''],
+    ['.', ''],
+    ['./', ''],
+    ['/', ''],
+    ['./a', 'a'],
+    ['/a/b/', 'a/b'],
+    ['a//b', 'a/b'],
+    ['a/./b/.', 'a/b'],
+    ['...', '...'],
+    ['..a/b..', '..a/b..'],
+    ['caf\xe9/\n', 'caf\xe9/\n'],
+  ])('reads %j as %j', (path, expected) => {
+    expect(normaliseEntryPath(path)).toBe(expected);
+  });
+
+  it.each(['..', '../a', 'a/../b', '/..', 'a/..'])('refuses to climb with %j', (path) => {
+    expect(() => normaliseEntryPath(path)).toThrow(
+      expect.objectContaining({ code: 'ERR_LAYER_CONFLICT', message: expect.stringContaining(path) }),
+    );
+  });
+
+  it('takes names of 255 bytes and paths of 4,096, and none longer', () => {
+    const name = 'n'.repeat(MAX_NAME_BYTES);
+    const path = `${'n/'.repeat(2047)}nn`;
+    expect(normaliseEntryPath(name)).toBe(name);
+    expect(normaliseEntryPath(path)).toBe(path);
+    const limit = expect.objectContaining({ code: 'ERR_LIMIT' });
+    expect(() => normaliseEntryPath(`${name}n`)).toThrow(limit);
+    expect(() => normaliseEntryPath(`${path}n`)).toThrow(limit);
+  });
+
+  it('leaves what it made as it is', () => {
+    const paths = fc.array(fc.constantFrom('a', '.', '', '.wh.a', '\xff'), { maxLength: 8 });
+    fc.assert(
+      fc.property(paths, (components) => {
+        const once = normaliseEntryPath(components.join('/'));
+        expect(normaliseEntryPath(once)).toBe(once);
+        expect(once).not.toMatch(/^\/|\/$|\/\/|(^|\/)\.(\/|$)/);
+      }),
+    );
+  });
+});
+
+describe('whiteoutOf', () => {
+  it.each([
+    ['.wh.a', { kind: 'whiteout', path: 'a' }],
+    ['dir/.wh.a', { kind: 'whiteout', path: 'dir/a' }],
+    ['dir/.wh.a.wh.b', { kind: 'whiteout', path: 'dir/a.wh.b' }],
+    ['.wh..hidden', { kind: 'whiteout', path: '.hidden' }],
+    ['.wh..wh..opq', { kind: 'opaque', path: '' }],
+    ['dir/.wh..wh..opq', { kind: 'opaque', path: 'dir' }],
+    ['.wh..wh.plnk', { kind: 'ignored' }],
+    ['.wh..wh.plnk/12.34', { kind: 'ignored' }],
+    ['dir/.wh..wh.aufs', { kind: 'ignored' }],
+    ['dir/.wh..wh..opqx', { kind: 'ignored' }],
+    ['a', null],
+    ['', null],
+    ['.whale', null],
+    ['a.wh.b', null],
+    ['.wh.a/b', null],
+  ])('reads %j', (path, expected) => {
+    expect(whiteoutOf(path)).toEqual(expected);
+  });
+
+  it.each(['.wh.', 'dir/.wh.', '.wh..', 'dir/.wh...'])('refuses %j, which names nothing', (path) => {
+    expect(() => whiteoutOf(path)).toThrow(expect.objectContaining({ code: 'ERR_LAYER_CONFLICT' }));
+  });
+});
