@@ -1,0 +1,90 @@
+import { type Digest, isDigest } from './digest.ts';
+import { type RegistryContext, RegistryError } from './errors.ts';
+import { type Descriptor, parseManifest } from './manifest.ts';
+import { bareMediaType, OCI_INDEX } from './media-types.ts';
+import {
+  discard,
+  type HttpResponse,
+  header,
+  headerBytes,
+  readExactly,
+  readUpTo,
+  tooBig,
+} from './registry-http.ts';
+
+export interface ResolvedManifest {
+  readonly digest: Digest;
+  /** Without parameters, in lower case. */
+  readonly mediaType: string;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** What the headers of a manifest's answer say; null if they leave out its digest or size. */
+export function resolvedFrom(
+  response: HttpResponse,
+  reference: string,
+  context: RegistryContext,
+): ResolvedManifest | null {
+  const named = contentDigest(response);
+  const asked = isDigest(reference) ? reference : null;
+  if (asked !== null && named !== null && named !== asked) throw digestMismatch(context, asked);
+  const digest = asked ?? named;
+  const size = headerBytes(response, 'content-length');
+  return digest === null || size === null ? null : { digest, mediaType: contentType(response), size };
+}
+
+/** `Docker-Content-Digest`, if it is a digest. */
+export function contentDigest(response: HttpResponse): Digest | null {
+  const text = header(response, 'docker-content-digest');
+  return text !== null && isDigest(text) ? text : null;
+}
+
+/** Without parameters, in lower case. */
+export function contentType(response: HttpResponse): string {
+  return bareMediaType(header(response, 'content-type') ?? '');
+}
+
+/**
+ * A body of at most `maxBytes`.
+ * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY; the signal's reason
+ */
+export async function readSmall(
+  response: HttpResponse,
+  maxBytes: number,
+  context: RegistryContext,
+  signal: AbortSignal | undefined,
+): Promise<Buffer> {
+  const length = headerBytes(response, 'content-length');
+  if (length === null) return readUpTo(response.body, maxBytes, context, signal);
+  if (length <= maxBytes) return readExactly(response.body, length, context, signal);
+  discard(response.body);
+  throw tooBig(context, String(length), maxBytes);
+}
+
+/** The entries of a list of referrers. */
+export function indexEntries(bytes: Buffer, context: RegistryContext): readonly Descriptor[] {
+  const parsed = parseManifest(bytes, OCI_INDEX);
+  if (parsed.kind !== 'index') throw protocolError(context, 'the list of referrers is not an index');
+  return parsed.manifests;
+}
+
+/** `Link: <url>; rel="next"` (RFC 8288), as a path of the registry's own. */
+export function nextPage(link: string | null, page: URL): string | null {
+  const target = /^\s*<([^>]*)>\s*;.*\brel="?next"?/i.exec(link ?? '')?.[1];
+  if (target === undefined || !URL.canParse(target, page.href)) return null;
+  const next = new URL(target, page.href);
+  return next.origin === page.origin ? next.href : null;
+}
+
+export function digestMismatch(context: RegistryContext, expected: Digest): RegistryError {
+  return new RegistryError(
+    'ERR_REGISTRY_DIGEST',
+    context,
+    `the registry sent other bytes than those of ${expected}; the content was damaged or changed on its way`,
+  );
+}
+
+export function protocolError(context: RegistryContext, message: string): RegistryError {
+  return new RegistryError('ERR_REGISTRY_PROTOCOL', context, message);
+}

@@ -1,0 +1,203 @@
+import type { Readable } from 'node:stream';
+import { type Dispatcher, request } from 'undici';
+import { parseErrorBody, type RegistryContext, RegistryError, type RegistryErrorCode } from './errors.ts';
+import { ForbiddenAddressError } from './registry-url.ts';
+
+export type HttpResponse = Dispatcher.ResponseData;
+
+export interface HttpRequest {
+  readonly url: URL;
+  readonly method: 'GET' | 'HEAD';
+  readonly headers: Readonly<Record<string, string>>;
+  readonly signal: AbortSignal | undefined;
+}
+
+const MAX_ERROR_BODY_BYTES = 64 * 1024;
+
+/**
+ * One request, one answer of any status.
+ * @throws RegistryError ERR_REGISTRY_UNREACHABLE, ERR_REGISTRY_FORBIDDEN_ADDRESS; the signal's reason
+ */
+export async function exchange(
+  dispatcher: Dispatcher,
+  { url, method, headers, signal }: HttpRequest,
+  context: RegistryContext,
+): Promise<HttpResponse> {
+  try {
+    return await request(url, { dispatcher, method, headers, ...(signal === undefined ? {} : { signal }) });
+  } catch (cause) {
+    signal?.throwIfAborted();
+    if (cause instanceof ForbiddenAddressError) throw forbidden(cause, context);
+    throw new RegistryError(
+      'ERR_REGISTRY_UNREACHABLE',
+      context,
+      `no answer from ${url.host}: ${describeCause(cause)}; check that it is up and can be reached from here`,
+      { cause },
+    );
+  }
+}
+
+export function forbidden(cause: ForbiddenAddressError, context: RegistryContext): RegistryError {
+  return new RegistryError('ERR_REGISTRY_FORBIDDEN_ADDRESS', context, cause.message, { cause });
+}
+
+function describeCause(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  const code = errorCode(cause);
+  return code === null || cause.message.includes(code) ? cause.message : `${cause.message} (${code})`.trim();
+}
+
+/** Node's and undici's errors carry a `code`. */
+export function errorCode(error: unknown): string | null {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null;
+}
+
+/** The value of a header that comes once. */
+export function header(response: HttpResponse, name: string): string | null {
+  const value = response.headers[name];
+  return (Array.isArray(value) ? value[0] : value) ?? null;
+}
+
+/** A header that holds a number of bytes; null if it is missing or something else. */
+export function headerBytes(response: HttpResponse, name: string): number | null {
+  const text = header(response, name);
+  if (text === null || !/^[0-9]+$/.test(text)) return null;
+  const value = Number(text);
+  return Number.isSafeInteger(value) ? value : null;
+}
+
+/** Ends an answer whose body nobody wants. */
+export function discard(body: Readable): void {
+  body.on('error', () => {}).destroy();
+}
+
+const STATUS_ERRORS: Readonly<Record<number, { code: RegistryErrorCode; advice: string }>> = {
+  401: {
+    code: 'ERR_REGISTRY_UNAUTHORIZED',
+    advice: 'check the credentials for this registry, and that the repository exists',
+  },
+  403: {
+    code: 'ERR_REGISTRY_UNAUTHORIZED',
+    advice: 'check that the credentials for this registry may pull from the repository',
+  },
+  404: { code: 'ERR_REGISTRY_NOT_FOUND', advice: 'check name and tag' },
+  429: { code: 'ERR_REGISTRY_RATE_LIMITED', advice: 'wait, or use credentials with a higher limit' },
+};
+
+/**
+ * Reads an answer that is an error to its end and says what it means.
+ * @param who answered
+ */
+export async function responseError(
+  response: HttpResponse,
+  context: RegistryContext,
+  who = 'registry',
+): Promise<RegistryError> {
+  const status = response.statusCode;
+  const entries = parseErrorBody(await readErrorBody(response.body));
+  const known = STATUS_ERRORS[status] ?? {
+    code: 'ERR_REGISTRY_STATUS',
+    advice:
+      status >= 500 ? 'the registry is in trouble; try again later' : 'the registry refuses the request',
+  };
+  const said = entries.map(({ code, message }) => (message ? `${code}: ${message}` : code)).join('; ');
+  return new RegistryError(
+    known.code,
+    context,
+    `the ${who} answered ${status}${said === '' ? '' : ` (${said.slice(0, 1000)})`}; ${known.advice}`,
+    { status, entries, retryAfterMs: parseRetryAfter(header(response, 'retry-after'), Date.now()) },
+  );
+}
+
+async function readErrorBody(body: Readable): Promise<string> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  try {
+    for await (const piece of body) {
+      pieces.push(piece);
+      bytes += piece.length;
+      if (bytes > MAX_ERROR_BODY_BYTES) break;
+    }
+  } catch {
+    // The status says enough.
+  }
+  return Buffer.concat(pieces).toString('utf8');
+}
+
+/** RFC 9110, 10.2.3: seconds or a date. Null if there is no such header or it is neither. */
+export function parseRetryAfter(value: string | null, nowMs: number): number | null {
+  if (value === null) return null;
+  if (/^[0-9]{1,9}$/.test(value.trim())) return Number(value) * 1000;
+  const date = Date.parse(value);
+  return Number.isNaN(date) ? null : Math.max(0, date - nowMs);
+}
+
+/**
+ * A body of known length, in one allocation.
+ * @throws RegistryError ERR_REGISTRY_BODY if it is longer or shorter; the signal's reason
+ */
+export async function readExactly(
+  body: Readable,
+  lengthBytes: number,
+  context: RegistryContext,
+  signal: AbortSignal | undefined,
+): Promise<Buffer> {
+  const target = Buffer.allocUnsafe(lengthBytes);
+  let filled = 0;
+  await eachPiece(body, context, signal, (piece) => {
+    if (filled + piece.length > lengthBytes)
+      throw wrongLength(context, `more than ${lengthBytes}`, lengthBytes);
+    filled += piece.copy(target, filled);
+  });
+  if (filled !== lengthBytes) throw wrongLength(context, String(filled), lengthBytes);
+  return target;
+}
+
+/**
+ * A body of unknown length, at most `maxBytes`.
+ * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY; the signal's reason
+ */
+export async function readUpTo(
+  body: Readable,
+  maxBytes: number,
+  context: RegistryContext,
+  signal: AbortSignal | undefined,
+): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  await eachPiece(body, context, signal, (piece) => {
+    bytes += piece.length;
+    if (bytes > maxBytes) throw tooBig(context, `more than ${maxBytes}`, maxBytes);
+    pieces.push(piece);
+  });
+  return Buffer.concat(pieces, bytes);
+}
+
+export function tooBig(context: RegistryContext, bytes: string, maxBytes: number): RegistryError {
+  return new RegistryError(
+    'ERR_REGISTRY_TOO_BIG',
+    context,
+    `it has ${bytes} bytes, ${maxBytes} are allowed here`,
+  );
+}
+
+function wrongLength(context: RegistryContext, got: string, expected: number): RegistryError {
+  return new RegistryError('ERR_REGISTRY_BODY', context, `the answer has ${got} bytes, not ${expected}`);
+}
+
+async function eachPiece(
+  body: Readable,
+  context: RegistryContext,
+  signal: AbortSignal | undefined,
+  take: (piece: Buffer) => void,
+): Promise<void> {
+  try {
+    for await (const piece of body) take(piece);
+  } catch (cause) {
+    signal?.throwIfAborted();
+    if (cause instanceof RegistryError) throw cause;
+    throw new RegistryError('ERR_REGISTRY_BODY', context, `the answer broke off: ${describeCause(cause)}`, {
+      cause,
+    });
+  }
+}
