@@ -1,0 +1,275 @@
+import { type DirectoryListing, listDirectory } from './erofs-directory.ts';
+import {
+  BLOCK_BYTES,
+  blocksOf,
+  type DataLayout,
+  type ErofsInode,
+  INODE_BYTES,
+  MAX_BLOCKS,
+  ROOT_NID,
+  roundUpToSlot,
+  SLOT_BYTES,
+} from './erofs-layout.ts';
+import { SlotPlacer } from './erofs-slots.ts';
+import { type LayerTree, TreeNode } from './erofs-tree.ts';
+import { inlineTailLength, xattrAreaBytes } from './erofs-xattrs.ts';
+import { FormatError } from './errors.ts';
+
+/** The rest of block 0 behind the superblock belongs to the root. */
+const ROOT_SLOT_BYTES = BLOCK_BYTES - ROOT_NID * SLOT_BYTES;
+const SLOTS_PER_BLOCK = BLOCK_BYTES / SLOT_BYTES;
+
+/** An inode to be written, at its node's nid. */
+export interface PlannedInode {
+  readonly node: TreeNode;
+  readonly slotBytes: number;
+  readonly xattrBytes: number;
+  readonly size: number;
+  readonly layout: DataLayout;
+  readonly startBlock: number;
+  /** Of a directory whose data are written anew. */
+  readonly listing: DirectoryListing | null;
+}
+
+/** What a layer writes and where. */
+export interface LayerPlan {
+  /** In slots that exist below, by nid. */
+  readonly rewritten: readonly PlannedInode[];
+  /** In new blocks, by nid. */
+  readonly placed: readonly PlannedInode[];
+  /** Directories and symbolic links with new data blocks, by block. */
+  readonly withBlocks: readonly PlannedInode[];
+  readonly totalBlocks: number;
+}
+
+/**
+ * Decides where everything that the layer changed goes: data blocks of directories from `firstBlock` of the
+ * metadata on, new inodes behind them. Gives every node its nid.
+ *
+ * @param dataBlock Absolute number of block 0 of the layer's own file data.
+ * @param firstBlock First block behind those data.
+ */
+export async function planLayer(
+  tree: LayerTree,
+  { dataBlock, firstBlock }: { readonly dataBlock: number; readonly firstBlock: number },
+): Promise<LayerPlan> {
+  await moveGrown(tree);
+  const planner = new Planner(tree, dataBlock, firstBlock);
+  return planner.plan();
+}
+
+/** Gives up the slots of directories whose xattrs have outgrown them, and marks all that names their nid. */
+async function moveGrown(tree: LayerTree): Promise<void> {
+  // The list grows while it is walked, by directories that stay where they are.
+  for (let index = 0; index < tree.changed.length; index++) {
+    const node = tree.changed[index] as TreeNode;
+    if (node.type !== 'directory' || node.links === 0 || node.attributes === null || node.lower === null)
+      continue;
+    if (INODE_BYTES + xattrAreaBytes(node.attributes.xattrs) <= slotBytesOf(node.lower)) continue;
+    if (node.parent === null) {
+      throw new FormatError('ERR_UNSUPPORTED', 'the xattrs of the root directory do not fit into its block');
+    }
+    node.nid = -1;
+    tree.markChildrenChanged(node);
+    tree.markChildrenChanged(node.parent);
+    for (const [name, child] of await tree.children(node)) {
+      if (child.type !== 'directory') continue;
+      const below = await tree.child(node, name);
+      if (below !== null) tree.markChildrenChanged(below);
+    }
+  }
+}
+
+/** How many bytes from its start an inode of the layers below may use: what its writer gave it. */
+function slotBytesOf(inode: ErofsInode): number {
+  if (inode.nid === ROOT_NID) return ROOT_SLOT_BYTES;
+  const tail = inode.layout === 'inline' ? inode.size % BLOCK_BYTES : 0;
+  return roundUpToSlot(
+    INODE_BYTES + inode.xattrBytes + (inode.type === 'directory' ? behindDirectory(tail) : tail),
+  );
+}
+
+/**
+ * Bytes that the tail of a directory takes. Linux looks for the end of the block's last name at the block's
+ * end, not the tail's, so a zero byte has to end that name where something else may follow.
+ */
+function behindDirectory(tail: number): number {
+  return tail === 0 ? 0 : tail + 1;
+}
+
+class Planner {
+  readonly #tree: LayerTree;
+  readonly #dataBlock: number;
+  readonly #placer = new SlotPlacer();
+  readonly #rewritten: PlannedInode[] = [];
+  readonly #placed: PlannedInode[] = [];
+  readonly #withBlocks: PlannedInode[] = [];
+  #nextBlock: number;
+
+  constructor(tree: LayerTree, dataBlock: number, firstBlock: number) {
+    this.#tree = tree;
+    this.#dataBlock = dataBlock;
+    this.#nextBlock = firstBlock;
+  }
+
+  async plan(): Promise<LayerPlan> {
+    for (const node of this.#tree.changed) {
+      if (node.type !== 'directory' && node.links > 0)
+        this.#rewritten.push(unchangedData(node, lowerOf(node)));
+    }
+    await this.#walk();
+    const totalBlocks = this.#nextBlock + this.#placer.blocks;
+    if (totalBlocks > MAX_BLOCKS) {
+      throw new FormatError(
+        'ERR_LIMIT',
+        `the file system would have ${totalBlocks} blocks of ${BLOCK_BYTES} bytes`,
+      );
+    }
+    for (const { node } of this.#placed) node.nid += this.#nextBlock * SLOTS_PER_BLOCK;
+    return {
+      rewritten: this.#rewritten.sort(byNid),
+      placed: this.#placed.sort(byNid),
+      withBlocks: this.#withBlocks,
+      totalBlocks,
+    };
+  }
+
+  /** Directories before what is below them; what else a directory holds comes directly behind it. */
+  async #walk(): Promise<void> {
+    const pending = [this.#tree.root];
+    for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
+      const planned = await this.#planDirectory(directory);
+      const children = directory.children;
+      if (children === null) continue;
+      const below: TreeNode[] = [];
+      for (const name of planned?.listing?.names ?? children.keys()) {
+        const child = children.get(name);
+        if (!(child instanceof TreeNode)) continue;
+        if (child.type === 'directory') below.push(child);
+        else if (child.nid < 0) this.#place(this.#planNew(child));
+      }
+      for (let index = below.length - 1; index >= 0; index--) pending.push(below[index] as TreeNode);
+    }
+  }
+
+  async #planDirectory(node: TreeNode): Promise<PlannedInode | null> {
+    if (node.lower !== null && !node.changed) return null;
+    const isPlaced = node.nid < 0;
+    const slotLimit = isPlaced
+      ? BLOCK_BYTES
+      : node.lower === null
+        ? ROOT_SLOT_BYTES
+        : slotBytesOf(node.lower);
+    const xattrBytes = xattrBytesOf(node);
+    if (node.parent === null && INODE_BYTES + xattrBytes > slotLimit) {
+      throw new FormatError('ERR_UNSUPPORTED', 'the xattrs of the root directory do not fit into its block');
+    }
+    if (node.lower !== null && !node.childrenChanged) {
+      if (node.lower.layout === 'plain' || xattrBytes === node.lower.xattrBytes) {
+        const kept = unchangedData(node, node.lower);
+        this.#rewritten.push(kept);
+        return kept;
+      }
+    }
+    const listing = listDirectory((await this.#tree.children(node)).keys());
+    const tail = listing.size % BLOCK_BYTES;
+    const inlineBytes = INODE_BYTES + xattrBytes + behindDirectory(tail);
+    const isInline = tail > 0 && inlineBytes <= Math.min(slotLimit, BLOCK_BYTES);
+    const planned = this.#withData({
+      node,
+      slotBytes: isPlaced ? roundUpToSlot(isInline ? inlineBytes : INODE_BYTES + xattrBytes) : slotLimit,
+      xattrBytes,
+      size: listing.size,
+      layout: isInline ? 'inline' : 'plain',
+      listing,
+    });
+    if (isPlaced) this.#place(planned);
+    else this.#rewritten.push(planned);
+    return planned;
+  }
+
+  /** A new inode that is not a directory. */
+  #planNew(node: TreeNode): PlannedInode {
+    const xattrBytes = xattrBytesOf(node);
+    const inode = { node, xattrBytes, listing: null };
+    const { content } = node;
+    if (content?.kind === 'file') {
+      const tail = inlineTailLength(content.size, node.attributes?.xattrs ?? new Map());
+      if (tail !== (content.inlineTail?.length ?? 0)) {
+        throw new Error(`a file of ${content.size} bytes came with a tail of ${content.inlineTail?.length}`);
+      }
+      return {
+        ...inode,
+        slotBytes: roundUpToSlot(INODE_BYTES + xattrBytes + tail),
+        size: content.size,
+        layout: tail > 0 ? 'inline' : 'plain',
+        startBlock: content.size > tail ? this.#dataBlock + content.firstBlock : 0,
+      };
+    }
+    if (content?.kind === 'symlink') {
+      const size = content.target.length;
+      const inlineBytes = INODE_BYTES + xattrBytes + size;
+      const isInline = inlineBytes <= BLOCK_BYTES;
+      return this.#withData({
+        ...inode,
+        slotBytes: roundUpToSlot(isInline ? inlineBytes : INODE_BYTES + xattrBytes),
+        size,
+        layout: isInline ? 'inline' : 'plain',
+      });
+    }
+    return {
+      ...inode,
+      slotBytes: roundUpToSlot(INODE_BYTES + xattrBytes),
+      size: 0,
+      layout: 'plain',
+      startBlock: 0,
+    };
+  }
+
+  /** Gives a directory or symbolic link the data blocks it needs. */
+  #withData(inode: Omit<PlannedInode, 'startBlock'>): PlannedInode {
+    const blocks = dataBlocksOf(inode);
+    if (blocks === 0) return { ...inode, startBlock: 0 };
+    const planned = { ...inode, startBlock: this.#nextBlock };
+    this.#nextBlock += blocks;
+    this.#withBlocks.push(planned);
+    return planned;
+  }
+
+  /** Gives a new inode its place, for now counted from the first block of new inodes. */
+  #place(planned: PlannedInode): void {
+    planned.node.nid = this.#placer.place(planned.slotBytes) / SLOT_BYTES;
+    this.#placed.push(planned);
+  }
+}
+
+/** Whole blocks that are not in the slot. */
+export function dataBlocksOf({ size, layout }: Pick<PlannedInode, 'size' | 'layout'>): number {
+  return layout === 'inline' ? Math.floor(size / BLOCK_BYTES) : blocksOf(size);
+}
+
+/** An inode of the layers below whose data stay as they are. */
+function unchangedData(node: TreeNode, lower: ErofsInode): PlannedInode {
+  return {
+    node,
+    slotBytes: slotBytesOf(lower),
+    xattrBytes: xattrBytesOf(node),
+    size: lower.size,
+    layout: lower.layout,
+    startBlock: lower.startBlock,
+    listing: null,
+  };
+}
+
+function xattrBytesOf(node: TreeNode): number {
+  return node.attributes === null ? lowerOf(node).xattrBytes : xattrAreaBytes(node.attributes.xattrs);
+}
+
+function lowerOf(node: TreeNode): ErofsInode {
+  if (node.lower === null) throw new Error(`a ${node.type} has neither attributes nor an inode below`);
+  return node.lower;
+}
+
+function byNid(a: PlannedInode, b: PlannedInode): number {
+  return a.node.nid - b.node.nid;
+}
