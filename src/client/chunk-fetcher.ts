@@ -1,16 +1,14 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { SourceError } from '../format/byte-source.ts';
 import { type ChunkTable, verifyChunk } from '../format/chunk-table.ts';
 import { type Digest, shortDigest } from '../oci/digest.ts';
-import { RegistryError } from '../oci/errors.ts';
 import { chunkLength } from './chunk-cache.ts';
 import type { ReadStats } from './read-stats.ts';
 
-/** Gets exactly `length` bytes of the blob from `offset`, or rejects. Bytes need not be right. */
+/**
+ * Gets exactly `length` bytes of the blob from `offset`, or rejects when trying again is of no use. The bytes
+ * need not be right.
+ */
 export type FetchRange = (offset: number, length: number, signal: AbortSignal) => Promise<Buffer>;
-
-/** Waits before a range whose answer broke off is asked for again. What cannot be reached at all was tried below. */
-const RETRY_DELAYS_MS = [100, 500];
 
 /** A chunk with a wrong digest is asked for once more: it may have been one bad cache on the way. */
 const CORRUPT_TRIES = 2;
@@ -20,7 +18,7 @@ export interface ChunkFetcherOptions {
   readonly table: ChunkTable;
   readonly fetch: FetchRange;
   readonly stats: ReadStats;
-  /** Bound on one range with all its retries, milliseconds. */
+  /** Bound on one range, whatever `fetch` tries. Milliseconds. */
   readonly timeoutMs: number;
 }
 
@@ -65,31 +63,19 @@ export class ChunkFetcher {
   }
 
   async #bytes(first: number, count: number, signal: AbortSignal, timeout: AbortSignal): Promise<Buffer> {
-    const { table, stats, digest } = this.#options;
+    const { table, stats, digest, timeoutMs } = this.#options;
     const offset = first * table.chunkSize;
     const length = Math.min(count * table.chunkSize, table.blobSize - offset);
-    for (let attempt = 0; ; attempt++) {
-      stats.requests++;
-      try {
-        const bytes = await orAborted(this.#options.fetch(offset, length, signal), signal);
-        stats.bytesFetched += bytes.length;
-        if (bytes.length === length) return bytes;
-        throw new SourceError(
-          'ERR_SOURCE_SHORT',
-          `${bytes.length} bytes came where ${length} were asked for`,
-        );
-      } catch (cause) {
-        const delayMs = RETRY_DELAYS_MS[attempt];
-        if (signal.aborted || delayMs === undefined || !brokeOff(cause)) {
-          const why = timeout.aborted ? ` within ${this.#options.timeoutMs} ms` : '';
-          throw new SourceError(
-            'ERR_SOURCE_IO',
-            `blob ${shortDigest(digest)}: cannot fetch ${length} bytes at ${offset}${why}`,
-            { cause },
-          );
-        }
-        await orAborted(sleep(delayMs), signal).catch(() => {});
-      }
+    stats.requests++;
+    try {
+      const bytes = await orAborted(this.#options.fetch(offset, length, signal), signal);
+      stats.bytesFetched += bytes.length;
+      if (bytes.length === length) return bytes;
+      throw new SourceError('ERR_SOURCE_SHORT', `${bytes.length} bytes came where ${length} were asked for`);
+    } catch (cause) {
+      const why = timeout.aborted ? ` within ${timeoutMs} ms` : '';
+      const what = `cannot fetch ${length} bytes at ${offset}${why}`;
+      throw new SourceError('ERR_SOURCE_IO', `blob ${shortDigest(digest)}: ${what}`, { cause });
     }
   }
 
@@ -100,13 +86,6 @@ export class ChunkFetcher {
       `blob ${shortDigest(digest)}: the bytes sent for chunk ${index} (${chunkLength(table, index)} at ${index * table.chunkSize}) do not match the chunk table`,
     );
   }
-}
-
-function brokeOff(error: unknown): boolean {
-  return (
-    (error instanceof SourceError && error.code === 'ERR_SOURCE_SHORT') ||
-    (error instanceof RegistryError && error.code === 'ERR_REGISTRY_BODY')
-  );
 }
 
 /** The promise's outcome, or the signal's reason if that comes first. The work itself goes on. */

@@ -346,6 +346,7 @@ describe('raw frames', () => {
     class Counting extends BufferSource {
       override async read(offset: number, target: Buffer): Promise<void> {
         reads++;
+        await new Promise((resolve) => setTimeout(resolve, 100));
         await super.read(offset, target);
       }
     }
