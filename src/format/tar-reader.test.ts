@@ -101,10 +101,13 @@ describe('TarReader: header blocks', () => {
     expect(only(tarHeader({ path: 'a/', type, magic: '' })).entry.type).toBe('directory');
   });
 
-  it('gives devices their numbers, and other types none', () => {
+  it('gives devices their numbers, and does not look at those of other types', () => {
     const device = { path: 'a', deviceMajor: 0o10, deviceMinor: 0o3 };
     expect(only(tarHeader({ ...device, type: '3' })).entry).toMatchObject({ deviceMajor: 8, deviceMinor: 3 });
-    expect(only(tarHeader({ ...device, type: '0' })).entry).toMatchObject({ deviceMajor: 0, deviceMinor: 0 });
+    const junk = { path: 'a', deviceMajor: Buffer.from('whatever') };
+    expect(only(tarHeader({ ...junk, type: '0' })).entry).toMatchObject({ deviceMajor: 0, deviceMinor: 0 });
+    expect(only(tarHeader({ ...junk, type: '3', magic: '' })).entry).toMatchObject({ deviceMajor: 0 });
+    expectError('ERR_TAR_CORRUPT', /device major is not a number/, tarHeader({ ...junk, type: '3' }));
     const big = paxHeader([
       ['SCHILY.devmajor', '259'],
       ['SCHILY.devminor', '1048575'],
@@ -207,7 +210,8 @@ describe('TarReader: where an archive ends', () => {
   });
 
   it('passes over a single zero block', () => {
-    expect(collectTar(archive(member, Buffer.alloc(512), member))).toHaveLength(2);
+    const zeros = Buffer.alloc(512);
+    expect(collectTar(archive(member, zeros, member, zeros, member))).toHaveLength(3);
   });
 
   it.each([
@@ -359,6 +363,7 @@ describe('TarReader: extended headers', () => {
     ['a length that leaves the body', '99 path=a\n'],
     ['a length that ends inside the record', '7 path=a\n'],
     ['a length that does not reach the value', '3 path=a\n'],
+    ['a record that does not end in a line feed', '8 path=a9 uid=12\n'],
     ['a record without "="', '8 pathx\n'],
     ['a record without keyword', '6 =ab\n'],
     ['a path with a NUL', paxRecord('path', 'a\0b').toString('latin1')],
@@ -561,6 +566,13 @@ describe('TarReader: any chunks, any bytes', () => {
       }),
       { numRuns: 200 },
     );
+  });
+
+  it('tells where the damage is however the archive is cut into chunks', () => {
+    const bytes = Buffer.concat([tarHeader({ path: 'a' }), Buffer.alloc(512, 1)]);
+    for (const size of [1, 100, 512, 700, 1024]) {
+      expect(() => collectTar(bytes, [size])).toThrow('tar archive, at byte 512: no tar header');
+    }
   });
 
   it('hands file data on without copying it', () => {
