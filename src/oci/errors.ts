@@ -1,5 +1,4 @@
 import { z } from 'zod';
-import type { Digest } from './digest.ts';
 
 export type OciErrorCode =
   | 'ERR_DIGEST_INVALID'
@@ -141,7 +140,7 @@ export interface DistributionErrorEntry {
 export function distributionError(
   code: DistributionErrorCode,
   message: string,
-  detail?: { readonly digest?: Digest } & Readonly<Record<string, unknown>>,
+  detail?: Readonly<Record<string, unknown>>,
 ): { readonly status: (typeof STATUS_OF_CODE)[DistributionErrorCode]; readonly body: string } {
   const entry = detail === undefined ? { code, message } : { code, message, detail };
   return { status: STATUS_OF_CODE[code], body: JSON.stringify({ errors: [entry] }) };
