@@ -1,6 +1,7 @@
+import { BLOCK_BYTES } from '../format/erofs-layout.ts';
 import type { LsmtWriter } from '../format/lsmt-writer.ts';
 import type { SegmentBuilder } from './segment-builder.ts';
-import { BLOCK_BYTES, SECTORS_PER_BLOCK } from './units.ts';
+import { SECTORS_PER_BLOCK } from './units.ts';
 
 const STAGE_BLOCKS = 256;
 const ZERO_BLOCK = Buffer.alloc(BLOCK_BYTES);

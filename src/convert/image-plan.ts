@@ -22,6 +22,12 @@ export function planLayers(manifest: ImageManifest, config: ImageConfig): Planne
       'this manifest is an artifact, not an image: it is served as it is',
     );
   }
+  if (diffIds.length === 0) {
+    throw new ConvertError(
+      'ERR_CONVERT_UNSUPPORTED',
+      'the image has no layers, so there is nothing to mount',
+    );
+  }
   if (diffIds.length !== manifest.layers.length) {
     throw new ConvertError(
       'ERR_CONVERT_IMAGE',

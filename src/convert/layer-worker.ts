@@ -6,6 +6,7 @@
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import type { ByteSource } from '../format/byte-source.ts';
 import { encodeChunkTable } from '../format/chunk-table.ts';
+import { BLOCK_BYTES } from '../format/erofs-layout.ts';
 import { buildErofsLayer } from '../format/erofs-writer.ts';
 import { FileSource } from '../format/file-source.ts';
 import { LsmtLayer } from '../format/lsmt-layer.ts';
@@ -20,7 +21,7 @@ import type { AssembleRequest, LayerMessage, LayerResult, LayerTask } from './la
 import { LayerStage, TailSpool } from './layer-stage.ts';
 import { readTar } from './layer-tar.ts';
 import { SegmentBuilder } from './segment-builder.ts';
-import { BLOCK_BYTES, SECTORS_PER_BLOCK } from './units.ts';
+import { SECTORS_PER_BLOCK } from './units.ts';
 import { uuidBytes, uuidText } from './uuid.ts';
 
 async function convertLayer(task: LayerTask, port: MessagePort): Promise<LayerResult> {

@@ -1,4 +1,5 @@
-/** EROFS's block, and what layers are laid out in. */
-export const BLOCK_BYTES = 4096;
-/** LSMT counts sectors of 512 bytes. */
-export const SECTORS_PER_BLOCK = 8;
+import { BLOCK_BYTES } from '../format/erofs-layout.ts';
+import { SECTOR_BYTES } from '../format/segments.ts';
+
+/** Layers are laid out in blocks of EROFS; LSMT counts sectors. */
+export const SECTORS_PER_BLOCK = BLOCK_BYTES / SECTOR_BYTES;
