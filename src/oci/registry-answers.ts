@@ -1,3 +1,5 @@
+import { z } from 'zod';
+import { z } from 'zod';
 import { type Digest, isDigest } from './digest.ts';
 import { type RegistryContext, RegistryError } from './errors.ts';
 import { type Descriptor, parseManifest } from './manifest.ts';
@@ -67,6 +69,28 @@ export function indexEntries(bytes: Buffer, context: RegistryContext): readonly 
   const parsed = parseManifest(bytes, OCI_INDEX);
   if (parsed.kind !== 'index') throw protocolError(context, 'the list of referrers is not an index');
   return parsed.manifests;
+}
+
+const tagsSchema = z.object({ tags: z.array(z.string()).nullish() });
+
+/** The names in a list of tags. */
+export function tagNames(bytes: Buffer, context: RegistryContext): readonly string[] {
+  try {
+    return tagsSchema.parse(JSON.parse(bytes.toString('utf8'))).tags ?? [];
+  } catch (cause) {
+    throw new RegistryError('ERR_REGISTRY_PROTOCOL', context, 'the list of tags cannot be read', { cause });
+  }
+}
+
+const tagsSchema = z.object({ tags: z.array(z.string()).nullish() });
+
+/** The tags of a list; those that are none cannot be asked for and are left out. */
+export function tagNames(bytes: Buffer, context: RegistryContext): readonly string[] {
+  try {
+    return (tagsSchema.parse(JSON.parse(bytes.toString('utf8'))).tags ?? []).filter(isTag);
+  } catch {
+    throw protocolError(context, 'the list of tags is not one');
+  }
 }
 
 /** `Link: <url>; rel="next"` (RFC 8288), as a path of the registry's own. */

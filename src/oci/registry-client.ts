@@ -15,6 +15,8 @@ import {
   type ResolvedManifest,
   readSmall,
   resolvedFrom,
+  tagNames,
+  tagNames,
 } from './registry-answers.ts';
 import { discard, header, headerBytes, readExactly } from './registry-http.ts';
 import { type RetryPolicy, withRetries } from './registry-retry.ts';
@@ -53,7 +55,10 @@ export interface BlobDownload extends UnsizedDownload {
 
 const DEFAULT_USER_AGENT = 'dadi-mirror';
 const DEFAULT_RETRY: RetryPolicy = { retries: 3, maxRetryAfterMs: 5_000 };
-const MAX_REFERRERS_PAGES = 50;
+const TAGS_PER_PAGE = 1000;
+const MAX_PAGES = 1000;
+const MAX_TAGS_PAGES = 1000;
+const MAX_TAGS_PAGE_BYTES = 4 * 1024 * 1024;
 
 /**
  * The pull side of the Distribution spec v1.1. Safe for concurrent use. Every method rejects with a
@@ -208,20 +213,36 @@ export class RegistryClient {
     digest: Digest,
     { artifactType, signal }: Waiting & { readonly artifactType?: string } = {},
   ): Promise<Descriptor[]> {
-    const context = this.#context(repository, digest);
     const query = artifactType === undefined ? '' : `?artifactType=${encodeURIComponent(artifactType)}`;
-    const found: Descriptor[] = [];
-    let path: string | null = `v2/${repository}/referrers/${digest}${query}`;
-    for (let pages = 0; path !== null && pages < MAX_REFERRERS_PAGES; pages++) {
-      const page = await this.#referrersPage(repository, path, context, signal);
-      if (page === null) {
-        found.push(...(await this.#referrersByTag(repository, digest, signal)));
-        break;
-      }
-      found.push(...page.descriptors);
+    const path = `v2/${repository}/referrers/${digest}${query}`;
+    const context = this.#context(repository, digest);
+    const pages = await this.#pages(repository, path, OCI_INDEX, context, signal).catch(nullOnStatus(404));
+    const found =
+      pages === null
+        ? await this.#referrersByTag(repository, digest, signal)
+        : pages.flatMap((bytes) => indexEntries(bytes, context));
+    return found.filter((one) => artifactType === undefined || one.artifactType === artifactType);
+  }
+
+  /** All tags of a repository, in the registry's order. */
+  async tags(repository: string, { signal }: Waiting = {}): Promise<string[]> {
+    const context: RegistryContext = { host: this.host, repository, reference: null };
+    const found: string[] = [];
+    let path: string | null = `v2/${repository}/tags/list`;
+    for (let pages = 0; path !== null && pages < MAX_TAGS_PAGES; pages++) {
+      const page = await this.#tagsPage(repository, path, context, signal);
+      found.push(...page.tags);
       path = page.next;
     }
-    return found.filter((one) => artifactType === undefined || one.artifactType === artifactType);
+    return found;
+  }
+
+  /** A repository's tags, in the registry's order. */
+  async tags(repository: string, { signal }: Waiting = {}): Promise<string[]> {
+    const context = this.#context(repository, null);
+    const path = `v2/${repository}/tags/list?n=${TAGS_PER_PAGE}`;
+    const pages = await this.#pages(repository, path, 'application/json', context, signal);
+    return pages.flatMap((bytes) => tagNames(bytes, context));
   }
 
   /** The same registry over the same connections, on behalf of somebody else; it ends with this client. */
@@ -269,26 +290,30 @@ export class RegistryClient {
     return sizeBytes;
   }
 
-  /** Null if the registry has no referrers API. */
-  async #referrersPage(
+  /** The bodies of a list that the registry may answer in parts, each with a link to the next. */
+  async #pages(
     repository: string,
-    path: string,
+    firstPath: string,
+    accept: string,
     context: RegistryContext,
     signal: AbortSignal | undefined,
-  ): Promise<{ descriptors: readonly Descriptor[]; next: string | null } | null> {
-    return withRetries(
-      async () => {
-        const headers = { accept: OCI_INDEX };
-        const request = { method: 'GET', path, repository, headers, signal } as const;
-        const response = await this.#transport.send(request, context).catch(nullOnStatus(404));
-        if (response === null) return null;
-        const bytes = await readSmall(response, MAX_MANIFEST_BYTES, context, signal);
-        const next = nextPage(header(response, 'link'), new URL(path, this.#connections.baseUrl.href));
-        return { descriptors: indexEntries(bytes, context), next };
-      },
-      this.#retry,
-      signal,
-    );
+  ): Promise<Buffer[]> {
+    const pages: Buffer[] = [];
+    for (let path: string | null = firstPath; path !== null; ) {
+      if (pages.length === MAX_PAGES) throw protocolError(context, `its list has more than ${MAX_PAGES} pages`);
+      const url: string = path;
+      path = await withRetries(
+        async () => {
+          const request = { method: 'GET', path: url, repository, headers: { accept }, signal } as const;
+          const response = await this.#transport.send(request, context);
+          pages.push(await readSmall(response, MAX_MANIFEST_BYTES, context, signal));
+          return nextPage(header(response, 'link'), new URL(url, this.#connections.baseUrl.href));
+        },
+        this.#retry,
+        signal,
+      );
+    }
+    return pages;
   }
 
   async #referrersByTag(
@@ -318,7 +343,7 @@ export class RegistryClient {
     return { context: this.#context(repository, digest), path: `v2/${repository}/blobs/${digest}` };
   }
 
-  #context(repository: string, reference: string): RegistryContext {
+  #context(repository: string, reference: string | null): RegistryContext {
     if (!isRepository(repository)) {
       throw new OciError('ERR_REFERENCE_INVALID', `${JSON.stringify(repository)} is not a repository`);
     }

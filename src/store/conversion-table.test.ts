@@ -82,10 +82,8 @@ test('a failure is remembered and not tried again before its time', () => {
 });
 
 test('an index waits until none of its images is queued or running', () => {
-  table.enqueue(request(INDEX, { kind: 'index', priority: 9 }), 1);
-  table.setChildren(INDEX, 'p', [A, B]);
-  table.enqueue(request(A), 2);
-  table.enqueue(request(B), 3);
+  table.enqueue(request(A), 1);
+  table.enqueueIndex(request(INDEX, { kind: 'index', priority: 9 }), [request(A), request(B)], 2);
   expect(table.takeNext('p', 4)?.digest).toBe(A);
   expect(table.takeNext('p', 4)?.digest).toBe(B);
   expect(table.takeNext('p', 4)).toBeNull();

@@ -57,13 +57,18 @@ export class ConversionTable {
     this.#statements.enqueue.run({ ...request, nowMs });
   }
 
-  /** Says that an index's turn comes only when these of its manifests are done or have failed. */
-  setChildren(index: Digest, profile: string, children: readonly Digest[]): void {
+  /** Queues an index and the images it is made of: its turn comes when each of them is done or has failed. */
+  enqueueIndex(index: ConversionRequest, images: readonly ConversionRequest[], nowMs: number): void {
     this.#database.transaction(() => {
-      for (const child of children) this.#statements.addChild.run(index, profile, child);
+      this.enqueue(index, nowMs);
+      for (const image of images) {
+        this.enqueue(image, nowMs);
+        this.#statements.addChild.run(index.digest, index.profile, image.digest);
+      }
     })();
   }
 
+  /** The images of an index. */
   children(index: Digest, profile: string): ConversionRecord[] {
     return this.#statements.children.all(index, profile).map(toRecord);
   }

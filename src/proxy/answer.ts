@@ -1,0 +1,63 @@
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http';
+
+/** A request as far as handlers look at it. */
+export interface ProxyRequest {
+  readonly method: string;
+  readonly pathname: string;
+  readonly query: URLSearchParams;
+  readonly headers: IncomingHttpHeaders;
+  /** Fires when the client goes away, or the proxy has to end. */
+  readonly signal: AbortSignal;
+}
+
+/** A body that is written piece by piece, after the headers. */
+export interface StreamedBody {
+  /** Ends the response, or rejects: then the connection is destroyed. */
+  send(outgoing: ServerResponse, signal: AbortSignal): Promise<void>;
+  /** Called once, whether it was sent or not. */
+  close(): Promise<void>;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  /** Null only where no body belongs: the headers then say its length, if it has one. */
+  readonly body: Buffer | StreamedBody | null;
+}
+
+export function jsonAnswer(value: unknown, headers: Readonly<Record<string, string>> = {}): Answer {
+  return bufferAnswer(200, Buffer.from(JSON.stringify(value)), {
+    'content-type': 'application/json',
+    ...headers,
+  });
+}
+
+export function bufferAnswer(
+  status: number,
+  body: Buffer,
+  headers: Readonly<Record<string, string>>,
+): Answer {
+  return { status, headers: { ...headers, 'content-length': String(body.length) }, body };
+}
+
+/** Writes an answer out. Rejects when a body fails on its way: the connection is destroyed by then. */
+export async function writeAnswer(
+  outgoing: ServerResponse,
+  { status, headers, body }: Answer,
+  request: Pick<ProxyRequest, 'method' | 'signal'>,
+): Promise<void> {
+  try {
+    outgoing.writeHead(status, headers);
+    if (request.method === 'HEAD' || body === null || Buffer.isBuffer(body)) {
+      outgoing.end(request.method === 'HEAD' ? undefined : (body ?? undefined));
+      return;
+    }
+    outgoing.flushHeaders();
+    await body.send(outgoing, request.signal);
+  } catch (error) {
+    outgoing.destroy();
+    throw error;
+  } finally {
+    if (body !== null && !Buffer.isBuffer(body)) await body.close();
+  }
+}

@@ -1,0 +1,139 @@
+import type { ByteSource } from '../format/byte-source.ts';
+import type { Digest } from '../oci/digest.ts';
+import { type RegistryContext, RegistryError } from '../oci/errors.ts';
+import type { BlobStore } from '../store/blob-store.ts';
+import type { Catalog, RepositoryName } from '../store/catalog.ts';
+import { Download, type DownloadReader } from './download.ts';
+import { unlessAborted } from './single-flight.ts';
+import type { Target } from './upstreams.ts';
+
+/** A blob that is kept, or one on its way. */
+export type FoundBlob =
+  | { readonly kind: 'stored'; readonly source: ByteSource }
+  | { readonly kind: 'download'; readonly download: Download; readonly reader: DownloadReader };
+
+interface Running {
+  readonly download: Download;
+  /** For whom it was begun. */
+  readonly where: RepositoryName;
+}
+
+/**
+ * Blobs by digest, downloaded when they are first asked for: once, however many ask. A repository is given only
+ * what it has, by what its manifests name or its upstream says.
+ */
+export class Blobs {
+  readonly #store: BlobStore;
+  readonly #catalog: Catalog;
+  readonly #signal: AbortSignal;
+  readonly #downloads = new Map<Digest, Running>();
+
+  /** `signal` ends the downloads: they belong to no single reader. */
+  constructor(parts: { store: BlobStore; catalog: Catalog; signal: AbortSignal }) {
+    this.#store = parts.store;
+    this.#catalog = parts.catalog;
+    this.#signal = parts.signal;
+  }
+
+  /**
+   * The caller closes a stored blob's source, or leaves a download. Rejects with RegistryError, StoreError or
+   * the signal's reason.
+   */
+  async find(target: Target, digest: Digest, signal: AbortSignal): Promise<FoundBlob> {
+    const source = await this.#store.open(digest);
+    const running = this.#downloads.get(digest);
+    // One that is begun for this repository needs no permission: upstream will answer for it.
+    if (source === null && running === undefined) return this.#join(this.#begin(target, digest));
+    const found: FoundBlob = source === null ? this.#join(running!.download) : { kind: 'stored', source };
+    try {
+      const isOurs = running !== undefined && isSame(running.where, target.where);
+      if (!isOurs && !this.#catalog.isLinked(target.where, digest)) {
+        await this.#askUpstream(target, digest, signal);
+      }
+      return found;
+    } catch (error) {
+      await leave(found);
+      throw error;
+    }
+  }
+
+  /** Bytes of the blob, without downloading it. */
+  async sizeBytes(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
+    if (this.#catalog.isLinked(target.where, digest)) {
+      const stored = await this.#store.stat(digest);
+      if (stored !== null) return stored.sizeBytes;
+    }
+    return this.#askUpstream(target, digest, signal);
+  }
+
+  /** A stored, verified blob, waiting for its download if need be. The caller closes it. */
+  async whole(target: Target, digest: Digest, signal: AbortSignal): Promise<ByteSource> {
+    const found = await this.find(target, digest, signal);
+    if (found.kind === 'stored') return found.source;
+    found.reader.leave();
+    await unlessAborted(found.download.finished, signal);
+    return this.whole(target, digest, signal);
+  }
+
+  /** A local file with the blob's bytes, verified, waiting for its download if need be. */
+  async localPath(target: Target, digest: Digest, signal: AbortSignal): Promise<string> {
+    await (await this.whole(target, digest, signal)).close();
+    return (await this.#store.localPath(digest)) ?? this.localPath(target, digest, signal);
+  }
+
+  /** Waits for the downloads that its signal has ended. */
+  async close(): Promise<void> {
+    await Promise.allSettled([...this.#downloads.values()].map(({ download }) => download.finished));
+  }
+
+  #join(download: Download): FoundBlob {
+    return { kind: 'download', download, reader: download.join() };
+  }
+
+  #begin({ where, client }: Target, digest: Digest): Download {
+    const { repository } = where;
+    const context = { host: client.host, repository, reference: digest };
+    const fetch = async (offset: number, signal: AbortSignal) => {
+      const answer = await client.blob(repository, digest, { offset, signal });
+      return { ...answer, body: explained(answer.body, context) };
+    };
+    const download = new Download(digest, this.#store, fetch, this.#signal);
+    this.#downloads.set(digest, { download, where });
+    const forget = () => this.#downloads.delete(digest);
+    download.finished.then(forget, forget);
+    // Upstream answers for it.
+    download.sizeBytes.then(
+      () => this.#catalog.link(where, digest),
+      () => {},
+    );
+    return download;
+  }
+
+  /** Whether upstream has the blob in that repository, and how large it is. */
+  async #askUpstream(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
+    const { where, client } = target;
+    const { sizeBytes } = await client.statBlob(where.repository, digest, { signal });
+    this.#catalog.link(where, digest);
+    return sizeBytes;
+  }
+}
+
+/** Gives back what {@link Blobs.find} found. */
+export async function leave(found: FoundBlob): Promise<void> {
+  if (found.kind === 'stored') await found.source.close();
+  else found.reader.leave();
+}
+
+function isSame(a: RepositoryName, b: RepositoryName): boolean {
+  return a.upstream === b.upstream && a.repository === b.repository;
+}
+
+/** A body whose failure says whose it is. */
+async function* explained(body: AsyncIterable<Buffer>, context: RegistryContext): AsyncGenerator<Buffer> {
+  try {
+    yield* body;
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new RegistryError('ERR_REGISTRY_BODY', context, `the download broke off: ${reason}`, { cause });
+  }
+}

@@ -1,0 +1,84 @@
+import { availableParallelism } from 'node:os';
+import { z } from 'zod';
+import { DEFAULT_REGISTRY } from '../oci/reference.ts';
+import { ConfigError } from './errors.ts';
+
+const hostAndPort = z
+  .string()
+  .regex(/^(?:\[[0-9a-fA-F:]+\]|[^:\s[\]]+):\d{1,5}$/, 'write HOST:PORT, for example 127.0.0.1:5100')
+  .transform((text) => {
+    const colon = text.lastIndexOf(':');
+    return { host: text.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(text.slice(colon + 1)) };
+  })
+  .refine(({ port }) => port <= 65_535, 'the port is greater than 65535');
+
+const upstream = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[a-z0-9.-]+(?::\d{1,5})?$/, 'write the registry as in image names, for example quay.io'),
+  /** Where it answers, if not where its name says. */
+  url: z
+    .url({ protocol: /^https?$/, error: 'write a URL, for example https://mirror.example.com' })
+    .optional(),
+  credentials: z.strictObject({ username: z.string().min(1), password: z.string() }).optional(),
+});
+
+const DOCKER_HUB = { name: DEFAULT_REGISTRY };
+
+const schema = z
+  .strictObject({
+    listen: hostAndPort.default({ host: '127.0.0.1', port: 5100 }),
+    dataDirectory: z.string().min(1, 'name a directory').default('/var/lib/dadi-mirror/proxy'),
+    upstreams: z.array(upstream).min(1, 'name at least one upstream').default([DOCKER_HUB]),
+    /** The upstream of requests that name none; the first one if left out. */
+    defaultUpstream: z.string().optional(),
+    /** How long a tag is believed before upstream is asked again. */
+    tagTtlMs: z.int().nonnegative().default(60_000),
+    conversion: z
+      .strictObject({
+        enabled: z.boolean().default(true),
+        algorithm: z.enum(['lz4', 'zstd']).default('zstd'),
+        /** zstd's level; LZ4 has none. */
+        level: z.int().min(1).max(22).default(3),
+        /** Bytes compressed together. */
+        blockSize: z.literal([4096, 8192, 16_384, 32_768], 'is 4096, 8192, 16384 or 32768').default(32_768),
+        /** Layers converted at the same time, a thread each. */
+        concurrency: z.int().min(1).max(256).default(availableParallelism()),
+      })
+      .prefault({}),
+  })
+  .transform((config) => ({
+    ...config,
+    defaultUpstream: config.defaultUpstream ?? config.upstreams[0]?.name ?? '',
+  }))
+  .superRefine(({ upstreams, defaultUpstream }, context) => {
+    const names = upstreams.map((each) => each.name);
+    const twice = names.find((name, index) => names.indexOf(name) !== index);
+    if (twice !== undefined) {
+      context.addIssue({ code: 'custom', path: ['upstreams'], message: `${twice} stands there twice` });
+    }
+    if (!names.includes(defaultUpstream)) {
+      context.addIssue({
+        code: 'custom',
+        path: ['defaultUpstream'],
+        message: `${defaultUpstream} is none of the upstreams (${names.join(', ')})`,
+      });
+    }
+  });
+
+/** All that the proxy can be told, checked, with defaults filled in. */
+export type ProxyConfig = Readonly<z.output<typeof schema>>;
+export type UpstreamConfig = ProxyConfig['upstreams'][number];
+
+/**
+ * Checks a configuration as it was read from file, flags and environment.
+ * @throws ConfigError that names every wrong key and what belongs there
+ */
+export function parseProxyConfig(input: unknown): ProxyConfig {
+  const result = schema.safeParse(input);
+  if (result.success) return result.data;
+  const lines = result.error.issues.map(
+    (issue) => `${issue.path.join('.') || 'configuration'}: ${issue.message}`,
+  );
+  throw new ConfigError(lines.join('\n'));
+}

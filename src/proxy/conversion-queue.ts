@@ -1,0 +1,181 @@
+import type { Logger } from 'pino';
+import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
+import type { IndexManifest, Manifest } from '../oci/manifest.ts';
+import { isImageManifest } from '../oci/media-types.ts';
+import { formatPlatform, isAttestation } from '../oci/platform.ts';
+import type { Catalog, RepositoryName } from '../store/catalog.ts';
+import type {
+  ConversionProgress,
+  ConversionRecord,
+  ConversionRequest,
+  ConvertedManifest,
+} from '../store/conversion-table.ts';
+import { readManifest, type ServedManifest } from './manifests.ts';
+
+/** Converts one image or index. What it makes is in the store when it resolves. */
+export type Converter = (
+  record: ConversionRecord,
+  options: { signal: AbortSignal; onProgress: (progress: ConversionProgress) => void },
+) => Promise<ConvertedManifest>;
+
+/** Somebody pulled it. */
+const ASKED = 1;
+/** A platform of an index that was pulled. */
+const NOT_ASKED = 0;
+/** Time for a client to say which of an index's platforms it wants, before the others take their turn. */
+const INDEX_DELAY_MS = 2_000;
+/** After a failure, pulls do not queue the image again for so long. */
+const RETRY_AFTER_MS = 10 * 60_000;
+const PROGRESS_INTERVAL_MS = 200;
+
+/**
+ * Converts what is pulled, one image after the other, in the background. The queue is in the catalog: a
+ * restart goes on where it was.
+ */
+export class ConversionQueue {
+  readonly #catalog: Catalog;
+  readonly #profile: string;
+  readonly #convert: Converter;
+  readonly #log: Logger;
+  readonly #stop = new AbortController();
+  #wake = Promise.withResolvers<void>();
+  #loop: Promise<void> | null = null;
+
+  constructor(parts: { catalog: Catalog; profile: string; convert: Converter; log: Logger }) {
+    this.#catalog = parts.catalog;
+    this.#profile = parts.profile;
+    this.#convert = parts.convert;
+    this.#log = parts.log;
+  }
+
+  /** Begins to work. */
+  start(): void {
+    this.#catalog.conversions.requeueRunning(Date.now());
+    this.#loop = this.#run();
+  }
+
+  /** Gives up the running conversion, which is queued again, and waits until nothing of it runs. */
+  async stop(): Promise<void> {
+    this.#stop.abort(new Error('the proxy is being stopped'));
+    await this.#loop;
+  }
+
+  /** Queues a manifest that was pulled. Cheap when that was done before. */
+  offer(where: RepositoryName, served: ServedManifest): void {
+    const manifest = readManifest(served);
+    if (manifest === null || whyNotConverted(manifest) !== null) return;
+    const nowMs = Date.now();
+    const base = { ...where, profile: this.#profile, priority: ASKED, platform: null, notBeforeMs: nowMs };
+    const { digest } = served;
+    if (manifest.kind === 'index') {
+      const images = this.#imagesOf(manifest, where, nowMs);
+      this.#catalog.conversions.enqueueIndex({ ...base, digest, kind: 'index' }, images, nowMs);
+    } else {
+      this.#catalog.conversions.enqueue({ ...base, digest, kind: 'image' }, nowMs);
+    }
+    this.#wake.resolve();
+  }
+
+  #imagesOf(index: IndexManifest, where: RepositoryName, nowMs: number): ConversionRequest[] {
+    return imagesOf(index).map(({ digest, platform }) => ({
+      ...where,
+      digest,
+      profile: this.#profile,
+      kind: 'image',
+      platform: platform === undefined ? null : formatPlatform(platform),
+      priority: NOT_ASKED,
+      notBeforeMs: nowMs + INDEX_DELAY_MS,
+    }));
+  }
+
+  async #run(): Promise<void> {
+    const { conversions } = this.#catalog;
+    while (!this.#stop.signal.aborted) {
+      const record = conversions.takeNext(this.#profile, Date.now());
+      if (record === null) await this.#idle(conversions.nextStartMs(this.#profile));
+      else await this.#work(record);
+    }
+  }
+
+  /** Until something is offered, the queue is stopped, or `untilMs`. */
+  async #idle(untilMs: number | null): Promise<void> {
+    this.#wake = Promise.withResolvers<void>();
+    const { promise, resolve } = this.#wake;
+    const onStop = () => resolve();
+    this.#stop.signal.addEventListener('abort', onStop);
+    const timer = untilMs === null ? null : setTimeout(resolve, Math.max(0, untilMs - Date.now()));
+    await promise;
+    this.#stop.signal.removeEventListener('abort', onStop);
+    if (timer !== null) clearTimeout(timer);
+  }
+
+  async #work(record: ConversionRecord): Promise<void> {
+    const { digest, profile, kind, upstream, repository, platform } = record;
+    const { conversions } = this.#catalog;
+    const log = this.#log.child({ conversion: digest, kind, upstream, repository, platform });
+    const progress = new ProgressKeeper((latest) =>
+      conversions.setProgress(digest, profile, latest, Date.now()),
+    );
+    const startedMs = Date.now();
+    log.info('conversion started');
+    try {
+      const converted = await this.#convert(record, {
+        signal: this.#stop.signal,
+        onProgress: (latest) => progress.report(latest),
+      });
+      progress.flush();
+      conversions.setDone(digest, profile, converted, Date.now());
+      log.info({ converted: converted.digest, ms: Date.now() - startedMs }, 'conversion done');
+    } catch (error) {
+      if (this.#stop.signal.aborted) {
+        conversions.requeue(digest, profile, Date.now());
+        return;
+      }
+      const reason = error instanceof Error ? error.message : String(error);
+      const nowMs = Date.now();
+      conversions.setFailed(digest, profile, reason, nowMs + RETRY_AFTER_MS, nowMs);
+      log.warn({ err: error }, 'conversion failed: the image is served as it is');
+    }
+  }
+}
+
+/** Why a manifest is left as it is, or null if it is converted. */
+export function whyNotConverted(manifest: Manifest): string | null {
+  if (manifest.kind === 'artifact') return 'it is an artifact, not an image';
+  if (manifest.kind === 'index') {
+    return imagesOf(manifest).length === 0 ? 'the index holds no images' : null;
+  }
+  const isConverted = manifest.layers.some(
+    (layer) => layer.annotations?.[OVERLAYBD_VERSION_ANNOTATION] !== undefined,
+  );
+  return isConverted ? 'its layers are in the overlaybd format already' : null;
+}
+
+function imagesOf(index: IndexManifest) {
+  return index.manifests.filter(
+    (descriptor) => isImageManifest(descriptor.mediaType) && !isAttestation(descriptor),
+  );
+}
+
+/** Keeps the catalog up to date, but not at every block. */
+class ProgressKeeper {
+  readonly #write: (progress: ConversionProgress) => void;
+  #latest: ConversionProgress | null = null;
+  #writtenMs = 0;
+
+  constructor(write: (progress: ConversionProgress) => void) {
+    this.#write = write;
+  }
+
+  report(progress: ConversionProgress): void {
+    this.#latest = progress;
+    if (Date.now() - this.#writtenMs >= PROGRESS_INTERVAL_MS) this.flush();
+  }
+
+  flush(): void {
+    if (this.#latest === null) return;
+    this.#write(this.#latest);
+    this.#latest = null;
+    this.#writtenMs = Date.now();
+  }
+}

@@ -1,0 +1,120 @@
+import { CHUNK_TABLE_DIGEST_ANNOTATION } from '../oci/annotations.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { RegistryError } from '../oci/errors.ts';
+import type { Catalog, RepositoryName } from '../store/catalog.ts';
+import type { ConversionRecord } from '../store/conversion-table.ts';
+import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
+import { conversionStatus } from './conversion-status.ts';
+import { RequestError } from './errors.ts';
+import { type Manifests, namedDigests, readManifest, type ServedManifest } from './manifests.ts';
+import type { Target } from './upstreams.ts';
+
+/** A tag with it behind is the same image, converted: what stock overlaybd tools call theirs too. */
+const SUFFIX = '_obd';
+
+/** The converted images, by the names they are reached by. */
+export class ConvertedImages {
+  readonly #catalog: Catalog;
+  readonly #manifests: Manifests;
+  readonly #queue: ConversionQueue;
+  readonly #profile: string;
+
+  constructor(parts: { catalog: Catalog; manifests: Manifests; queue: ConversionQueue; profile: string }) {
+    this.#catalog = parts.catalog;
+    this.#manifests = parts.manifests;
+    this.#queue = parts.queue;
+    this.#profile = parts.profile;
+  }
+
+  /** The tag of the original if `tag` names a converted image, else null. */
+  originalTag(tag: string): string | null {
+    return tag.endsWith(SUFFIX) && tag.length > SUFFIX.length ? tag.slice(0, -SUFFIX.length) : null;
+  }
+
+  /**
+   * The converted form of what `originalTag` means now. To ask for it queues it.
+   * @throws RequestError MANIFEST_UNKNOWN that says how far the conversion is, or why there is none; RegistryError
+   */
+  async byTag(target: Target, originalTag: string): Promise<ServedManifest> {
+    const original = await this.#original(target, originalTag);
+    if (original === null) return this.#manifests.byTag(target, `${originalTag}${SUFFIX}`);
+    this.#queue.offer(target.where, original);
+    const record = this.#catalog.conversions.get(original.digest, this.#profile);
+    const converted = record === null ? null : await this.show(target.where, record);
+    if (converted !== null) return { ...converted, warning: original.warning };
+    throw new RequestError('MANIFEST_UNKNOWN', this.#explain(original, record), {
+      original: original.digest,
+      conversion: record?.state ?? 'none',
+    });
+  }
+
+  /** The converted form of an original that a repository has, or null. */
+  async byOriginal(where: RepositoryName, original: Digest): Promise<ServedManifest | null> {
+    const record = this.#catalog.conversions.get(original, this.#profile);
+    if (record === null || !this.#catalog.isLinked(where, original)) return null;
+    return this.show(where, record);
+  }
+
+  /** Lets a repository that has the original serve all parts of the converted image; null if there is none. */
+  async show(where: RepositoryName, { converted }: ConversionRecord): Promise<ServedManifest | null> {
+    if (converted === null) return null;
+    this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
+    const served = await this.#manifests.stored(converted.digest);
+    if (served !== null && !this.#catalog.isLinked(where, converted.digest)) await this.#link(where, served);
+    return served;
+  }
+
+  async #link(where: RepositoryName, served: ServedManifest): Promise<void> {
+    const manifest = readManifest(served);
+    if (manifest?.kind === 'index') {
+      for (const { digest } of manifest.manifests) {
+        const image = await this.#manifests.stored(digest);
+        if (image !== null) await this.#link(where, image);
+      }
+    }
+    this.#catalog.link(where, ...namedDigests(served), ...chunkTables(served), served.digest);
+  }
+
+  /** Null if upstream has no such tag: then `TAG_obd` may be a tag of its own. */
+  async #original(target: Target, tag: string): Promise<ServedManifest | null> {
+    try {
+      return await this.#manifests.byTag(target, tag);
+    } catch (error) {
+      if (error instanceof RegistryError && error.code === 'ERR_REGISTRY_NOT_FOUND') return null;
+      throw error;
+    }
+  }
+
+  #explain(original: ServedManifest, record: ConversionRecord | null): string {
+    const what = `the image ${original.digest}`;
+    if (record === null) {
+      const manifest = readManifest(original);
+      const reason = manifest === null ? 'its manifest cannot be read' : whyNotConverted(manifest);
+      return `${what} is not converted: ${reason}`;
+    }
+    const { state, error, layersDone, layersTotal, bytesDone, bytesTotal } = conversionStatus(
+      record,
+      this.#catalog.conversions,
+    );
+    switch (state) {
+      case 'failed':
+        return `the conversion of ${what} failed: ${error}`;
+      case 'running': {
+        const percent = bytesTotal === 0 ? 0 : Math.floor((100 * bytesDone) / bytesTotal);
+        return `${what} is being converted: ${percent} %, ${layersDone} of ${layersTotal} layers; try again soon`;
+      }
+      case 'queued':
+        return `${what} waits for its conversion; try again soon`;
+      case 'done':
+        return `${what} was converted, but its converted manifest is gone from the store`;
+    }
+  }
+}
+
+function chunkTables(served: ServedManifest): Digest[] {
+  const manifest = readManifest(served);
+  if (manifest === null || manifest.kind === 'index') return [];
+  return manifest.layers
+    .map((layer) => layer.annotations?.[CHUNK_TABLE_DIGEST_ANNOTATION] ?? '')
+    .filter((text) => isDigest(text));
+}

@@ -1,0 +1,47 @@
+import type { Logger } from 'pino';
+import type { Catalog } from '../store/catalog.ts';
+import { type Answer, jsonAnswer, type ProxyRequest } from './answer.ts';
+import { answerBlob } from './blob-answer.ts';
+import type { Blobs } from './blobs.ts';
+import { RequestError } from './errors.ts';
+import { answerManifest, type Conversion } from './manifest-answer.ts';
+import type { Manifests } from './manifests.ts';
+import { parseDistributionPath } from './paths.ts';
+import { answerReferrers } from './referrers.ts';
+import { answerTags } from './tags.ts';
+import type { Upstreams } from './upstreams.ts';
+
+/** What the Distribution API is answered from. */
+export interface DistributionParts {
+  readonly upstreams: Upstreams;
+  readonly manifests: Manifests;
+  readonly blobs: Blobs;
+  readonly catalog: Catalog;
+  /** Null where nothing is converted. */
+  readonly conversion: Conversion | null;
+  readonly log: Logger;
+}
+
+/**
+ * Answers a request below `/v2/`: the pull side of the Distribution spec v1.1.
+ * @throws RequestError, RegistryError, StoreError; the request's signal's reason
+ */
+export async function answerDistribution(parts: DistributionParts, request: ProxyRequest): Promise<Answer> {
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    throw new RequestError('UNSUPPORTED', 'this registry is a mirror: push to the registry it mirrors');
+  }
+  const path = parseDistributionPath(request.pathname);
+  if (path.kind === 'base') return jsonAnswer({});
+  const { manifests, blobs, conversion, catalog, log } = parts;
+  const target = parts.upstreams.choose(path.name, request.query.get('ns'));
+  switch (path.kind) {
+    case 'manifest':
+      return answerManifest(manifests, conversion, target, path.reference, request);
+    case 'blob':
+      return answerBlob(blobs, target, path.digest, request);
+    case 'referrers':
+      return answerReferrers(conversion?.images ?? null, target, path.digest, request, log);
+    case 'tags':
+      return answerTags(catalog, target, path.name, request, log);
+  }
+}

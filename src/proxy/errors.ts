@@ -1,0 +1,87 @@
+import { type DistributionErrorCode, distributionError, RegistryError } from '../oci/errors.ts';
+import { StoreError } from '../store/errors.ts';
+
+/** The configuration cannot be used. The message names the key and what to put there. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  readonly code = 'ERR_PROXY_CONFIG';
+}
+
+/** An image whose parts do not fit together, found before its conversion. */
+export class ConversionInputError extends Error {
+  override readonly name = 'ConversionInputError';
+  readonly code = 'ERR_PROXY_CONVERSION_INPUT';
+}
+
+/** A request that has no other answer than one of the Distribution spec's errors. */
+export class RequestError extends Error {
+  override readonly name = 'RequestError';
+  readonly code = 'ERR_PROXY_REQUEST';
+  readonly distributionCode: DistributionErrorCode;
+  readonly detail: Readonly<Record<string, unknown>> | null;
+
+  constructor(
+    distributionCode: DistributionErrorCode,
+    message: string,
+    detail: Readonly<Record<string, unknown>> | null = null,
+  ) {
+    super(message);
+    this.distributionCode = distributionCode;
+    this.detail = detail;
+  }
+}
+
+/** What a client is told about an error. */
+export interface ErrorAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+  /** Whether something went wrong here or upstream, as opposed to a request for what is not there. */
+  readonly isFault: boolean;
+}
+
+/** `unknownCode` says what was asked for: a registry's 404 does not tell. */
+export function errorAnswer(error: unknown, unknownCode: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN'): ErrorAnswer {
+  if (error instanceof RequestError) {
+    return answer(error.distributionCode, error.message, { detail: error.detail, isFault: false });
+  }
+  if (error instanceof RegistryError) return upstreamAnswer(error, unknownCode);
+  if (error instanceof StoreError) {
+    const isFull = error.code === 'ERR_STORE_FULL';
+    const message = isFull ? "the proxy's disk is full" : 'the proxy cannot store what upstream sent';
+    const isLie = error.code === 'ERR_STORE_DIGEST' || error.code === 'ERR_STORE_SIZE';
+    if (isLie) return answer('UNKNOWN', `upstream sent other bytes: ${error.message}`, { status: 502 });
+    return answer('UNAVAILABLE', message);
+  }
+  return answer('UNKNOWN', 'the proxy failed: its log says why');
+}
+
+function upstreamAnswer(error: RegistryError, unknownCode: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN'): ErrorAnswer {
+  switch (error.code) {
+    case 'ERR_REGISTRY_NOT_FOUND':
+      return answer(unknownCode, `upstream does not have it: ${error.message}`, { isFault: false });
+    case 'ERR_REGISTRY_UNAUTHORIZED':
+      return answer('DENIED', `upstream refuses: ${error.message}; give the proxy credentials for it`);
+    case 'ERR_REGISTRY_RATE_LIMITED': {
+      // Not 429: containerd would ask the same host again instead of going on to its next one.
+      const seconds = Math.ceil((error.retryAfterMs ?? 60_000) / 1000);
+      return answer('UNAVAILABLE', `upstream limits the rate: ${error.message}`, {
+        headers: { 'retry-after': String(seconds) },
+      });
+    }
+    case 'ERR_REGISTRY_UNREACHABLE':
+      return answer('UNAVAILABLE', `upstream cannot be reached: ${error.message}`);
+    default:
+      return answer('UNKNOWN', `upstream's answer cannot be used: ${error.message}`, { status: 502 });
+  }
+}
+
+function answer(
+  code: DistributionErrorCode,
+  message: string,
+  more: Partial<Omit<ErrorAnswer, 'body'>> & { detail?: Readonly<Record<string, unknown>> | null } = {},
+): ErrorAnswer {
+  const { detail = null, status, headers = {}, isFault = true } = more;
+  const standard = distributionError(code, message, detail ?? undefined);
+  return { status: status ?? standard.status, headers, body: standard.body, isFault };
+}

@@ -1,0 +1,89 @@
+import type { Document } from '../convert/assemble.ts';
+import { type ConversionContext, convertImage } from '../convert/image.ts';
+import { convertIndex } from '../convert/image-index.ts';
+import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
+import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
+import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
+import type { Blobs } from './blobs.ts';
+import type { Converter } from './conversion-queue.ts';
+import { ConversionInputError } from './errors.ts';
+import type { Manifests } from './manifests.ts';
+import { unlessAborted } from './single-flight.ts';
+import type { Target, Upstreams } from './upstreams.ts';
+
+/** Configs of real images have some KB. */
+const MAX_CONFIG_BYTES = 8 * 1024 * 1024;
+
+interface Parts {
+  readonly upstreams: Upstreams;
+  readonly manifests: Manifests;
+  readonly blobs: Blobs;
+  readonly conversions: ConversionTable;
+  /** All but the signal, which each conversion has of its own. */
+  readonly context: Omit<ConversionContext, 'signal'>;
+}
+
+/** The write river behind the queue: what it needs of an image comes through the proxy's own cache. */
+export function imageConverter({ upstreams, manifests, blobs, conversions, context }: Parts): Converter {
+  return async (record, { signal, onProgress }) => {
+    const target = upstreams.of(record);
+    const { bytes, mediaType, digest } = await unlessAborted(
+      manifests.byDigest(target, record.digest),
+      signal,
+    );
+    const manifest = parseManifest(bytes, mediaType);
+    const descriptor = { mediaType: manifest.mediaType, digest, size: bytes.length };
+    if (manifest.kind === 'index') {
+      const images = convertedImages(conversions.children(digest, record.profile));
+      return toConverted(await convertIndex(descriptor, manifest, images, context));
+    }
+    const config = await readConfig(blobs, target, manifest, signal);
+    const layerFile = (layer: Descriptor, until: AbortSignal) => blobs.localPath(target, layer.digest, until);
+    const image = { manifest, descriptor, config, layerFile };
+    return toConverted((await convertImage(image, { ...context, signal }, onProgress)).manifest);
+  };
+}
+
+async function readConfig(
+  blobs: Blobs,
+  target: Target,
+  { config }: ImageManifest,
+  signal: AbortSignal,
+): Promise<ImageConfig> {
+  if (config.size > MAX_CONFIG_BYTES) {
+    throw new ConversionInputError(
+      `the image's config has ${config.size} bytes, more than ${MAX_CONFIG_BYTES}`,
+    );
+  }
+  const source = await blobs.whole(target, config.digest, signal);
+  try {
+    if (source.size !== config.size) {
+      throw new ConversionInputError(
+        `the image's config has ${source.size} bytes, its manifest says ${config.size}`,
+      );
+    }
+    const bytes = Buffer.alloc(source.size);
+    await source.read(0, bytes, signal);
+    return parseImageConfig(bytes);
+  } finally {
+    await source.close();
+  }
+}
+
+/** By the digests of their originals. */
+function convertedImages(images: readonly ConversionRecord[]): Map<string, Descriptor> {
+  const byOriginal = new Map<string, Descriptor>();
+  for (const { digest, converted } of images) {
+    if (converted === null) continue;
+    byOriginal.set(digest, {
+      mediaType: converted.mediaType,
+      digest: converted.digest,
+      size: converted.sizeBytes,
+    });
+  }
+  return byOriginal;
+}
+
+function toConverted({ descriptor }: Document) {
+  return { digest: descriptor.digest, mediaType: descriptor.mediaType, sizeBytes: descriptor.size };
+}

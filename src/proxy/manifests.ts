@@ -1,0 +1,155 @@
+import type { Logger } from 'pino';
+import type { Digest } from '../oci/digest.ts';
+import { RegistryError, type RegistryErrorCode } from '../oci/errors.ts';
+import { type Manifest, parseManifest } from '../oci/manifest.ts';
+import type { BlobStore } from '../store/blob-store.ts';
+import type { Catalog } from '../store/catalog.ts';
+import { SingleFlight } from './single-flight.ts';
+import type { Target } from './upstreams.ts';
+
+/** A manifest as upstream has it, byte for byte. */
+export interface ServedManifest {
+  readonly digest: Digest;
+  readonly mediaType: string;
+  readonly bytes: Buffer;
+  /** Why it may be out of date, if it may. */
+  readonly warning: string | null;
+}
+
+/** Upstream said something about the tag: not an outage, and not to be answered from the cache. */
+const VERDICTS: ReadonlySet<RegistryErrorCode> = new Set([
+  'ERR_REGISTRY_NOT_FOUND',
+  'ERR_REGISTRY_UNAUTHORIZED',
+]);
+
+/** Manifests by tag and digest, fetched when they are first asked for. */
+export class Manifests {
+  readonly #store: BlobStore;
+  readonly #catalog: Catalog;
+  readonly #tagTtlMs: number;
+  readonly #log: Logger;
+  readonly #signal: AbortSignal;
+  readonly #flights = new SingleFlight<ServedManifest>();
+
+  /** `signal` ends all requests to upstreams: those of single callers do not, others may wait for the same. */
+  constructor(parts: {
+    store: BlobStore;
+    catalog: Catalog;
+    tagTtlMs: number;
+    log: Logger;
+    signal: AbortSignal;
+  }) {
+    this.#store = parts.store;
+    this.#catalog = parts.catalog;
+    this.#tagTtlMs = parts.tagTtlMs;
+    this.#log = parts.log;
+    this.#signal = parts.signal;
+  }
+
+  /**
+   * What a tag means, asked of upstream unless it was within the TTL. If upstream cannot say, what it meant
+   * last, with a warning.
+   * @throws RegistryError, StoreError
+   */
+  async byTag(target: Target, tag: string): Promise<ServedManifest> {
+    const { where, client } = target;
+    const known = this.#catalog.tag(where, tag);
+    if (known !== null && Date.now() - known.checkedAtMs < this.#tagTtlMs) {
+      const fresh = await this.stored(known.digest);
+      if (fresh !== null) return fresh;
+    }
+    return this.#flights.run(`${where.upstream}/${where.repository}:${tag}`, async () => {
+      try {
+        const { digest } = await client.resolve(where.repository, tag, { signal: this.#signal });
+        const manifest = await this.byDigest(target, digest);
+        this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() });
+        return manifest;
+      } catch (error) {
+        if (!(error instanceof RegistryError) || known === null) throw error;
+        if (error.code === 'ERR_REGISTRY_NOT_FOUND') this.#catalog.removeTag(where, tag);
+        const stale = VERDICTS.has(error.code) ? null : await this.stored(known.digest);
+        if (stale === null) throw error;
+        this.#log.warn({ err: error, ...where, tag, digest: known.digest }, 'serving a tag from the cache');
+        const since = new Date(known.checkedAtMs).toISOString();
+        return {
+          ...stale,
+          warning: `${where.upstream} cannot be asked (${error.code}); this is of ${since}`,
+        };
+      }
+    });
+  }
+
+  /** @throws RegistryError, StoreError */
+  async byDigest(target: Target, digest: Digest): Promise<ServedManifest> {
+    const { where, client } = target;
+    const stored = await this.stored(digest);
+    if (stored === null) {
+      const key = `${where.upstream}/${where.repository}@${digest}`;
+      return this.#flights.run(key, () => this.#fetch(target, digest));
+    }
+    if (!this.#catalog.isLinked(where, digest)) {
+      // Another repository has it. Whether this one does is for upstream to say.
+      await client.resolve(where.repository, digest, { signal: this.#signal });
+      this.#link(target, stored);
+    }
+    return stored;
+  }
+
+  /** A manifest that is kept, without asking whose it is. */
+  async stored(digest: Digest): Promise<ServedManifest | null> {
+    const mediaType = this.#catalog.manifestMediaType(digest);
+    const source = mediaType === null ? null : await this.#store.open(digest);
+    if (mediaType === null || source === null) return null;
+    try {
+      const bytes = Buffer.alloc(source.size);
+      await source.read(0, bytes);
+      return { digest, mediaType, bytes, warning: null };
+    } finally {
+      await source.close();
+    }
+  }
+
+  async #fetch(target: Target, digest: Digest): Promise<ServedManifest> {
+    const { repository } = target.where;
+    const fetched = await target.client.manifest(repository, digest, { signal: this.#signal });
+    const { bytes } = fetched;
+    const mediaType = fetched.mediaType === '' ? mediaTypeInside(bytes) : fetched.mediaType;
+    const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
+    await writer.write(bytes);
+    await writer.commit();
+    const manifest = { digest, mediaType, bytes, warning: null };
+    this.#catalog.putManifest(digest, mediaType, bytes.length);
+    this.#link(target, manifest);
+    return manifest;
+  }
+
+  /** What a manifest of a repository names is that repository's too. */
+  #link({ where }: Target, served: ServedManifest): void {
+    this.#catalog.link(where, served.digest, ...namedDigests(served));
+  }
+}
+
+/** The digests that a manifest names; none of one that we cannot read (it is passed on as it is). */
+export function namedDigests(served: ServedManifest): Digest[] {
+  const manifest = readManifest(served);
+  if (manifest === null) return [];
+  const named = manifest.kind === 'index' ? manifest.manifests : [manifest.config, ...manifest.layers];
+  return named.map((descriptor) => descriptor.digest);
+}
+
+/** What a manifest that came without a media type is. */
+function mediaTypeInside(bytes: Buffer): string {
+  return readManifest({ bytes, mediaType: '' })?.mediaType ?? 'application/octet-stream';
+}
+
+/** Null for what is neither an image nor an index that we can read: it is passed on all the same. */
+export function readManifest({
+  bytes,
+  mediaType,
+}: Pick<ServedManifest, 'bytes' | 'mediaType'>): Manifest | null {
+  try {
+    return parseManifest(bytes, mediaType);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,64 @@
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { isTag } from '../oci/reference.ts';
+import { RequestError } from './errors.ts';
+
+/** Tag or digest, as a path's last part names a manifest. */
+export type ManifestReference =
+  | { readonly kind: 'tag'; readonly tag: string }
+  | { readonly kind: 'digest'; readonly digest: Digest };
+
+/**
+ * A path of the Distribution API (distribution-spec, "Endpoints", the pull side). `name` may still begin with
+ * an upstream's name.
+ */
+export type DistributionPath =
+  | { readonly kind: 'base' }
+  | { readonly kind: 'manifest'; readonly name: string; readonly reference: ManifestReference }
+  | { readonly kind: 'blob'; readonly name: string; readonly digest: Digest }
+  | { readonly kind: 'tags'; readonly name: string }
+  | { readonly kind: 'referrers'; readonly name: string; readonly digest: Digest };
+
+const ROUTE =
+  /^\/v2\/(?<name>.+)\/(?:(?<endpoint>manifests|blobs|referrers)\/(?<reference>[^/]+)|tags\/list)$/;
+
+/**
+ * Reads the path of a GET or HEAD request.
+ * @throws RequestError NAME_INVALID (badly encoded), DIGEST_INVALID, MANIFEST_UNKNOWN (no such tag can be), NAME_UNKNOWN
+ */
+export function parseDistributionPath(pathname: string): DistributionPath {
+  const path = decode(pathname);
+  if (path === '/v2' || path === '/v2/') return { kind: 'base' };
+  const groups = ROUTE.exec(path)?.groups;
+  if (groups === undefined) throw new RequestError('NAME_UNKNOWN', `${path} is not served here`);
+  const { name = '', endpoint, reference = '' } = groups;
+  switch (endpoint) {
+    case 'manifests':
+      return { kind: 'manifest', name, reference: parseReference(reference) };
+    case 'blobs':
+      return { kind: 'blob', name, digest: parsePathDigest(reference) };
+    case 'referrers':
+      return { kind: 'referrers', name, digest: parsePathDigest(reference) };
+    default:
+      return { kind: 'tags', name };
+  }
+}
+
+/** @throws RequestError DIGEST_INVALID */
+export function parsePathDigest(text: string): Digest {
+  if (!isDigest(text)) throw new RequestError('DIGEST_INVALID', `${JSON.stringify(text)} is not a digest`);
+  return text;
+}
+
+function parseReference(text: string): ManifestReference {
+  if (text.includes(':')) return { kind: 'digest', digest: parsePathDigest(text) };
+  if (!isTag(text)) throw new RequestError('MANIFEST_UNKNOWN', `${JSON.stringify(text)} is not a tag`);
+  return { kind: 'tag', tag: text };
+}
+
+function decode(pathname: string): string {
+  try {
+    return decodeURIComponent(pathname);
+  } catch {
+    throw new RequestError('NAME_INVALID', 'the path is not well encoded');
+  }
+}

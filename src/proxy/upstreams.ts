@@ -1,0 +1,71 @@
+import { DEFAULT_REGISTRY, isRepository } from '../oci/reference.ts';
+import type { RegistryClient } from '../oci/registry-client.ts';
+import type { RepositoryName } from '../store/catalog.ts';
+import { RequestError } from './errors.ts';
+
+/** A registry that the proxy may contact. */
+export interface Upstream {
+  /** As in image names: `quay.io`. */
+  readonly name: string;
+  readonly client: RegistryClient;
+}
+
+/** A repository of an upstream: what a request is about. */
+export interface Target {
+  readonly where: RepositoryName;
+  readonly client: RegistryClient;
+}
+
+/** The configured upstreams, and which of them a request means. No other registry is ever contacted. */
+export class Upstreams {
+  readonly #byName: ReadonlyMap<string, Upstream>;
+  readonly #default: Upstream;
+
+  /** `defaultName` is one of the upstreams' names. */
+  constructor(upstreams: readonly Upstream[], defaultName: string) {
+    this.#byName = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
+    this.#default = this.#configured(defaultName);
+  }
+
+  /**
+   * By the `ns` parameter (distribution-spec, "Registry Proxying"), else by a name that begins with an
+   * upstream's, else the default upstream.
+   * @throws RequestError NAME_UNKNOWN for an upstream that is not configured, so that the client goes on to its
+   *   next mirror; NAME_INVALID
+   */
+  choose(name: string, namespace: string | null): Target {
+    if (namespace !== null) return target(this.#configured(namespace), name);
+    const slash = name.indexOf('/');
+    const first = slash === -1 ? '' : name.slice(0, slash);
+    const named = this.#byName.get(first);
+    if (named !== undefined) return target(named, name.slice(slash + 1));
+    // No repository's name can hold a port: this is another registry.
+    if (first.includes(':')) return target(this.#configured(first), name.slice(slash + 1));
+    return target(this.#default, name);
+  }
+
+  /** @throws RequestError NAME_UNKNOWN */
+  of(where: RepositoryName): Target {
+    return { where, client: this.#configured(where.upstream).client };
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#byName.values()].map((upstream) => upstream.client.close()));
+  }
+
+  #configured(name: string): Upstream {
+    const upstream = this.#byName.get(name);
+    if (upstream !== undefined) return upstream;
+    const names = [...this.#byName.keys()].join(', ');
+    throw new RequestError('NAME_UNKNOWN', `${name} is none of this proxy's upstreams (${names})`);
+  }
+}
+
+function target(upstream: Upstream, name: string): Target {
+  // Docker Hub's own images have no namespace in what people write.
+  const repository = upstream.name === DEFAULT_REGISTRY && !name.includes('/') ? `library/${name}` : name;
+  if (!isRepository(repository)) {
+    throw new RequestError('NAME_INVALID', `${JSON.stringify(name)} is not a repository name`);
+  }
+  return { where: { upstream: upstream.name, repository }, client: upstream.client };
+}
