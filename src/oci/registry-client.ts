@@ -16,7 +16,6 @@ import {
   readSmall,
   resolvedFrom,
   tagNames,
-  tagNames,
 } from './registry-answers.ts';
 import { discard, header, headerBytes, readExactly } from './registry-http.ts';
 import { type RetryPolicy, withRetries } from './registry-retry.ts';
