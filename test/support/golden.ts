@@ -71,7 +71,7 @@ export interface DeviceDigests {
   readonly vsize: number;
   readonly layers: number;
   readonly chunk_bytes: number;
-  /** Number of the chunk and its SHA-256. */
+  /** Byte offset of the chunk and its SHA-256. */
   readonly chunks: readonly (readonly [number, string])[];
   readonly sha256: string;
   /** lba, length, data (sectors), zeroed, layer (0 = topmost). */
