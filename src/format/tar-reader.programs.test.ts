@@ -1,4 +1,3 @@
-import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
   chmodSync,
@@ -20,6 +19,8 @@ import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { pack } from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { requireCapability } from '../../test/support/capabilities.ts';
+import { run } from '../../test/support/processes.ts';
 import { collectTar } from '../../test/support/tar-events.ts';
 import { toBytes } from './byte-string.ts';
 
@@ -30,7 +31,7 @@ const BINARY_XATTR = Buffer.from([0, 1, 0xff, 0x0a, 0x3d, 0x80]);
 
 let scratch: string;
 let tree: string;
-beforeAll(() => {
+beforeAll(async () => {
   scratch = mkdtempSync(path.join(tmpdir(), 'dadi-tar-'));
   tree = path.join(scratch, 'tree');
   mkdirSync(path.join(tree, 'plain/sticky'), { recursive: true });
@@ -44,7 +45,7 @@ beforeAll(() => {
   writeFileSync(Buffer.concat([Buffer.from(`${tree}/plain/`), toBytes(NOT_UTF8)]), 'x');
 
   mkdirSync(path.join(tree, 'special'));
-  execFileSync('mkfifo', [path.join(tree, 'special/fifo')]);
+  await run('mkfifo', [path.join(tree, 'special/fifo')]);
 
   mkdirSync(path.join(tree, 'long', LONG_NAME), { recursive: true });
   writeFileSync(path.join(tree, 'long', LONG_NAME, LONG_NAME), 'deep');
@@ -53,14 +54,14 @@ beforeAll(() => {
 
   mkdirSync(path.join(tree, 'times'));
   for (const time of ['1700000000.123456789', '0', '-1.5', '-86400', '9000000000']) {
-    execFileSync('touch', ['-d', `@${time}`, path.join(tree, 'times', `at${time}`)]);
+    await run('touch', ['-d', `@${time}`, path.join(tree, 'times', `at${time}`)]);
   }
 
   mkdirSync(path.join(tree, 'xattrs'));
   const withXattrs = path.join(tree, 'xattrs/file');
   writeFileSync(withXattrs, 'x');
-  execFileSync('setfattr', ['-n', 'user.binary', '-v', `0x${BINARY_XATTR.toString('hex')}`, withXattrs]);
-  execFileSync('setfattr', ['-n', 'user.empty', withXattrs]);
+  await run('setfattr', ['-n', 'user.binary', '-v', `0x${BINARY_XATTR.toString('hex')}`, withXattrs]);
+  await run('setfattr', ['-n', 'user.empty', withXattrs]);
 
   mkdirSync(path.join(tree, 'sparse'));
   writeSparse(path.join(tree, 'sparse/one'), 3_000_000, [1_000_000]);
@@ -80,9 +81,9 @@ function writeSparse(file: string, size: number, offsets: readonly number[]): vo
   closeSync(fd);
 }
 
-function makeTar(args: readonly string[], folder: string): Buffer {
+async function makeTar(args: readonly string[], folder: string): Promise<Buffer> {
   const file = path.join(scratch, 'made.tar');
-  execFileSync('tar', ['--create', '--file', file, ...args, '-C', tree, folder], { stdio: 'pipe' });
+  await run('tar', ['--create', '--file', file, ...args, '-C', tree, folder]);
   return readFileSync(file);
 }
 
@@ -129,8 +130,8 @@ function expectLikeTree(archive: Buffer, { nanoseconds }: { nanoseconds: boolean
 describe('TarReader with GNU tar', () => {
   it.each(['v7', 'ustar', 'gnu', 'oldgnu', 'pax'])(
     'reads files, links, modes and bytes of names (%s)',
-    (format) => {
-      const types = expectLikeTree(makeTar([`--format=${format}`, '--sort=name'], 'plain'), {
+    async (format) => {
+      const types = expectLikeTree(await makeTar([`--format=${format}`, '--sort=name'], 'plain'), {
         nanoseconds: format === 'pax',
       });
       expect(Object.fromEntries(types)).toEqual({
@@ -149,17 +150,19 @@ describe('TarReader with GNU tar', () => {
     },
   );
 
-  it.each(['ustar', 'gnu', 'pax'])('reads fifos and devices (%s)', (format) => {
-    expect(collectTar(makeTar([`--format=${format}`], 'special')).at(-1)!.entry).toMatchObject({
+  it.each(['ustar', 'gnu', 'pax'])('reads fifos and devices (%s)', async (format) => {
+    expect(collectTar(await makeTar([`--format=${format}`], 'special')).at(-1)!.entry).toMatchObject({
       path: 'special/fifo',
       type: 'fifo',
     });
-    const [device] = collectTar(makeTar([`--format=${format}`, '-C', '/dev', 'null', '-C', tree], 'special'));
+    const [device] = collectTar(
+      await makeTar([`--format=${format}`, '-C', '/dev', 'null', '-C', tree], 'special'),
+    );
     expect(device!.entry).toMatchObject({ type: 'character', deviceMajor: 1, deviceMinor: 3 });
   });
 
-  it.each(['gnu', 'oldgnu', 'pax'])('reads long names and link targets (%s)', (format) => {
-    const archive = makeTar([`--format=${format}`, '--sort=name'], 'long');
+  it.each(['gnu', 'oldgnu', 'pax'])('reads long names and link targets (%s)', async (format) => {
+    const archive = await makeTar([`--format=${format}`, '--sort=name'], 'long');
     const types = expectLikeTree(archive, { nanoseconds: format === 'pax' });
     expect([...types.keys()]).toContain(`long/${LONG_NAME}/${LONG_NAME}`);
     const links = collectTar(archive).map(({ entry }) => entry.linkTarget);
@@ -167,21 +170,24 @@ describe('TarReader with GNU tar', () => {
     expect(links).toContain(`long/${LONG_NAME}/${LONG_NAME}`);
   });
 
-  it.each(['gnu', 'pax'])('reads times before 1970 and after 2242 (%s)', (format) => {
+  it.each(['gnu', 'pax'])('reads times before 1970 and after 2242 (%s)', async (format) => {
     expect(
-      expectLikeTree(makeTar([`--format=${format}`], 'times'), { nanoseconds: format === 'pax' }).size,
+      expectLikeTree(await makeTar([`--format=${format}`], 'times'), { nanoseconds: format === 'pax' }).size,
     ).toBe(6);
   });
 
-  it.each(['gnu', 'pax'])('reads user and group IDs of more than 21 bits (%s)', (format) => {
-    const archive = makeTar([`--format=${format}`, '--owner=:3000000', '--group=:4294967294'], 'special');
+  it.each(['gnu', 'pax'])('reads user and group IDs of more than 21 bits (%s)', async (format) => {
+    const archive = await makeTar(
+      [`--format=${format}`, '--owner=:3000000', '--group=:4294967294'],
+      'special',
+    );
     for (const { entry } of collectTar(archive)) {
       expect(entry).toMatchObject({ uid: 3_000_000, gid: 4_294_967_294 });
     }
   });
 
-  it('reads binary and empty xattrs', () => {
-    const entries = collectTar(makeTar(['--format=pax', '--xattrs', '--xattrs-include=*'], 'xattrs'));
+  it('reads binary and empty xattrs', async () => {
+    const entries = collectTar(await makeTar(['--format=pax', '--xattrs', '--xattrs-include=*'], 'xattrs'));
     expect(entries.at(-1)!.entry.xattrs).toEqual(
       new Map([
         ['user.binary', BINARY_XATTR],
@@ -196,8 +202,11 @@ describe('TarReader with GNU tar', () => {
     ['pax', '1.0'],
     ['gnu', '0.0'],
     ['oldgnu', '0.0'],
-  ])('reads sparse files (%s, %s)', (format, version) => {
-    const archive = makeTar([`--format=${format}`, '--sparse', `--sparse-version=${version}`], 'sparse');
+  ])('reads sparse files (%s, %s)', async (format, version) => {
+    const archive = await makeTar(
+      [`--format=${format}`, '--sparse', `--sparse-version=${version}`],
+      'sparse',
+    );
     expect(archive.length).toBeLessThan(1_000_000);
     expect([...expectLikeTree(archive, { nanoseconds: format === 'pax' }).keys()].sort()).toEqual([
       'sparse/',
@@ -207,8 +216,8 @@ describe('TarReader with GNU tar', () => {
     ]);
   });
 
-  it('applies global headers as GNU tar does', () => {
-    const archive = makeTar(['--format=pax', '--pax-option=gid=7777'], 'special');
+  it('applies global headers as GNU tar does', async () => {
+    const archive = await makeTar(['--format=pax', '--pax-option=gid=7777'], 'special');
     for (const { entry } of collectTar(archive)) expect(entry.gid).toBe(7777);
   });
 });
@@ -235,15 +244,17 @@ describe('TarReader with other writers', () => {
     expect(entries[1]!.entry.xattrs).toEqual(new Map([['user.a', Buffer.from('b')]]));
   });
 
-  const python = spawnSync('python3', ['-c', 'import tarfile']).status === 0;
-  it.skipIf(!python).each(['USTAR', 'GNU', 'PAX'])("reads what Python's tarfile writes (%s)", (format) => {
-    const file = path.join(scratch, 'python.tar');
-    const script = `import sys, tarfile
+  it.skipIf(!requireCapability('python')).each(['USTAR', 'GNU', 'PAX'])(
+    "reads what Python's tarfile writes (%s)",
+    async (format) => {
+      const file = path.join(scratch, 'python.tar');
+      const script = `import sys, tarfile
 t = tarfile.open(sys.argv[1], "w", format=tarfile.${format}_FORMAT)
 t.add(sys.argv[2], "plain")`;
-    execFileSync('python3', ['-c', script, file, path.join(tree, 'plain')]);
-    const types = expectLikeTree(readFileSync(file), { nanoseconds: false });
-    expect(types.size).toBe(11);
-    expect(types.get('plain/second-name')).toBe('hardlink');
-  });
+      await run('python3', ['-c', script, file, path.join(tree, 'plain')]);
+      const types = expectLikeTree(readFileSync(file), { nanoseconds: false });
+      expect(types.size).toBe(11);
+      expect(types.get('plain/second-name')).toBe('hardlink');
+    },
+  );
 });

@@ -43,6 +43,7 @@ const REQUIREMENTS = {
   openssl: program('openssl', 'openssl'),
   skopeo: program('skopeo', 'skopeo'),
   umoci: program('umoci', 'umoci'),
+  python: program('python3', 'python3'),
   attr: program('setfattr', 'attr'),
 } satisfies Record<string, Requirement>;
 

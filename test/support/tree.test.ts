@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   linkSync,
@@ -17,6 +16,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { toBytes } from '../../src/format/byte-string.ts';
 import { requireCapability } from './capabilities.ts';
+import { run } from './processes.ts';
 import { diffTrees, readTree, type TreeEntry } from './tree.ts';
 import { writeXattr } from './xattrs.ts';
 
@@ -118,9 +118,9 @@ describe('readTree', () => {
 
   describe.skipIf(!requireCapability('root'))('as root', () => {
     it('reads devices and fifos', async () => {
-      execFileSync('mknod', [join(root, 'disk'), 'b', '259', '70000']);
-      execFileSync('mknod', [join(root, 'null'), 'c', '1', '3']);
-      execFileSync('mkfifo', [join(root, 'fifo')]);
+      await run('mknod', [join(root, 'disk'), 'b', '259', '70000']);
+      await run('mknod', [join(root, 'null'), 'c', '1', '3']);
+      await run('mkfifo', [join(root, 'fifo')]);
       const entries = await readTree(root);
       expect(entryOf(entries, 'disk')).toMatchObject({ type: 'block', device: '259:70000' });
       expect(entryOf(entries, 'null')).toMatchObject({ type: 'character', device: '1:3' });
@@ -128,12 +128,12 @@ describe('readTree', () => {
     });
 
     it('does not enter what is mounted in the tree', async () => {
-      execFileSync('mount', ['-t', 'tmpfs', 'none', join(root, 'dir')]);
+      await run('mount', ['-t', 'tmpfs', 'none', join(root, 'dir')]);
       try {
         writeFileSync(join(root, 'dir/mounted'), 'x');
         expect((await readTree(root)).map(({ path }) => path)).toEqual(['', 'dir', 'link', 'other']);
       } finally {
-        execFileSync('umount', [join(root, 'dir')]);
+        await run('umount', [join(root, 'dir')]);
       }
     });
   });
