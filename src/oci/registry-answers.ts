@@ -1,9 +1,9 @@
 import { z } from 'zod';
-import { z } from 'zod';
 import { type Digest, isDigest } from './digest.ts';
 import { type RegistryContext, RegistryError } from './errors.ts';
 import { type Descriptor, parseManifest } from './manifest.ts';
 import { bareMediaType, OCI_INDEX } from './media-types.ts';
+import { isTag } from './reference.ts';
 import {
   discard,
   type HttpResponse,
@@ -69,17 +69,6 @@ export function indexEntries(bytes: Buffer, context: RegistryContext): readonly 
   const parsed = parseManifest(bytes, OCI_INDEX);
   if (parsed.kind !== 'index') throw protocolError(context, 'the list of referrers is not an index');
   return parsed.manifests;
-}
-
-const tagsSchema = z.object({ tags: z.array(z.string()).nullish() });
-
-/** The names in a list of tags. */
-export function tagNames(bytes: Buffer, context: RegistryContext): readonly string[] {
-  try {
-    return tagsSchema.parse(JSON.parse(bytes.toString('utf8'))).tags ?? [];
-  } catch (cause) {
-    throw new RegistryError('ERR_REGISTRY_PROTOCOL', context, 'the list of tags cannot be read', { cause });
-  }
 }
 
 const tagsSchema = z.object({ tags: z.array(z.string()).nullish() });

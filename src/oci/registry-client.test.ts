@@ -373,6 +373,13 @@ test.each(['http://169.254.169.254/latest/meta-data', 'file:///etc/passwd', 'htt
   },
 );
 
+test('a registry whose name resolves to loopback may send us to loopback', async () => {
+  const storage = await serve(ok);
+  const registry = await serve(answer(307, { location: storage.url.href }));
+  const client = clientOf(new URL(registry.url.href.replace('127.0.0.1', 'localhost')));
+  expect(await client.readBlob('lib/a', digest, { maxBytes: blob.length })).toEqual(blob);
+});
+
 test('what is no repository, tag or digest never becomes a path', async () => {
   const { url, seen } = await serve(ok);
   const client = clientOf(url);
@@ -420,4 +427,25 @@ test('a next page elsewhere is not followed', async () => {
   );
   expect(await clientOf(url).referrers('lib/a', digest)).toHaveLength(1);
   expect(other.seen).toHaveLength(0);
+});
+
+test('tags are read page by page, without what is no tag', async () => {
+  const pages: Handler = (request, response) => {
+    const isFirst = !request.url?.includes('last=');
+    const link = { link: '</v2/lib/a/tags/list?n=2&last=b>; rel="next"' };
+    const body = JSON.stringify({ name: 'lib/a', tags: isFirst ? ['b', '../x'] : ['a'] });
+    answer(200, isFirst ? link : {}, body)(request, response);
+  };
+  const { url } = await serve(inTurn(pages, pages, answer(200, {}, '{"name":"lib/a","tags":null}'), ok));
+  const client = clientOf(url);
+  expect(await client.tags('lib/a')).toEqual(['b', 'a']);
+  expect(await client.tags('lib/a')).toEqual([]);
+  await expect(client.tags('lib/a')).rejects.toMatchObject({ code: 'ERR_REGISTRY_PROTOCOL' });
+});
+
+test('a list of pages without end is given up', async () => {
+  const endless = answer(200, { link: '</v2/lib/a/tags/list?n=1&last=a>; rel="next"' }, '{"tags":["a"]}');
+  const { url, seen } = await serve(endless);
+  await expect(clientOf(url).tags('lib/a')).rejects.toMatchObject({ code: 'ERR_REGISTRY_PROTOCOL' });
+  expect(seen).toHaveLength(1000);
 });

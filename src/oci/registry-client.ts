@@ -56,8 +56,6 @@ const DEFAULT_USER_AGENT = 'dadi-mirror';
 const DEFAULT_RETRY: RetryPolicy = { retries: 3, maxRetryAfterMs: 5_000 };
 const TAGS_PER_PAGE = 1000;
 const MAX_PAGES = 1000;
-const MAX_TAGS_PAGES = 1000;
-const MAX_TAGS_PAGE_BYTES = 4 * 1024 * 1024;
 
 /**
  * The pull side of the Distribution spec v1.1. Safe for concurrent use. Every method rejects with a
@@ -223,19 +221,6 @@ export class RegistryClient {
     return found.filter((one) => artifactType === undefined || one.artifactType === artifactType);
   }
 
-  /** All tags of a repository, in the registry's order. */
-  async tags(repository: string, { signal }: Waiting = {}): Promise<string[]> {
-    const context: RegistryContext = { host: this.host, repository, reference: null };
-    const found: string[] = [];
-    let path: string | null = `v2/${repository}/tags/list`;
-    for (let pages = 0; path !== null && pages < MAX_TAGS_PAGES; pages++) {
-      const page = await this.#tagsPage(repository, path, context, signal);
-      found.push(...page.tags);
-      path = page.next;
-    }
-    return found;
-  }
-
   /** A repository's tags, in the registry's order. */
   async tags(repository: string, { signal }: Waiting = {}): Promise<string[]> {
     const context = this.#context(repository, null);
@@ -299,7 +284,8 @@ export class RegistryClient {
   ): Promise<Buffer[]> {
     const pages: Buffer[] = [];
     for (let path: string | null = firstPath; path !== null; ) {
-      if (pages.length === MAX_PAGES) throw protocolError(context, `its list has more than ${MAX_PAGES} pages`);
+      if (pages.length === MAX_PAGES)
+        throw protocolError(context, `its list has more than ${MAX_PAGES} pages`);
       const url: string = path;
       path = await withRetries(
         async () => {

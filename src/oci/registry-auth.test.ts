@@ -1,0 +1,214 @@
+import { createServer, type IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, expect, test } from 'vitest';
+import { digestOf } from './digest.ts';
+import { type Challenge, parseChallenges } from './registry-auth.ts';
+import { RegistryClient } from './registry-client.ts';
+
+const plain = (challenges: readonly Challenge[]) =>
+  challenges.map(({ scheme, parameters }) => [scheme, Object.fromEntries(parameters)]);
+
+test.each([
+  [
+    'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/debian:pull"',
+    [
+      [
+        'bearer',
+        {
+          realm: 'https://auth.docker.io/token',
+          service: 'registry.docker.io',
+          scope: 'repository:library/debian:pull',
+        },
+      ],
+    ],
+  ],
+  ['Basic realm="a, \\"b\\" = c"', [['basic', { realm: 'a, "b" = c' }]]],
+  [
+    'Negotiate, Basic realm=x , BEARER Realm = "y",service=z',
+    [
+      ['negotiate', {}],
+      ['basic', { realm: 'x' }],
+      ['bearer', { realm: 'y', service: 'z' }],
+    ],
+  ],
+  [
+    'Negotiate YWJj==, Basic realm="x"',
+    [
+      ['negotiate', {}],
+      ['ywjj', {}],
+      ['basic', { realm: 'x' }],
+    ],
+  ],
+  ['', []],
+  [',,,"', []],
+])('challenges are taken apart: %s', (header, expected) => {
+  expect(plain(parseChallenges(header))).toEqual(expected);
+});
+
+test('a hostile challenge of 16 KiB is read at once', () => {
+  const began = performance.now();
+  for (const piece of ['a=', 'a="', '"\\', 'a ,', '=', ' '])
+    parseChallenges(piece.repeat(16_384 / piece.length));
+  expect(performance.now() - began).toBeLessThan(2000);
+});
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+interface Plan {
+  /** Of the realm; the token service is the registry itself at `/token`. */
+  readonly realm?: (self: string) => string;
+  readonly expiresIn?: number;
+  /** Whether the registry takes the n-th token, counted from 1. */
+  readonly takes?: (n: number) => boolean;
+  readonly tokenStatus?: number;
+  readonly tokenDelayMs?: number;
+}
+
+const blob = Buffer.from('blob');
+const digest = digestOf(blob);
+
+/** A registry that hands out numbered tokens, and takes or refuses them by plan. */
+async function tokenRegistry(plan: Plan = {}) {
+  const tokenRequests: { url: URL; authorization: string | undefined }[] = [];
+  let self = '';
+  const sent: (string | undefined)[] = [];
+  const isWelcome = (request: IncomingMessage): boolean => {
+    const n = Number(/^Bearer token-([0-9]+)$/.exec(request.headers.authorization ?? '')?.[1] ?? 0);
+    return n > 0 && (plan.takes ?? (() => true))(n);
+  };
+  const server = createServer(async (request, response) => {
+    const { authorization } = request.headers;
+    if (request.url?.startsWith('/token')) {
+      const n = tokenRequests.push({ url: new URL(request.url, self), authorization });
+      await sleep(plan.tokenDelayMs ?? 0);
+      response.statusCode = plan.tokenStatus ?? 200;
+      response.end(JSON.stringify({ access_token: `token-${n}`, expires_in: plan.expiresIn }));
+      return;
+    }
+    sent.push(authorization);
+    if (isWelcome(request)) {
+      response.end(blob);
+      return;
+    }
+    const repository = request.url?.split('/').slice(2, 4).join('/');
+    const realm = (plan.realm ?? ((base) => `${base}token`))(self);
+    response.writeHead(401, {
+      'www-authenticate': `Bearer realm="${realm}",service="reg",scope="repository:${repository}:pull"`,
+    });
+    response.end('{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  cleanups.push(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  self = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+  const client = new RegistryClient({
+    baseUrl: new URL(self),
+    credentials: { username: 'alice', password: 'pä:ss' },
+    retry: { retries: 0 },
+  });
+  cleanups.push(() => client.close());
+  const read = (repository = 'lib/a', who = client, signal?: AbortSignal) =>
+    who.readBlob(repository, digest, { maxBytes: 100, signal });
+  return { client, read, sent, tokenRequests };
+}
+
+test('a token is asked for with service, scope and credentials, and kept', async () => {
+  const { read, sent, tokenRequests } = await tokenRegistry({ expiresIn: 300 });
+  for (let i = 0; i < 3; i++) expect(await read()).toEqual(blob);
+  expect(sent).toEqual([undefined, 'Bearer token-1', 'Bearer token-1', 'Bearer token-1']);
+  expect(tokenRequests).toHaveLength(1);
+  const [{ url, authorization } = { url: null, authorization: null }] = tokenRequests;
+  expect(url?.search).toBe('?service=reg&scope=repository%3Alib%2Fa%3Apull&account=alice');
+  expect(authorization).toBe(`Basic ${Buffer.from('alice:pä:ss').toString('base64')}`);
+});
+
+test('each repository and each identity has a token of its own', async () => {
+  const { client, read, sent, tokenRequests } = await tokenRegistry();
+  const anonymous = client.withCredentials(null);
+  await read('lib/a');
+  await read('lib/b');
+  await read('lib/a', anonymous);
+  await read('lib/a', client.withCredentials({ username: 'bob', password: 'x' }));
+  await read('lib/a', client.withCredentials({ username: 'alice', password: 'pä:ss' }));
+  const used = sent.filter((value) => value !== undefined).map((value) => value.at(-1));
+  expect(used).toEqual(['1', '2', '3', '4', '1']);
+  expect(tokenRequests.map(({ authorization }) => authorization === undefined)).toEqual([
+    false,
+    false,
+    true,
+    false,
+  ]);
+});
+
+test('a token is not used shortly before it expires', async () => {
+  const { read, sent } = await tokenRegistry({ expiresIn: 0.4 });
+  await read();
+  await sleep(250);
+  await read();
+  expect(sent).toEqual([undefined, 'Bearer token-1', 'Bearer token-2']);
+});
+
+test('a token that the registry no longer takes is renewed once, without an error', async () => {
+  let revoked = 0;
+  const { read, sent } = await tokenRegistry({ takes: (n) => n > revoked });
+  await read();
+  revoked = 1;
+  expect(await read()).toEqual(blob);
+  expect(sent.slice(2)).toEqual(['Bearer token-1', 'Bearer token-2']);
+});
+
+test('a registry that takes no token is an error after one new token', async () => {
+  const { read, tokenRequests } = await tokenRegistry({ takes: () => false });
+  await expect(read()).rejects.toMatchObject({
+    code: 'ERR_REGISTRY_UNAUTHORIZED',
+    status: 401,
+    message: expect.stringContaining('who are you'),
+  });
+  expect(tokenRequests).toHaveLength(1);
+});
+
+test('readers at the same time share one token request, which outlives the first of them', async () => {
+  const { read, tokenRequests } = await tokenRegistry({ tokenDelayMs: 200 });
+  const controller = new AbortController();
+  const first = read('lib/a', undefined, controller.signal);
+  const others = [read(), read(), read()];
+  await sleep(100);
+  controller.abort(new Error('gone'));
+  await expect(first).rejects.toThrow('gone');
+  expect(await Promise.all(others)).toEqual([blob, blob, blob]);
+  expect(tokenRequests).toHaveLength(1);
+});
+
+test('wrong credentials are an error that names the token service', async () => {
+  const { read } = await tokenRegistry({ tokenStatus: 401 });
+  await expect(read()).rejects.toMatchObject({
+    code: 'ERR_REGISTRY_UNAUTHORIZED',
+    message: expect.stringMatching(/token service 127\.0\.0\.1:[0-9]+ answered 401/),
+  });
+});
+
+test.each([
+  ['another host in the clear', 'http://auth.example.com/token', 'ERR_REGISTRY_PROTOCOL'],
+  ['the metadata service', 'http://169.254.169.254/token', 'ERR_REGISTRY_FORBIDDEN_ADDRESS'],
+  ['a URL with credentials', 'http://x:y@127.0.0.1/token', 'ERR_REGISTRY_PROTOCOL'],
+  ['no URL', 'token', 'ERR_REGISTRY_PROTOCOL'],
+  ['another protocol', 'ftp://127.0.0.1/token', 'ERR_REGISTRY_FORBIDDEN_ADDRESS'],
+])('a token realm that is %s gets no credentials', async (_what, realm, code) => {
+  const { read, tokenRequests } = await tokenRegistry({ realm: () => realm });
+  await expect(read()).rejects.toMatchObject({ code });
+  expect(tokenRequests).toHaveLength(0);
+});
+
+test('a token realm at another name of this machine is fine for a registry on this machine', async () => {
+  const { read, tokenRequests } = await tokenRegistry({
+    realm: (self) => `${self.replace('127.0.0.1', 'localhost')}token`,
+  });
+  expect(await read()).toEqual(blob);
+  expect(tokenRequests).toHaveLength(1);
+});
