@@ -1,4 +1,4 @@
-import { type LibraryHandle, load } from 'koffi';
+import { errno, type LibraryHandle, load } from 'koffi';
 
 /** A system library that is not installed, or not usable. */
 export class NativeLibraryError extends Error {
@@ -22,4 +22,9 @@ export function loadLibrary(soname: string, debianPackage: string): LibraryHandl
       { cause },
     );
   }
+}
+
+/** The system's error number after a native call that says it failed; to be read before the next one. */
+export function lastErrno(): number {
+  return errno();
 }

@@ -1,0 +1,34 @@
+export type ClientErrorCode =
+  /** This machine lacks what attaching needs: a program, /dev/fuse, a right. */
+  | 'ERR_ATTACH_UNSUPPORTED'
+  /** A program or system call on the way to the mount failed. */
+  | 'ERR_ATTACH_FAILED'
+  /** Not everything could be taken down. */
+  | 'ERR_DETACH_FAILED'
+  /** Somebody uses the mounted directory: it stays mounted. */
+  | 'ERR_MOUNT_BUSY'
+  /** Nothing of ours is mounted there. */
+  | 'ERR_MOUNT_NOT_FOUND'
+  /** The directory to mount on is missing, no directory, or already a mount of ours. */
+  | 'ERR_MOUNT_TARGET'
+  /** The process that holds a mount ended, or does not answer. */
+  | 'ERR_MOUNT_DAEMON'
+  /** The image has no form that can be read lazily, and none is being made. */
+  | 'ERR_IMAGE_NOT_CONVERTED'
+  | 'ERR_CONVERSION_FAILED'
+  | 'ERR_CONVERSION_TIMEOUT'
+  /** A well-formed image of a kind that is not read here. */
+  | 'ERR_IMAGE_UNSUPPORTED'
+  /** Parts of the image contradict each other. */
+  | 'ERR_IMAGE_INVALID';
+
+/** What kept an image from being read, mounted or unmounted. */
+export class ClientError extends Error {
+  override readonly name = 'ClientError';
+  readonly code: ClientErrorCode;
+
+  constructor(code: ClientErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
