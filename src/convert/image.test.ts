@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
-import { type Headers, pack } from 'tar-stream';
+import { type Header, pack } from 'tar-stream';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { decodeChunkTable, verifyChunk } from '../format/chunk-table.ts';
 import { ErofsReader } from '../format/erofs-reader.ts';
@@ -19,7 +19,7 @@ import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { type ConversionContext, convertImage, type ImageToConvert } from './image.ts';
 import { DEFAULT_PROFILE } from './profile.ts';
 
-type Member = readonly [header: Headers, content?: string];
+type Member = readonly [header: Header, content?: string];
 
 let directory: string;
 let store: DirectoryBlobStore;

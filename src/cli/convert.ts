@@ -1,0 +1,261 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import process from 'node:process';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { type ConvertedImage, convertImage } from '../convert/image.ts';
+import { convertIndex } from '../convert/image-index.ts';
+import { type ConversionProfile, DEFAULT_PROFILE } from '../convert/profile.ts';
+import type { Algorithm } from '../format/block-codec.ts';
+import { WRITABLE_BLOCK_SIZES } from '../format/zfile-writer.ts';
+import { ImageLayout } from '../oci/image-layout.ts';
+import { type Descriptor, parseImageConfig } from '../oci/manifest.ts';
+import { formatPlatform } from '../oci/platform.ts';
+import type { BlobStore } from '../store/blob-store.ts';
+import { Catalog } from '../store/catalog.ts';
+import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
+import {
+  type FoundManifest,
+  IMAGE_ARGUMENT,
+  type ImageOrigin,
+  imagesOf,
+  openImage,
+  parseLayoutArgument,
+} from './image-origin.ts';
+import { interruptSignal } from './interrupt.ts';
+import { formatBytes, formatFields, formatTable, ProgressLine, printJson } from './output.ts';
+
+interface ConvertFlags {
+  readonly algorithm: Algorithm;
+  readonly level: number;
+  readonly blockSize: string;
+  readonly concurrency: number;
+  readonly platform?: string;
+  readonly plainHttp: boolean;
+  readonly json: boolean;
+}
+
+/** `dadi convert SOURCE DESTINATION` */
+export function convertCommand(): Command {
+  return new Command('convert')
+    .description('Convert an image to overlaybd (DADI) form, into an OCI image layout')
+    .argument('<source>', IMAGE_ARGUMENT)
+    .argument('<destination>', 'oci:DIRECTORY[:TAG], created if it is not there', layoutArgument)
+    .addOption(
+      new Option('--algorithm <name>', 'how blocks are compressed')
+        .choices(['lz4', 'zstd'])
+        .default(DEFAULT_PROFILE.algorithm),
+    )
+    .option('--level <n>', 'compression level of zstd', wholeNumber(1, 22), DEFAULT_PROFILE.level)
+    .addOption(
+      new Option('--block-size <bytes>', 'bytes compressed together')
+        .choices(WRITABLE_BLOCK_SIZES.map(String))
+        .default(String(DEFAULT_PROFILE.blockSize)),
+    )
+    .option('--concurrency <n>', 'layers converted at once', wholeNumber(1, 256), availableParallelism())
+    .option('--platform <os/arch>', 'of an index, convert only this image')
+    .option('--plain-http', 'speak http to the registry', false)
+    .option('--json', 'print the result as JSON', false)
+    .action(convert);
+}
+
+async function convert(
+  source: string,
+  destination: { directory: string; tag: string | null },
+  flags: ConvertFlags,
+): Promise<void> {
+  const signal = interruptSignal();
+  const startMs = performance.now();
+  const directory = resolve(destination.directory);
+  const layout = await ImageLayout.create(directory);
+  // Beside the layout, so that finished blobs are linked into it and never copied.
+  const work = await mkdtemp(join(dirname(directory), '.dadi-convert-'));
+  const origin = await openImage(source, { plainHttp: flags.plainHttp, signal });
+  const catalog = Catalog.open(':memory:');
+  const progress = new ProgressLine({ quiet: flags.json });
+  const store = await DirectoryBlobStore.open(work);
+  try {
+    const converted = await convertAll(origin, { store, catalog, flags, signal, progress });
+    for (const { image } of converted.images) await exportImage(image, store, layout);
+    const root = converted.index ?? converted.images[0]!.image.manifest.descriptor;
+    if (converted.index !== null) await exportBlob(converted.index, store, layout);
+    await layout.tag(destination.tag ?? 'latest', root);
+    progress.clear();
+    printResult(root, converted.images, flags.json, performance.now() - startMs);
+  } finally {
+    progress.clear();
+    catalog.close();
+    await origin.close();
+    await store.close();
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+interface Job {
+  readonly store: BlobStore;
+  readonly catalog: Catalog;
+  readonly flags: ConvertFlags;
+  readonly signal: AbortSignal;
+  readonly progress: ProgressLine;
+}
+
+interface ConvertedOne {
+  readonly platform: string;
+  readonly original: FoundManifest;
+  readonly image: ConvertedImage;
+}
+
+async function convertAll(
+  origin: ImageOrigin,
+  job: Job,
+): Promise<{ images: ConvertedOne[]; index: Descriptor | null }> {
+  const { root } = origin;
+  const images: ConvertedOne[] = [];
+  const platforms: string[] = [];
+  for (const found of await imagesOf(origin, job.signal)) {
+    if (found.manifest.kind === 'index') continue;
+    const config = parseImageConfig(await origin.readBlob(found.manifest.config, job.signal));
+    const platform = formatPlatform(config);
+    platforms.push(platform);
+    if (job.flags.platform !== undefined && job.flags.platform !== platform) continue;
+    const image = await convertOne(origin, found, job);
+    images.push({ platform, original: found, image });
+  }
+  if (images.length === 0) {
+    throw new Error(`there is no image to convert; the source has ${platforms.join(', ') || 'none'}`);
+  }
+  if (root.manifest.kind !== 'index' || job.flags.platform !== undefined) return { images, index: null };
+  const byOriginal = new Map<string, Descriptor>(
+    images.map(({ original, image }) => [original.descriptor.digest, image.manifest.descriptor]),
+  );
+  const profile = profileOf(job.flags);
+  const index = await convertIndex(root.descriptor, root.manifest, byOriginal, { store: job.store, profile });
+  return { images, index: index.descriptor };
+}
+
+async function convertOne(
+  origin: ImageOrigin,
+  { descriptor, manifest }: FoundManifest,
+  { store, catalog, flags, signal, progress }: Job,
+): Promise<ConvertedImage> {
+  if (manifest.kind === 'index') throw new TypeError('an index where an image was expected');
+  const config = parseImageConfig(await origin.readBlob(manifest.config, signal));
+  return convertImage(
+    {
+      manifest,
+      descriptor,
+      config,
+      layerFile: (layer, wait) => origin.layerFile(layer, keepIn(store), wait),
+    },
+    { store, catalog, profile: profileOf(flags), concurrency: flags.concurrency, signal },
+    ({ layersDone, layersTotal, bytesDone, bytesTotal }) => {
+      const percent = bytesTotal === 0 ? 100 : Math.floor((bytesDone / bytesTotal) * 100);
+      progress.show(
+        `converting: ${percent} % of ${formatBytes(bytesTotal)}, ${layersDone} of ${layersTotal} layers done`,
+      );
+    },
+  );
+}
+
+function keepIn(store: BlobStore): Parameters<ImageOrigin['layerFile']>[1] {
+  return async ({ digest, size }, body) => {
+    const writer = await store.writer({ digest, sizeBytes: size });
+    try {
+      for await (const piece of body) await writer.write(piece);
+      await writer.commit();
+    } finally {
+      await writer.abort();
+    }
+    return (await store.localPath(digest)) ?? writer.path;
+  };
+}
+
+function profileOf({ algorithm, level, blockSize }: ConvertFlags): ConversionProfile {
+  return { ...DEFAULT_PROFILE, algorithm, level, blockSize: Number(blockSize) };
+}
+
+async function exportImage(image: ConvertedImage, store: BlobStore, layout: ImageLayout): Promise<void> {
+  for (const { blobDigest, chunkTableDigest } of image.layers) {
+    await exportBlob({ digest: blobDigest }, store, layout);
+    await exportBlob({ digest: chunkTableDigest }, store, layout);
+  }
+  await exportBlob(image.config.descriptor, store, layout);
+  await exportBlob(image.manifest.descriptor, store, layout);
+}
+
+async function exportBlob(
+  { digest }: Pick<Descriptor, 'digest'>,
+  store: BlobStore,
+  layout: ImageLayout,
+): Promise<void> {
+  const path = await store.localPath(digest);
+  if (path === null) throw new Error(`${digest} was converted, but is gone from ${store.scratch()}`);
+  await layout.linkBlob(path, digest);
+}
+
+function printResult(
+  root: Descriptor,
+  images: readonly ConvertedOne[],
+  json: boolean,
+  durationMs: number,
+): void {
+  const sum = (sizes: readonly number[]) => sizes.reduce((total, size) => total + size, 0);
+  const summary = images.map(({ platform, original, image }) => ({
+    platform,
+    original: original.descriptor.digest,
+    converted: image.manifest.descriptor.digest,
+    originalBytes:
+      original.manifest.kind === 'index' ? 0 : sum(original.manifest.layers.map((layer) => layer.size)),
+    convertedBytes: sum(image.layers.map((layer) => layer.blobSizeBytes)),
+    tarBytes: sum(image.layers.map((layer) => layer.tarSizeBytes)),
+    layers: image.layers,
+  }));
+  const tarBytes = sum(summary.map((each) => each.tarBytes));
+  const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
+  if (json) {
+    printJson({
+      digest: root.digest,
+      mediaType: root.mediaType,
+      durationMs,
+      tarBytes,
+      peakMemoryBytes,
+      images: summary,
+    });
+    return;
+  }
+  console.log(
+    formatTable(
+      ['PLATFORM', 'LAYERS', 'TAR', 'ORIGINAL', 'CONVERTED', 'DIGEST'],
+      summary.map((each) => [
+        each.platform,
+        String(each.layers.length),
+        formatBytes(each.tarBytes),
+        formatBytes(each.originalBytes),
+        formatBytes(each.convertedBytes),
+        each.converted,
+      ]),
+    ),
+  );
+  const rate = tarBytes / 1000 / durationMs;
+  console.log(
+    `\n${formatFields([
+      ['digest', root.digest],
+      ['time', `${(durationMs / 1000).toFixed(2)} s, ${rate.toFixed(0)} MB/s of tar`],
+      ['peak memory', formatBytes(peakMemoryBytes)],
+    ])}`,
+  );
+}
+
+function layoutArgument(text: string): { directory: string; tag: string | null } {
+  const layout = parseLayoutArgument(text);
+  if (layout === null || layout.directory === '') throw new InvalidArgumentError('write oci:DIRECTORY[:TAG]');
+  return layout;
+}
+
+function wholeNumber(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`write a whole number from ${min} to ${max}`);
+  };
+}

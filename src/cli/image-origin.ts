@@ -1,0 +1,113 @@
+import type { Digest } from '../oci/digest.ts';
+import { ImageLayout } from '../oci/image-layout.ts';
+import { type Descriptor, type IndexManifest, type Manifest, parseManifest } from '../oci/manifest.ts';
+import { parseReference } from '../oci/reference.ts';
+import { RegistryClient } from '../oci/registry-client.ts';
+import { registryUrl } from '../oci/registry-url.ts';
+
+/** A manifest with the descriptor that leads to it. */
+export interface FoundManifest {
+  readonly descriptor: Descriptor;
+  readonly manifest: Manifest;
+}
+
+/** An image somewhere, found by what the user wrote: in a registry or in an OCI image layout. */
+export interface ImageOrigin {
+  /** What the reference names: an image or an index. */
+  readonly root: FoundManifest;
+  manifest(descriptor: Descriptor, signal: AbortSignal): Promise<FoundManifest>;
+  /** A small blob (config, chunk table), digest checked. */
+  readBlob(descriptor: Pick<Descriptor, 'digest' | 'size'>, signal: AbortSignal): Promise<Buffer>;
+  /** Puts a layer's bytes, digest checked, at the path that `keep` gives, or names the file they are in. */
+  layerFile(layer: Descriptor, keep: KeepBlob, signal: AbortSignal): Promise<string>;
+  close(): Promise<void>;
+}
+
+/** Stores a blob from a stream under its digest, verified, and says in which file it is. */
+export type KeepBlob = (
+  blob: { readonly digest: Digest; readonly size: number },
+  body: AsyncIterable<Buffer>,
+) => Promise<string>;
+
+export interface OriginOptions {
+  /** Speak http to the registry; registries on loopback are spoken to by http anyway. */
+  readonly plainHttp: boolean;
+  readonly signal: AbortSignal;
+}
+
+const LAYOUT_PREFIX = 'oci:';
+export const IMAGE_ARGUMENT =
+  '[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], or oci:DIRECTORY[:TAG] for an OCI image layout';
+
+/** Finds the image that `text` names. Throws OciError or RegistryError that says what is not there. */
+export async function openImage(text: string, options: OriginOptions): Promise<ImageOrigin> {
+  const layout = parseLayoutArgument(text);
+  return layout === null ? openInRegistry(text, options) : openInLayout(layout);
+}
+
+/** `oci:DIRECTORY[:TAG]`, or null if the text is something else. */
+export function parseLayoutArgument(text: string): { directory: string; tag: string | null } | null {
+  if (!text.startsWith(LAYOUT_PREFIX)) return null;
+  const [, directory = '', tag = null] =
+    /^(.*?)(?::([\w][\w.-]{0,127}))?$/.exec(text.slice(LAYOUT_PREFIX.length)) ?? [];
+  return { directory, tag };
+}
+
+/** The images of an index, without what is none (attestations); an image alone is its own list. */
+export async function imagesOf(origin: ImageOrigin, signal: AbortSignal): Promise<FoundManifest[]> {
+  if (origin.root.manifest.kind !== 'index') return [origin.root];
+  const index: IndexManifest = origin.root.manifest;
+  const found: FoundManifest[] = [];
+  for (const descriptor of index.manifests) {
+    const child = await origin.manifest(descriptor, signal);
+    if (child.manifest.kind === 'image') found.push(child);
+  }
+  return found;
+}
+
+async function openInLayout({
+  directory,
+  tag,
+}: {
+  directory: string;
+  tag: string | null;
+}): Promise<ImageOrigin> {
+  const layout = await ImageLayout.open(directory);
+  const find = async (descriptor: Descriptor): Promise<FoundManifest> => ({
+    descriptor,
+    manifest: parseManifest(await layout.readBlob(descriptor.digest), descriptor.mediaType),
+  });
+  return {
+    root: await find((await layout.resolve(tag ?? undefined)).descriptor),
+    manifest: find,
+    readBlob: ({ digest }) => layout.readBlob(digest),
+    layerFile: async ({ digest }) => layout.blobPath(digest),
+    close: async () => {},
+  };
+}
+
+async function openInRegistry(text: string, { plainHttp, signal }: OriginOptions): Promise<ImageOrigin> {
+  const { registry, repository, tag, digest } = parseReference(text);
+  const client = new RegistryClient({ baseUrl: registryUrl(registry, plainHttp ? { plainHttp } : {}) });
+  const find = async (reference: string, wait: AbortSignal): Promise<FoundManifest> => {
+    const { digest, mediaType, bytes } = await client.manifest(repository, reference, { signal: wait });
+    return {
+      descriptor: { digest, mediaType, size: bytes.length },
+      manifest: parseManifest(bytes, mediaType),
+    };
+  };
+  try {
+    return {
+      root: await find(digest ?? tag ?? 'latest', signal),
+      manifest: async (descriptor, wait) => ({ ...(await find(descriptor.digest, wait)), descriptor }),
+      readBlob: ({ digest, size }, wait) =>
+        client.readBlob(repository, digest, { maxBytes: size, signal: wait }),
+      layerFile: async (layer, keep, wait) =>
+        keep(layer, (await client.blob(repository, layer.digest, { signal: wait })).body),
+      close: () => client.close(),
+    };
+  } catch (error) {
+    await client.close();
+    throw error;
+  }
+}

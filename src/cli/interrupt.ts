@@ -1,0 +1,12 @@
+import process from 'node:process';
+
+/** Aborts on the first SIGINT or SIGTERM, so that the work under way can clean up; a second one ends at once. */
+export function interruptSignal(): AbortSignal {
+  const controller = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(name, () => {
+      controller.abort(new Error(`stopped by ${name}`));
+    });
+  }
+  return controller.signal;
+}

@@ -1,0 +1,212 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { pino } from 'pino';
+import { parse as parseYaml } from 'yaml';
+import { type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
+import { startProxy } from '../proxy/server.ts';
+import { interruptSignal } from './interrupt.ts';
+import { printJson } from './output.ts';
+
+const DEFAULT_CONFIG_PATH = '/etc/dadi/proxy.yaml';
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'];
+
+interface UpstreamFlag {
+  readonly name: string;
+  readonly url?: string;
+}
+
+interface ProxyFlags {
+  readonly config?: string;
+  readonly listen?: string;
+  readonly data?: string;
+  readonly upstream?: readonly UpstreamFlag[];
+  readonly defaultUpstream?: string;
+  readonly tagTtl?: number;
+  readonly convert: boolean;
+  readonly algorithm?: string;
+  readonly level?: number;
+  readonly blockSize?: number;
+  readonly concurrency?: number;
+  readonly logLevel: string;
+  readonly checkConfig: boolean;
+}
+
+/** `dadi proxy` */
+export function proxyCommand(): Command {
+  return new Command('proxy')
+    .description(
+      'Run the registry proxy: pulls through from upstream registries, and converts what is pulled',
+    )
+    .addOption(
+      new Option(
+        '-c, --config <file>',
+        `configuration in YAML (default: ${DEFAULT_CONFIG_PATH}, if it is there)`,
+      ).env('DADI_PROXY_CONFIG'),
+    )
+    .addOption(
+      new Option('--listen <host:port>', 'where to answer (default: 127.0.0.1:5100)').env(
+        'DADI_PROXY_LISTEN',
+      ),
+    )
+    .addOption(
+      new Option('--data <directory>', 'where everything is kept (default: /var/lib/dadi-mirror/proxy)').env(
+        'DADI_PROXY_DATA',
+      ),
+    )
+    .addOption(
+      new Option(
+        '--upstream <name[=url]>',
+        'a registry to pull through from, by the name that images have there; repeatable (default: docker.io)',
+      )
+        .env('DADI_PROXY_UPSTREAM')
+        .argParser(addUpstream),
+    )
+    .addOption(
+      new Option('--default-upstream <name>', 'for requests that name none (default: the first)').env(
+        'DADI_PROXY_DEFAULT_UPSTREAM',
+      ),
+    )
+    .addOption(
+      new Option(
+        '--tag-ttl <seconds>',
+        'how long a tag is believed before upstream is asked again (default: 60)',
+      )
+        .env('DADI_PROXY_TAG_TTL')
+        .argParser(number),
+    )
+    .option('--no-convert', 'only pull through, convert nothing')
+    .addOption(
+      new Option('--algorithm <name>', 'compression of converted layers: lz4 or zstd (default: zstd)').env(
+        'DADI_PROXY_ALGORITHM',
+      ),
+    )
+    .addOption(
+      new Option('--level <n>', 'compression level of zstd (default: 3)')
+        .env('DADI_PROXY_LEVEL')
+        .argParser(number),
+    )
+    .addOption(
+      new Option('--block-size <bytes>', 'bytes compressed together: 4096 to 32768 (default: 32768)')
+        .env('DADI_PROXY_BLOCK_SIZE')
+        .argParser(number),
+    )
+    .addOption(
+      new Option('--concurrency <n>', 'layers converted at once (default: one for each core)')
+        .env('DADI_PROXY_CONCURRENCY')
+        .argParser(number),
+    )
+    .addOption(
+      new Option('--log-level <level>', 'what is logged')
+        .env('DADI_PROXY_LOG_LEVEL')
+        .choices(LOG_LEVELS)
+        .default('info'),
+    )
+    .option('--check-config', 'print the configuration as it is understood, and exit', false)
+    .addHelpText(
+      'after',
+      `
+Flags win over the environment (DADI_PROXY_...), that over the configuration file. Credentials of upstreams
+stand in the file only:
+
+  listen: 0.0.0.0:5100
+  upstreams:
+    - name: docker.io
+      credentials: { username: me, password: secret }
+    - name: registry.example.com
+      url: https://10.0.0.5:5000`,
+    )
+    .action(runProxy);
+}
+
+async function runProxy(flags: ProxyFlags): Promise<void> {
+  const config = parseProxyConfig(merge(readConfigFile(flags.config), configOf(flags)));
+  if (flags.checkConfig) {
+    printJson(withoutPasswords(config));
+    return;
+  }
+  const log = pino({ level: flags.logLevel });
+  const signal = interruptSignal();
+  const proxy = await startProxy(config, { log });
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve());
+  });
+  log.info('stopping');
+  await proxy.close();
+}
+
+/** The configuration file as it is, unchecked. One that the user named must be there. */
+function readConfigFile(named: string | undefined): Settings {
+  const path = named ?? DEFAULT_CONFIG_PATH;
+  if (named === undefined && !existsSync(path)) return {};
+  let parsed: unknown;
+  try {
+    parsed = parseYaml(readFileSync(path, 'utf8')) ?? {};
+  } catch (cause) {
+    throw new Error(`cannot read the configuration ${path}`, { cause });
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new Error(`the configuration ${path} is not a list of "key: value" lines`);
+  }
+  return { ...parsed };
+}
+
+type Settings = { readonly [key: string]: unknown };
+
+/** What flags and environment say, in the form of the configuration file. */
+function configOf(flags: ProxyFlags): Settings {
+  const { listen, data, upstream, defaultUpstream, tagTtl, algorithm, level, blockSize, concurrency } = flags;
+  return {
+    listen,
+    dataDirectory: data,
+    upstreams: upstream,
+    defaultUpstream,
+    tagTtlMs: tagTtl === undefined ? undefined : tagTtl * 1000,
+    conversion: { enabled: flags.convert ? undefined : false, algorithm, level, blockSize, concurrency },
+  };
+}
+
+/** `over` wins where it says something; objects are merged key by key. */
+function merge(under: Settings, over: Settings): Settings {
+  const merged: Record<string, unknown> = { ...under };
+  for (const [key, value] of Object.entries(over)) {
+    if (value === undefined) continue;
+    merged[key] = isSettings(value) ? merge(asSettings(merged[key]), value) : value;
+  }
+  return merged;
+}
+
+function isSettings(value: unknown): value is Settings {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function asSettings(value: unknown): Settings {
+  return isSettings(value) ? value : {};
+}
+
+function withoutPasswords(config: ProxyConfig) {
+  return {
+    ...config,
+    upstreams: config.upstreams.map(({ credentials, ...rest }) =>
+      credentials === undefined ? rest : { ...rest, credentials: { ...credentials, password: '(hidden)' } },
+    ),
+  };
+}
+
+/** `--upstream` may stand several times; in the environment, names are separated by spaces or commas. */
+function addUpstream(text: string, earlier: readonly UpstreamFlag[] | undefined): UpstreamFlag[] {
+  const upstreams = text.split(/[\s,]+/).filter((part) => part !== '');
+  if (upstreams.length === 0) throw new InvalidArgumentError('write NAME or NAME=URL');
+  return [...(earlier ?? []), ...upstreams.map(toUpstream)];
+}
+
+function toUpstream(text: string): UpstreamFlag {
+  const equals = text.indexOf('=');
+  return equals === -1 ? { name: text } : { name: text.slice(0, equals), url: text.slice(equals + 1) };
+}
+
+function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('write a number');
+  return value;
+}
