@@ -1,0 +1,49 @@
+import { expect, test } from 'vitest';
+import { parseProxyConfig } from './config.ts';
+
+test('an empty configuration is a proxy of Docker Hub', () => {
+  const config = parseProxyConfig({});
+  expect(config).toMatchObject({
+    listen: { host: '127.0.0.1', port: 5100 },
+    upstreams: [{ name: 'docker.io' }],
+    defaultUpstream: 'docker.io',
+    tagTtlMs: 60_000,
+    conversion: { enabled: true, algorithm: 'zstd', level: 3, blockSize: 32_768 },
+  });
+  expect(config.conversion.concurrency).toBeGreaterThan(0);
+});
+
+test('what is given is kept, and the first upstream is the default', () => {
+  const config = parseProxyConfig({
+    listen: '[::1]:80',
+    upstreams: [
+      { name: 'quay.io', credentials: { username: 'u', password: 'p' } },
+      { name: 'localhost:5000', url: 'http://127.0.0.1:5000' },
+    ],
+    conversion: { algorithm: 'lz4' },
+  });
+  expect(config.listen).toEqual({ host: '::1', port: 80 });
+  expect(config.defaultUpstream).toBe('quay.io');
+  expect(config.upstreams[1]).toEqual({ name: 'localhost:5000', url: 'http://127.0.0.1:5000' });
+  expect(config.conversion).toMatchObject({ enabled: true, algorithm: 'lz4' });
+});
+
+test.each([
+  [{ listen: '5100' }, /^listen: write HOST:PORT/],
+  [{ listen: 'a:70000' }, /^listen: .*65535/],
+  [{ upstreams: [] }, /^upstreams: name at least one/],
+  [{ upstreams: [{ name: 'https://quay.io' }] }, /^upstreams\.0\.name: write the registry/],
+  [{ upstreams: [{ name: 'quay.io', url: 'ftp://quay.io' }] }, /^upstreams\.0\.url: write a URL/],
+  [{ upstreams: [{ name: 'a.io' }, { name: 'a.io' }] }, /^upstreams: a\.io stands there twice/],
+  [{ defaultUpstream: 'quay.io' }, /^defaultUpstream: quay\.io is none of the upstreams \(docker\.io\)/],
+  [{ conversion: { blockSize: 65_536 } }, /^conversion\.blockSize: is 4096/],
+  [{ tagTtl: 5 }, /tagTtl/],
+])('%j is refused with a message that names the key', (input, message) => {
+  expect(() => parseProxyConfig(input)).toThrow(
+    expect.objectContaining({ code: 'ERR_PROXY_CONFIG', message: expect.stringMatching(message) }),
+  );
+});
+
+test('every wrong key is named at once', () => {
+  expect(() => parseProxyConfig({ listen: 'x', tagTtlMs: -1 })).toThrow(/listen: .*\ntagTtlMs: /);
+});
