@@ -159,7 +159,7 @@ export interface FakeImage {
 export type FakeIndex = Pick<FakeImage, 'digest' | 'bytes'>;
 
 /** A blob as an honest registry sends it, also from an offset on. */
-export function sendBlob(
+function sendBlob(
   request: IncomingMessage,
   response: ServerResponse,
   bytes: Buffer | undefined,

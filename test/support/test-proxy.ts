@@ -1,0 +1,63 @@
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Logger, pino } from 'pino';
+import { parseProxyConfig } from '../../src/proxy/config.ts';
+import { type RunningProxy, startProxy } from '../../src/proxy/server.ts';
+
+/** A proxy in this process, on a port and a directory of its own, that can be stopped and started again. */
+export class TestProxy {
+  readonly directory = mkdtempSync(join(tmpdir(), 'dadi-proxy-'));
+  readonly #config: object;
+  /** What it logged, as objects. */
+  readonly logged: Record<string, unknown>[] = [];
+  readonly #log: Logger;
+  #running: RunningProxy | null = null;
+
+  /** `config` as an operator writes it, without address and directory. */
+  private constructor(config: object) {
+    this.#config = config;
+    this.#log = pino({ level: 'info' }, { write: (line: string) => this.logged.push(JSON.parse(line)) });
+  }
+
+  static async start(config: object): Promise<TestProxy> {
+    const proxy = new TestProxy(config);
+    await proxy.start();
+    return proxy;
+  }
+
+  async start(): Promise<void> {
+    const input = { listen: '127.0.0.1:0', dataDirectory: this.directory, ...this.#config };
+    this.#running = await startProxy(parseProxyConfig(input), { log: this.#log });
+  }
+
+  get url(): string {
+    return `http://${this.host}`;
+  }
+
+  get host(): string {
+    if (this.#running === null) throw new Error('the proxy is stopped');
+    return `127.0.0.1:${this.#running.address.port}`;
+  }
+
+  async fetch(path: string, init?: RequestInit): Promise<Response> {
+    return fetch(`${this.url}${path}`, init);
+  }
+
+  /** Files of what is not finished. */
+  unfinished(): string[] {
+    return readdirSync(join(this.directory, 'ingest'));
+  }
+
+  /** Ends the process's part; the directory stays. */
+  async stop(): Promise<void> {
+    const running = this.#running;
+    this.#running = null;
+    await running?.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+    rmSync(this.directory, { recursive: true });
+  }
+}
