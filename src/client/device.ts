@@ -1,0 +1,49 @@
+import type { ByteSource } from '../format/byte-source.ts';
+import { LsmtLayer } from '../format/lsmt-layer.ts';
+import { MergedDevice } from '../format/merged-device.ts';
+import { openLayerBlob } from '../format/overlaybd-tar.ts';
+import { detectFsType, type FsType } from './fs-type.ts';
+import type { ConvertedImage, ImageLayer, LayerAccess } from './image.ts';
+import { newReadStats, type ReadStats } from './read-stats.ts';
+
+/** An image as a disk. */
+export interface OpenDevice {
+  readonly device: MergedDevice;
+  readonly fsType: FsType;
+  /** Goes on counting. */
+  readonly stats: ReadStats;
+  /** Closes the layers; the image stays its opener's to close. */
+  close(): Promise<void>;
+}
+
+/**
+ * Opens all layers of an image, side by side, and merges them: some hundred KB are read for that.
+ * @throws ClientError, FormatError, SourceError, RegistryError; the signal's reason
+ */
+export async function openDevice(
+  image: ConvertedImage,
+  options: Omit<LayerAccess, 'stats'>,
+): Promise<OpenDevice> {
+  const stats = newReadStats();
+  const opened: ByteSource[] = [];
+  const close = async () => {
+    await Promise.all(opened.map((source) => source.close()));
+  };
+  const openLayer = async (layer: ImageLayer): Promise<LsmtLayer> => {
+    const blob = await image.openLayer(layer, { ...options, stats });
+    opened.push(blob);
+    return LsmtLayer.open(await openLayerBlob(blob, options.signal), options.signal);
+  };
+  const results = await Promise.allSettled(image.layers.map(openLayer));
+  try {
+    const layers = results.map((result) => {
+      if (result.status === 'rejected') throw result.reason;
+      return result.value;
+    });
+    const device = MergedDevice.open(layers);
+    return { device, fsType: await detectFsType(device, options.signal), stats, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

@@ -1,0 +1,68 @@
+import type { ByteSource } from '../format/byte-source.ts';
+import { CHUNK_TABLE_DIGEST_ANNOTATION, OVERLAYBD_BLOB_DIGEST_ANNOTATION } from '../oci/annotations.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import type { ImageManifest } from '../oci/manifest.ts';
+import type { ChunkCache } from './chunk-cache.ts';
+import { ClientError } from './errors.ts';
+import type { ReadStats } from './read-stats.ts';
+
+/** One DADI layer of a converted image. */
+export interface ImageLayer {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  readonly chunkTableDigest: Digest;
+}
+
+export interface LayerAccess {
+  readonly cache: ChunkCache;
+  readonly stats: ReadStats;
+  /** How long one range may take to come. */
+  readonly readTimeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** A converted image, wherever it is. */
+export interface ConvertedImage {
+  /** As the user named it. */
+  readonly reference: string;
+  /** Of the converted manifest. */
+  readonly manifestDigest: Digest;
+  /** Bottom first. */
+  readonly layers: readonly ImageLayer[];
+  /** A layer's blob, every byte verified against its chunk table, to be closed by the caller. */
+  openLayer(layer: ImageLayer, access: LayerAccess): Promise<ByteSource>;
+  /** Ends connections; layers must be closed before. */
+  close(): Promise<void>;
+}
+
+/** Whether an image's layers are overlaybd layers. */
+export function isConverted(manifest: ImageManifest): boolean {
+  return (
+    manifest.layers.length > 0 &&
+    manifest.layers.every((layer) => layer.annotations?.[OVERLAYBD_BLOB_DIGEST_ANNOTATION] !== undefined)
+  );
+}
+
+/**
+ * The layers of a converted image.
+ * @throws ClientError ERR_IMAGE_UNSUPPORTED for layers without chunk tables, ERR_IMAGE_INVALID
+ */
+export function convertedLayers(manifest: ImageManifest): ImageLayer[] {
+  return manifest.layers.map(({ digest, size, annotations = {} }, index) => {
+    const where = `layer ${index + 1} of ${manifest.layers.length} (${digest})`;
+    if (annotations[OVERLAYBD_BLOB_DIGEST_ANNOTATION] !== digest) {
+      throw new ClientError('ERR_IMAGE_INVALID', `${where}: its annotation names another blob`);
+    }
+    const chunkTableDigest = annotations[CHUNK_TABLE_DIGEST_ANNOTATION];
+    if (chunkTableDigest === undefined) {
+      throw new ClientError(
+        'ERR_IMAGE_UNSUPPORTED',
+        `${where} has no chunk table: it was converted by other tools, whose images cannot be read yet; pull the original through a dadi proxy`,
+      );
+    }
+    if (!isDigest(chunkTableDigest)) {
+      throw new ClientError('ERR_IMAGE_INVALID', `${where}: its chunk table's digest is none`);
+    }
+    return { digest, sizeBytes: size, chunkTableDigest };
+  });
+}
