@@ -36,11 +36,11 @@ export async function applyEntries(
     }
     signal?.throwIfAborted();
     if (entry.kind === 'whiteout' || entry.kind === 'opaque') continue;
+    if (early.size > 0) early.delete(normalise(entry.path));
     if (entry.kind === 'hardlink') {
       if (!(await addHardLink(tree, entry))) early.set(normalise(entry.path), entry);
       continue;
     }
-    if (early.size > 0) early.delete(normalise(entry.path));
     await addInode(tree, entry);
   }
   await addEarlyLinks(tree, early);

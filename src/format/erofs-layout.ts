@@ -106,7 +106,7 @@ export function decodeSuperblock(firstBlock: Buffer): Superblock {
   return {
     rootNid: bytes.readUInt16LE(14),
     inodes: safeInteger(bytes.readBigUInt64LE(16), 'inode count'),
-    buildSeconds: Number(bytes.readBigUInt64LE(24)),
+    buildSeconds: safeInteger(bytes.readBigUInt64LE(24), 'build time'),
     buildNanoseconds: bytes.readUInt32LE(32),
     blocks: bytes.readUInt32LE(36),
     metaBlock: bytes.readUInt32LE(40),
@@ -168,7 +168,9 @@ export function decodeInode(
     mode: mode & 0o7777,
     uid: extended ? bytes.readUInt32LE(24) : bytes.readUInt16LE(24),
     gid: extended ? bytes.readUInt32LE(28) : bytes.readUInt16LE(26),
-    mtimeSeconds: extended ? Number(bytes.readBigInt64LE(32)) : build.buildSeconds,
+    mtimeSeconds: extended
+      ? safeInteger(bytes.readBigInt64LE(32), `mtime of inode ${nid}`)
+      : build.buildSeconds,
     mtimeNanoseconds: extended ? bytes.readUInt32LE(40) : build.buildNanoseconds,
     nlink: extended ? bytes.readUInt32LE(44) : bytes.readUInt16LE(6),
     size: extended ? safeInteger(bytes.readBigUInt64LE(8), `size of inode ${nid}`) : bytes.readUInt32LE(8),
@@ -219,6 +221,7 @@ export function writeUInt64(target: Buffer, value: number, offset: number): void
 }
 
 function safeInteger(value: bigint, what: string): number {
-  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw corrupt(`${what} is ${value}`);
-  return Number(value);
+  const number = Number(value);
+  if (!Number.isSafeInteger(number)) throw corrupt(`${what} is ${value}`);
+  return number;
 }

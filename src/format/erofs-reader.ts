@@ -110,6 +110,7 @@ export class ErofsReader {
 
   /** All extended attributes by full name. */
   async xattrs(inode: ErofsInode, signal?: AbortSignal): Promise<Map<ByteString, Buffer>> {
+    if (inode.xattrBytes === 0) return new Map();
     const areaOffset = this.inodeOffset(inode.nid) + inode.inodeBytes;
     const { own, shared } = decodeXattrs(await this.metadata(areaOffset, inode.xattrBytes, signal));
     for (const unit of shared) {

@@ -1,7 +1,10 @@
 import { BLOCK_BYTES, SLOT_BYTES } from './erofs-layout.ts';
 
-/** Blocks with room left that are still offered. Few, so that what comes together stays together. */
-const OPEN_BLOCKS = 16;
+/**
+ * The youngest blocks, in which there may be room: 256 KiB, so that what comes together is also fetched together.
+ * With file tails of all lengths some 4 % of the bytes stay unused.
+ */
+const OPEN_BLOCKS = 64;
 
 interface OpenBlock {
   readonly number: number;
@@ -32,7 +35,8 @@ export class SlotPlacer {
     }
     const offset = this.#blocks * BLOCK_BYTES;
     this.#blocks += Math.ceil(bytes / BLOCK_BYTES);
-    this.#offer({ number: this.#blocks - 1, freeBytes: this.#blocks * BLOCK_BYTES - offset - bytes });
+    this.#open.push({ number: this.#blocks - 1, freeBytes: this.#blocks * BLOCK_BYTES - offset - bytes });
+    if (this.#open.length > OPEN_BLOCKS) this.#open.shift();
     return offset;
   }
 
@@ -43,19 +47,5 @@ export class SlotPlacer {
       if (block.freeBytes >= bytes && (best === null || block.freeBytes < best.freeBytes)) best = block;
     }
     return best;
-  }
-
-  /** Takes a new block up, for the fullest one if there are enough. */
-  #offer(block: OpenBlock): void {
-    if (this.#open.length < OPEN_BLOCKS) {
-      this.#open.push(block);
-      return;
-    }
-    let fullest = 0;
-    for (let index = 1; index < this.#open.length; index++) {
-      if ((this.#open[index] as OpenBlock).freeBytes < (this.#open[fullest] as OpenBlock).freeBytes)
-        fullest = index;
-    }
-    this.#open[fullest] = block;
   }
 }

@@ -56,6 +56,9 @@ export class TreeNode {
   }
 }
 
+/** Leaves room to count further in 32 bits. */
+const MAX_LINKS = 0x7fff_ffff;
+
 /** Of directories that no archive lists. */
 export const DEFAULT_DIRECTORY: Attributes = {
   mode: 0o755,
@@ -155,7 +158,9 @@ export class LayerTree {
     const child = children.get(name);
     if (child === undefined) return;
     children.delete(name);
-    if (child.type === 'directory') directory.links--;
+    if (child.type === 'directory' && --directory.links < 2) {
+      throw corrupt(`directory ${directory.nid} has more directories than its link count says`);
+    }
     this.markChildrenChanged(directory);
     await this.#release(child, directory);
   }
@@ -197,7 +202,11 @@ export class LayerTree {
     const inode = await this.#readerOf(directory).inode(entry.nid, this.#signal);
     if (inode.type !== entry.type)
       throw corrupt(`inode ${entry.nid} is not the ${entry.type} its entry says`);
-    const node = new TreeNode(inode.type, { lower: inode }, inode.type === 'directory' ? directory : null);
+    const isDirectory = inode.type === 'directory';
+    if (inode.nlink < (isDirectory ? 2 : 1) || inode.nlink > MAX_LINKS) {
+      throw corrupt(`inode ${inode.nid} has ${inode.nlink} links`);
+    }
+    const node = new TreeNode(inode.type, { lower: inode }, isDirectory ? directory : null);
     this.#byNid.set(inode.nid, node);
     return node;
   }

@@ -2,7 +2,14 @@ import { BlockRun } from './block-run.ts';
 import type { ByteSource } from './byte-source.ts';
 import { applyEntries } from './erofs-apply.ts';
 import { encodeDirectoryBlock } from './erofs-directory.ts';
-import { BLOCK_BYTES, encodeInode, INODE_BYTES, SLOT_BYTES, writeSuperblock } from './erofs-layout.ts';
+import {
+  BLOCK_BYTES,
+  corrupt,
+  encodeInode,
+  INODE_BYTES,
+  SLOT_BYTES,
+  writeSuperblock,
+} from './erofs-layout.ts';
 import { dataBlocksOf, type LayerPlan, type PlannedInode, planLayer } from './erofs-plan.ts';
 import { ErofsReader } from './erofs-reader.ts';
 import { LayerTree, type TreeNode } from './erofs-tree.ts';
@@ -55,11 +62,9 @@ export async function buildErofsLayer(
   await applyEntries(tree, input.entries, signal);
   const plan = await planLayer(tree, { dataBlock: firstBlock, firstBlock: firstBlock + input.dataBlocks });
   const created = plan.placed.filter(({ node }) => node.lower === null).length;
-  const layer = {
-    firstBlock,
-    totalBlocks: plan.totalBlocks,
-    inodes: (reader?.superblock.inodes ?? 1) - tree.removedInodes + created,
-  };
+  const inodes = (reader?.superblock.inodes ?? 1) - tree.removedInodes + created;
+  if (inodes < 1) throw corrupt('the file system below has more inodes than its superblock says');
+  const layer = { firstBlock, totalBlocks: plan.totalBlocks, inodes };
   await new LayerEmitter(input, reader, layer, emit).run(plan);
   return layer;
 }

@@ -1,0 +1,89 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  type DirectoryEntry,
+  decodeDirectoryBlock,
+  encodeDirectoryBlock,
+  listDirectory,
+} from './erofs-directory.ts';
+import { FormatError } from './errors.ts';
+
+const BLOCK_BYTES = 4096;
+const name = fc
+  .oneof(
+    fc.uint8Array({ minLength: 1, maxLength: 40 }),
+    fc.uint8Array({ minLength: 255, maxLength: 255 }),
+    fc.constantFrom(Buffer.from('-'), Buffer.from('!'), Buffer.from('...')),
+  )
+  .map((bytes) => Buffer.from(bytes).toString('latin1').replace(/[\0/]/g, 'x'))
+  .filter((text) => text !== '.' && text !== '..');
+const entries: fc.Arbitrary<DirectoryEntry[]> = fc.uniqueArray(
+  fc.record({
+    name,
+    nid: fc.nat(2 ** 45),
+    type: fc.constantFrom('file', 'directory', 'symlink', 'character', 'block', 'fifo', 'socket'),
+  }),
+  { selector: (entry) => entry.name, maxLength: 200 },
+);
+
+function encode(all: readonly DirectoryEntry[]): Buffer {
+  const listing = listDirectory(all.map((entry) => entry.name));
+  const byName = new Map(all.map((entry) => [entry.name, entry]));
+  const data = Buffer.alloc(listing.blockStarts.length * BLOCK_BYTES);
+  for (let block = 0; block < listing.blockStarts.length; block++) {
+    const target = data.subarray(block * BLOCK_BYTES);
+    encodeDirectoryBlock(listing, block, (key) => byName.get(key) ?? { nid: 36, type: 'directory' }, target);
+  }
+  return data.subarray(0, listing.size);
+}
+
+function decode(data: Buffer): DirectoryEntry[] {
+  const found: DirectoryEntry[] = [];
+  for (let at = 0; at < data.length; at += BLOCK_BYTES) {
+    decodeDirectoryBlock(data.subarray(at, at + BLOCK_BYTES), found);
+  }
+  return found;
+}
+
+function sorted(all: readonly DirectoryEntry[]): DirectoryEntry[] {
+  return all.toSorted((a, b) => Buffer.compare(Buffer.from(a.name, 'latin1'), Buffer.from(b.name, 'latin1')));
+}
+
+describe('an EROFS directory', () => {
+  it('is read as it was written, in byte order', () => {
+    fc.assert(
+      fc.property(entries, (all) => {
+        expect(decode(encode(all))).toEqual(sorted(all));
+      }),
+    );
+  });
+
+  it('sorts "." and ".." among the other names', () => {
+    const { names } = listDirectory(['a', '-', '.a', '!']);
+    expect(names).toEqual(['!', '-', '.', '..', '.a', 'a']);
+  });
+
+  it('reads any junk without harm', () => {
+    fc.assert(
+      fc.property(entries, fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1 }), (all, changes) => {
+        const data = Buffer.from(encode(all));
+        for (const [at, value] of changes) data[at % data.length] = value;
+        try {
+          for (const entry of decode(data)) {
+            expect(entry.name).toMatch(/^[^/\0]{1,255}$/s);
+          }
+        } catch (error) {
+          expect(error).toBeInstanceOf(FormatError);
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it.each([
+    ['no entry', Buffer.alloc(BLOCK_BYTES)],
+    ['less than an entry', Buffer.alloc(11, 1)],
+  ])('is corrupt with %s in a block', (_, data) => {
+    expect(() => decode(data)).toThrow(expect.objectContaining({ code: 'ERR_EROFS_CORRUPT' }));
+  });
+});

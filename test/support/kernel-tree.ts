@@ -1,0 +1,84 @@
+import { execFileSync } from 'node:child_process';
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type { BlockDevice } from './erofs-device.ts';
+import { type SeenInode, snapshotOf, type TreeSnapshot } from './tree-snapshot.ts';
+
+/** Prints what the kernel shows below a directory, each name looked up once more by itself. */
+const LISTER = `
+import hashlib, json, os, stat, sys
+TYPES = {stat.S_IFREG: 'file', stat.S_IFDIR: 'directory', stat.S_IFLNK: 'symlink', stat.S_IFCHR: 'character',
+         stat.S_IFBLK: 'block', stat.S_IFIFO: 'fifo', stat.S_IFSOCK: 'socket'}
+top = os.fsencode(sys.argv[1])
+def text(data): return data.decode('latin1')
+def show(path):
+    full = os.path.join(top, path) if path else top
+    s = os.lstat(full)
+    kind = TYPES[stat.S_IFMT(s.st_mode)]
+    content = ''
+    if kind == 'file': content = hashlib.sha256(open(full, 'rb').read()).hexdigest()
+    if kind == 'symlink': content = text(os.readlink(full))
+    if kind in ('character', 'block'): content = '%d:%d' % (os.major(s.st_rdev), os.minor(s.st_rdev))
+    xattrs = sorted([name, os.getxattr(full, name, follow_symlinks=False).hex()]
+                    for name in os.listxattr(full, follow_symlinks=False))
+    seconds, nanoseconds = divmod(s.st_mtime_ns, 10 ** 9)
+    print(json.dumps([text(path), s.st_ino, {'type': kind, 'mode': stat.S_IMODE(s.st_mode), 'uid': s.st_uid,
+        'gid': s.st_gid, 'mtime': [seconds, nanoseconds], 'nlink': s.st_nlink, 'content': content, 'xattrs': xattrs}]))
+    if kind == 'directory':
+        for name in os.listdir(full): show(os.path.join(path, name))
+sys.setrecursionlimit(10000)
+show(b'')
+`;
+
+/** True where file systems can be mounted. */
+export const canMount = process.getuid?.() === 0;
+
+/** A directory for images and mounts; `remove` it at the end. */
+export class MountBench {
+  readonly #scratch = mkdtempSync(path.join(tmpdir(), 'dadi-erofs-'));
+
+  file(name: string): string {
+    return path.join(this.#scratch, name);
+  }
+
+  /** The device as a file that fsck.erofs found no fault in. */
+  checkedImage(device: BlockDevice): string {
+    const image = this.file('device.erofs');
+    rmSync(image, { force: true });
+    const fd = openSync(image, 'w');
+    try {
+      device.writeTo(fd);
+    } finally {
+      closeSync(fd);
+    }
+    // It recurses into directories, and at a depth of 900 the usual stack is used up.
+    execFileSync('sh', ['-c', 'ulimit -s unlimited; exec fsck.erofs "$0"', image], { stdio: 'pipe' });
+    return image;
+  }
+
+  /** Calls `use` with the directory where the kernel shows an image. */
+  mounted<Result>(image: string, use: (directory: string) => Result): Result {
+    const directory = this.file('mount');
+    mkdirSync(directory, { recursive: true });
+    execFileSync('mount', ['-t', 'erofs', '-o', 'loop,ro', image, directory], { stdio: 'pipe' });
+    try {
+      return use(directory);
+    } finally {
+      execFileSync('umount', [directory], { stdio: 'pipe' });
+    }
+  }
+
+  /** What the kernel sees. */
+  snapshotByKernel(image: string): TreeSnapshot {
+    const listing = this.mounted(image, (directory) =>
+      execFileSync('python3', ['-c', LISTER, directory], { encoding: 'utf8', maxBuffer: 2 ** 30 }),
+    );
+    const lines = listing.split('\n').filter((line) => line !== '');
+    return snapshotOf(lines.map((line) => JSON.parse(line) as [string, number, Omit<SeenInode, 'sameAs'>]));
+  }
+
+  remove(): void {
+    rmSync(this.#scratch, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,145 @@
+import fc from 'fast-check';
+import type { ByteString } from '../../src/format/byte-string.ts';
+import type { Attributes, LayerEntry } from '../../src/format/layer-entry.ts';
+import { LayerDraft } from './erofs-device.ts';
+import type { LayerModel } from './layer-model.ts';
+import { contentHash } from './tree-snapshot.ts';
+
+/** One change, its paths still to be chosen from what the tree holds by then. */
+export interface Operation {
+  readonly kind: LayerEntry['kind'];
+  readonly names: readonly ByteString[];
+  /** Chooses an existing path instead of (or below which) `names`. */
+  readonly existing: number | null;
+  readonly below: boolean;
+  readonly pick: number;
+  readonly size: number;
+  readonly target: ByteString;
+  readonly attributes: Omit<Attributes, 'xattrs'>;
+  readonly xattrs: XattrLengths;
+}
+
+const LONG_NAME = 'L'.repeat(255);
+/** Few, so that layers meet; "-" and "!" sort before ".", and two are not UTF-8. */
+const NAMES = ['a', 'b', 'c', 'd', '-', '!x', '\xff', 'caf\xe9', '..data', LONG_NAME];
+const SIZES = [0, 1, 31, 32, 100, 2000, 4031, 4032, 4033, 4095, 4096, 4097, 9000];
+const TARGETS = [
+  'a',
+  'b',
+  '/a',
+  '../b',
+  'a/b',
+  '/b/../c',
+  '../../../c',
+  './d',
+  'missing',
+  '/',
+  '..',
+  'a'.repeat(200),
+];
+
+/** Names, and lengths of the values: the values themselves would drown a report. */
+type XattrLengths = readonly (readonly [name: string, length: number])[];
+
+const xattrs: fc.Arbitrary<XattrLengths> = fc.array(
+  fc.tuple(
+    fc.constantFrom('trusted.a', 'trusted.b', 'security.c', `trusted.${'n'.repeat(200)}`),
+    fc.constantFrom(0, 1, 20, 700, 3900, 4100, 20_000),
+  ),
+  { maxLength: 3 },
+);
+
+const attributes: fc.Arbitrary<Omit<Attributes, 'xattrs'>> = fc.record({
+  mode: fc.constantFrom(0o644, 0o755, 0o4711, 0o1777, 0),
+  uid: fc.constantFrom(0, 1000, 70_000, 0xffff_fffe),
+  gid: fc.constantFrom(0, 5, 100_000),
+  mtimeSeconds: fc.constantFrom(0, -1, 1_700_000_000, 5_000_000_000),
+  mtimeNanoseconds: fc.constantFrom(0, 1, 999_999_999),
+});
+
+const operation: fc.Arbitrary<Operation> = fc.record({
+  kind: fc.oneof(
+    { weight: 8, arbitrary: fc.constant('file' as const) },
+    { weight: 8, arbitrary: fc.constant('directory' as const) },
+    { weight: 3, arbitrary: fc.constant('symlink' as const) },
+    { weight: 4, arbitrary: fc.constant('hardlink' as const) },
+    { weight: 3, arbitrary: fc.constant('whiteout' as const) },
+    { weight: 2, arbitrary: fc.constant('opaque' as const) },
+    { weight: 1, arbitrary: fc.constantFrom('character' as const, 'block' as const, 'fifo' as const) },
+  ),
+  names: fc.array(fc.constantFrom(...NAMES), { minLength: 1, maxLength: 3 }),
+  existing: fc.option(fc.nat(), { freq: 2 }),
+  below: fc.boolean(),
+  pick: fc.nat(),
+  size: fc.constantFrom(...SIZES),
+  target: fc.constantFrom(...TARGETS),
+  attributes,
+  xattrs: fc.oneof({ weight: 3, arbitrary: fc.constant([]) }, { weight: 1, arbitrary: xattrs }),
+});
+
+/** Layers, bottom first. */
+export function stackOfLayers(): fc.Arbitrary<Operation[][]> {
+  return fc.array(fc.array(operation, { minLength: 1, maxLength: 12 }), { minLength: 1, maxLength: 5 });
+}
+
+/** Makes a layer of operations on what `model` holds; `contentOf` says what a snapshot shows of an entry. */
+export function draftOf(
+  operations: readonly Operation[],
+  model: LayerModel,
+): { draft: LayerDraft; contentOf: (entry: LayerEntry) => string } {
+  const draft = new LayerDraft();
+  const contents = new Map<LayerEntry, string>();
+  const paths = model.paths();
+  const leaves = model.leaves();
+  /** Directories and links, in which more can be put. */
+  const parents = model.parents();
+  for (const operation of operations) {
+    const path = pathOf(operation, paths, parents);
+    const given = attributesOf(operation, path);
+    if (operation.kind === 'file') {
+      const content = Buffer.alloc(operation.size, `${path} ${operation.pick}`, 'latin1');
+      draft.file(path, content, given);
+      contents.set(draft.entries.at(-1) as LayerEntry, contentHash(content));
+    } else if (operation.kind === 'symlink') {
+      draft.symlink(path, operation.target, given);
+      contents.set(draft.entries.at(-1) as LayerEntry, operation.target);
+    } else if (operation.kind === 'character' || operation.kind === 'block') {
+      const [major, minor] = [operation.pick % 4096, operation.pick % 1_048_576];
+      draft.add({ kind: operation.kind, path, attributes: given, major, minor });
+      contents.set(draft.entries.at(-1) as LayerEntry, `${major}:${minor}`);
+    } else if (operation.kind === 'hardlink') {
+      draft.hardlink(path, leaves[operation.pick % leaves.length] ?? operation.names.join('/'));
+    } else {
+      draft.add({ kind: operation.kind, path, attributes: given });
+    }
+    if (operation.kind !== 'whiteout' && operation.kind !== 'opaque') {
+      paths.push(path);
+      if (operation.kind !== 'directory') leaves.push(path);
+      if (operation.kind === 'directory' || operation.kind === 'symlink') parents.push(path);
+    }
+  }
+  return { draft, contentOf: (entry) => contents.get(entry) ?? '' };
+}
+
+function pathOf(
+  { kind, names, existing, below }: Operation,
+  paths: readonly ByteString[],
+  parents: readonly ByteString[],
+): ByteString {
+  const fresh = names.join('/');
+  if (existing === null) return names[0] ?? fresh;
+  const path = below
+    ? `${parents[existing % parents.length]}/${fresh}`.replace(/^\//, '')
+    : (paths[existing % paths.length] ?? fresh);
+  // Only a directory may be listed at the root itself.
+  return path === '' && kind !== 'directory' && kind !== 'opaque' ? fresh : path;
+}
+
+/** The root has little room for xattrs. */
+function attributesOf({ attributes, xattrs }: Operation, path: ByteString): Attributes {
+  const taken = path === '' ? xattrs.filter(([, length]) => length <= 700) : xattrs;
+  return {
+    ...attributes,
+    xattrs: new Map(taken.map(([name, length]) => [name, Buffer.alloc(length, name)])),
+  };
+}
