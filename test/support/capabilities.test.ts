@@ -1,0 +1,30 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { requireCapability } from './capabilities.ts';
+
+describe('requireCapability', () => {
+  const warn = vi.spyOn(console, 'warn').mockImplementation(() => {});
+  beforeEach(() => {
+    vi.stubEnv('CI', '');
+  });
+  afterEach(() => {
+    vi.unstubAllEnvs();
+    warn.mockClear();
+  });
+
+  it('says nothing where nothing is missing', () => {
+    expect(requireCapability()).toBe(true);
+    expect(warn).not.toHaveBeenCalled();
+  });
+
+  it('says what is missing and which package has it', () => {
+    vi.stubEnv('PATH', '/nowhere');
+    expect(requireCapability('umoci', 'nbdfuse')).toBe(false);
+    expect(warn).toHaveBeenCalledWith(expect.stringMatching(/umoci: .*apt-get install umoci\n.*libnbd-bin/));
+  });
+
+  it('throws where CI is set', () => {
+    vi.stubEnv('PATH', '/nowhere');
+    vi.stubEnv('CI', 'true');
+    expect(() => requireCapability('umoci')).toThrow('apt-get install umoci');
+  });
+});

@@ -1,0 +1,129 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { get as getHttp } from 'node:http';
+import { get as getHttps } from 'node:https';
+import { basename, dirname, join } from 'node:path';
+import { freePort, run, start } from './processes.ts';
+import { startTokenServer, type TokenServer } from './token-server.ts';
+
+const USERNAME = 'alice';
+const PASSWORD = 'secret';
+const SERVICE = 'test-registry';
+const ISSUER = 'test-issuer';
+
+export interface RegistryOptions {
+  /** Takes all that the registry writes; may exist. */
+  readonly dir: string;
+  /** Who may read and write: anybody, or who knows {@link Registry.credentials}, sent as Basic or for a token. */
+  readonly auth?: 'none' | 'basic' | 'token';
+  readonly tls?: boolean;
+}
+
+/** A real registry (Debian's docker-registry) on a loopback port. */
+export interface Registry {
+  /** "127.0.0.1:PORT", as in image references. */
+  readonly host: string;
+  readonly baseUrl: URL;
+  readonly credentials: { readonly username: string; readonly password: string } | null;
+  /** A directory with ca.crt, for clients that are to trust the registry; null without TLS. */
+  readonly certificatesDir: string | null;
+  readonly logPath: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a registry and waits until it answers. Needs the capability `registry`, for basic auth `htpasswd`, for
+ * tokens and TLS `openssl`.
+ */
+export async function startRegistry(options: RegistryOptions): Promise<Registry> {
+  const { dir, auth = 'none', tls = false } = options;
+  mkdirSync(join(dir, 'data'), { recursive: true });
+  const host = `127.0.0.1:${await freePort()}`;
+  const baseUrl = new URL(`${tls ? 'https' : 'http'}://${host}`);
+  const certificate = tls ? await makeCertificate(dir, 'certificates/ca.crt') : null;
+  const access = await setUpAccess(auth, dir);
+  const configPath = join(dir, 'config.yml');
+  const config = {
+    version: '0.1',
+    storage: { filesystem: { rootdirectory: join(dir, 'data') }, delete: { enabled: true } },
+    http: {
+      addr: host,
+      ...(certificate && { tls: { certificate: certificate.certificatePath, key: certificate.keyPath } }),
+    },
+    ...(access.config && { auth: access.config }),
+  };
+  // JSON is YAML.
+  writeFileSync(configPath, JSON.stringify(config));
+  const logPath = join(dir, 'registry.log');
+  try {
+    const registry = await start('docker-registry', ['serve', configPath], {
+      logPath,
+      readyWhen: () => answers(new URL('/v2/', baseUrl)),
+    });
+    return {
+      host,
+      baseUrl,
+      credentials: auth === 'none' ? null : { username: USERNAME, password: PASSWORD },
+      certificatesDir: tls ? join(dir, 'certificates') : null,
+      logPath,
+      stop: async () => {
+        await registry.stop();
+        await access.tokenServer?.stop();
+      },
+    };
+  } catch (error) {
+    await access.tokenServer?.stop();
+    throw error;
+  }
+}
+
+interface Access {
+  /** The part "auth" of the registry's configuration. */
+  readonly config: object | null;
+  readonly tokenServer: TokenServer | null;
+}
+
+async function setUpAccess(auth: 'none' | 'basic' | 'token', dir: string): Promise<Access> {
+  switch (auth) {
+    case 'none':
+      return { config: null, tokenServer: null };
+    case 'basic': {
+      const path = join(dir, 'htpasswd');
+      const { stdout } = await run('htpasswd', ['-Bbn', USERNAME, PASSWORD]);
+      writeFileSync(path, stdout);
+      return { config: { htpasswd: { realm: 'basic-realm', path } }, tokenServer: null };
+    }
+    case 'token': {
+      const { keyPath, certificatePath } = await makeCertificate(dir, 'issuer.crt');
+      const account = { username: USERNAME, password: PASSWORD };
+      const names = { service: SERVICE, issuer: ISSUER };
+      const tokenServer = await startTokenServer({ ...names, ...account, keyPath, certificatePath });
+      const token = { realm: tokenServer.url, ...names, rootcertbundle: certificatePath };
+      return { config: { token }, tokenServer };
+    }
+  }
+}
+
+/** Makes an RSA key and a certificate for 127.0.0.1 that it signs itself. */
+async function makeCertificate(dir: string, name: string) {
+  const certificatePath = join(dir, name);
+  // Not beside the certificate: skopeo takes every key in a directory of certificates for a client's.
+  const keyPath = join(dir, `${basename(name)}.key`);
+  mkdirSync(dirname(certificatePath), { recursive: true });
+  const subject = ['-subj', `/CN=${basename(name)}`, '-addext', 'subjectAltName=IP:127.0.0.1'];
+  const files = ['-keyout', keyPath, '-out', certificatePath];
+  await run('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', ...subject, ...files]);
+  return { keyPath, certificatePath };
+}
+
+/** Whether a registry answers at all: 200, or 401 where it wants to know who asks. */
+function answers(url: URL): Promise<boolean> {
+  const request =
+    url.protocol === 'https:' ? getHttps(url, { rejectUnauthorized: false }) : getHttp(url, { agent: false });
+  return new Promise((resolve, reject) => {
+    request.once('error', reject);
+    request.once('response', (response) => {
+      response.resume();
+      resolve(response.statusCode === 200 || response.statusCode === 401);
+    });
+  });
+}

@@ -1,0 +1,68 @@
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { importPKCS8, SignJWT } from 'jose';
+
+export interface TokenServerOptions {
+  readonly service: string;
+  readonly issuer: string;
+  readonly username: string;
+  readonly password: string;
+  /** PEM files of an RSA key and its certificate, which the registry trusts. */
+  readonly keyPath: string;
+  readonly certificatePath: string;
+}
+
+export interface TokenServer {
+  /** The realm that the registry names in its challenge. */
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+/** Gives tokens for a registry (Distribution, "Token Authentication Specification") to one account. */
+export async function startTokenServer(options: TokenServerOptions): Promise<TokenServer> {
+  const key = await importPKCS8(readFileSync(options.keyPath, 'utf8'), 'RS256');
+  const certificate = readFileSync(options.certificatePath, 'utf8').replace(/-----[^-]+-----|\s/g, '');
+  const account = `Basic ${Buffer.from(`${options.username}:${options.password}`).toString('base64')}`;
+  const answer = async (request: IncomingMessage, response: ServerResponse) => {
+    const query = new URL(request.url ?? '/', 'http://token').searchParams;
+    if (request.headers.authorization !== account || query.get('service') !== options.service) {
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="tokens"' }).end();
+      return;
+    }
+    const token = await new SignJWT({ access: query.getAll('scope').flatMap(parseScope) })
+      .setProtectedHeader({ alg: 'RS256', x5c: [certificate] })
+      .setIssuer(options.issuer)
+      .setSubject(options.username)
+      .setAudience(options.service)
+      .setJti(randomUUID())
+      .setIssuedAt()
+      .setNotBefore('0s')
+      .setExpirationTime('5m')
+      .sign(key);
+    response.writeHead(200, { 'content-type': 'application/json' });
+    response.end(JSON.stringify({ token, expires_in: 300 }));
+  };
+  const server = createServer((request, response) => {
+    answer(request, response).catch((error: unknown) => response.writeHead(500).end(String(error)));
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('a TCP server has no port');
+  return {
+    url: `http://127.0.0.1:${address.port}/token`,
+    stop: async () => {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
+
+/** "repository:lib/py:pull,push" → an entry of the token's access list. */
+function parseScope(scope: string): { type: string; name: string; actions: string[] }[] {
+  const match = /^(\w+):(.+):([\w,*]+)$/.exec(scope);
+  if (match === null) return [];
+  return [{ type: match[1]!, name: match[2]!, actions: match[3]!.split(',') }];
+}
