@@ -19,7 +19,7 @@ import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { type ConversionContext, convertImage, type ImageToConvert } from './image.ts';
 import { DEFAULT_PROFILE } from './profile.ts';
 
-type Member = readonly [header: Header, content?: string];
+type Member = readonly [header: Partial<Header> & Pick<Header, 'name'>, content?: string];
 
 let directory: string;
 let store: DirectoryBlobStore;
@@ -46,7 +46,7 @@ const TOP: Member[] = [[{ name: 'etc/.wh.gone' }], [{ name: 'etc/new' }, 'n'.rep
 
 async function tarOf(members: readonly Member[]): Promise<Buffer> {
   const archive = pack();
-  for (const [header, content] of members) archive.entry({ mtime: new Date(0), ...header }, content ?? '');
+  for (const [header, content] of members) archive.entry({ ...header, mtime: new Date(0) }, content ?? '');
   archive.finalize();
   return await buffer(archive);
 }

@@ -43,6 +43,8 @@ const REQUIREMENTS = {
   openssl: program('openssl', 'openssl'),
   skopeo: program('skopeo', 'skopeo'),
   umoci: program('umoci', 'umoci'),
+  mmdebstrap: program('mmdebstrap', 'mmdebstrap'),
+  time: program('/usr/bin/time', 'time'),
   python: program('python3', 'python3'),
   attr: program('setfattr', 'attr'),
 } satisfies Record<string, Requirement>;

@@ -1,0 +1,111 @@
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type DemoImage, demoImage } from '../demo/image.ts';
+import { LAYERS } from '../demo/recipe.ts';
+import { ImageLayout } from '../src/oci/image-layout.ts';
+import { type ImageManifest, parseManifest } from '../src/oci/manifest.ts';
+import { writeBigLayer } from './support/big-layer.ts';
+import { requireCapability } from './support/capabilities.ts';
+import { unpackWithUmoci } from './support/images.ts';
+import { withMountedLayers } from './support/mounted-layers.ts';
+import { putOneLayerImage } from './support/one-layer-image.ts';
+import { run } from './support/processes.ts';
+import { diffTrees, readTree } from './support/tree.ts';
+
+const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
+const LAYER_COUNTS = Array.from({ length: LAYERS.length + 1 }, (_, index) => index + 1);
+
+const work = mkdtempSync(join(tmpdir(), 'dadi-convert-'));
+afterAll(() => rmSync(work, { recursive: true, force: true }));
+
+interface ConvertResult {
+  readonly digest: string;
+  readonly images: readonly { readonly layers: readonly { readonly blobDigest: string }[] }[];
+}
+
+async function dadiConvert(source: string, layout: string, ...flags: string[]): Promise<ConvertResult> {
+  const { stdout } = await run(process.execPath, [
+    MAIN,
+    'convert',
+    source,
+    `oci:${layout}`,
+    '--json',
+    ...flags,
+  ]);
+  return JSON.parse(stdout) as ConvertResult;
+}
+
+function blobPaths(layout: string, result: ConvertResult): string[] {
+  return result.images[0]!.layers.map(({ blobDigest }) =>
+    join(layout, 'blobs', blobDigest.replace(':', '/')),
+  );
+}
+
+describe.skipIf(
+  !requireCapability('root', 'fuse', 'fusermount', 'erofs', 'nbdfuse', 'umoci', 'erofs-utils', 'mmdebstrap'),
+)('the demo image, converted by `dadi convert`', () => {
+  const layout = join(work, 'converted');
+  let image: DemoImage;
+  let result: ConvertResult;
+
+  beforeAll(async () => {
+    image = await demoImage({ signal: new AbortController().signal, report: () => {} });
+    result = await dadiConvert(`oci:${image.layout}:latest`, layout);
+  });
+
+  test.each(LAYER_COUNTS)(
+    'the first %i layers, mounted by the kernel, are what umoci unpacks, and fsck.erofs is content',
+    async (count) => {
+      const bundle = join(work, `unpacked-${count}`);
+      const expected = await readTree(
+        await unpackWithUmoci({ layout: image.layout, tag: String(count) }, bundle),
+      );
+      const paths = blobPaths(layout, result).slice(0, count);
+      const actual = await withMountedLayers(paths, async ({ directory, deviceFile }) => {
+        await run('fsck.erofs', [deviceFile]);
+        return readTree(directory);
+      });
+      expect(expected.length).toBeGreaterThan(5000);
+      expect(diffTrees(expected, actual)).toEqual([]);
+      rmSync(bundle, { recursive: true });
+    },
+  );
+
+  test('is the same to the digest when it is converted again', async () => {
+    const again = await dadiConvert(`oci:${image.layout}:latest`, join(work, 'again'), '--concurrency', '1');
+    expect(again.digest).toBe(result.digest);
+  });
+
+  test('is an image to skopeo, and an overlaybd image by its annotations', async () => {
+    await run('skopeo', ['inspect', '--raw', `oci:${layout}:latest`]);
+    const { descriptor, bytes } = await (await ImageLayout.open(layout)).resolve('latest');
+    expect(descriptor.digest).toBe(result.digest);
+    const { layers } = parseManifest(bytes, descriptor.mediaType) as ImageManifest;
+    expect(layers).toHaveLength(LAYER_COUNTS.length);
+    for (const { annotations, digest, size } of layers) {
+      expect(annotations?.['containerd.io/snapshot/overlaybd/version']).toBe('0.1.0');
+      expect(annotations?.['containerd.io/snapshot/overlaybd/blob-digest']).toBe(digest);
+      expect(annotations?.['containerd.io/snapshot/overlaybd/blob-size']).toBe(String(size));
+    }
+  });
+});
+
+test.skipIf(!requireCapability('time'))('a layer of 500 MB, 100,000 files in it, is converted in less than 400 MB of memory', async () => {
+  const layer = join(work, 'big.tar.gz');
+  const { diffId, tarBytes } = await writeBigLayer(layer, { bytes: 500_000_000, smallFiles: 100_000 });
+  expect(tarBytes).toBeGreaterThan(500_000_000);
+  const source = join(work, 'big');
+  await putOneLayerImage(source, layer, diffId);
+  const target = join(work, 'big-converted');
+  const dadi = [process.execPath, MAIN, 'convert', `oci:${source}`, `oci:${target}`];
+  const { stderr } = await run('/usr/bin/time', ['-f', 'peak KiB: %M', ...dadi]);
+  const peakKib = Number(/peak KiB: (\d+)/.exec(stderr)?.[1]);
+  expect(peakKib).toBeGreaterThan(0);
+  expect(peakKib).toBeLessThan(400_000_000 / 1024);
+  const sizes = readdirSync(join(target, 'blobs/sha256')).map(
+    (name) => statSync(join(target, 'blobs/sha256', name)).size,
+  );
+  expect(Math.max(...sizes)).toBeGreaterThan(100_000_000);
+});
