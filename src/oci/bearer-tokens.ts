@@ -110,7 +110,7 @@ export class BearerTokens {
     );
     if (response.statusCode !== 200)
       throw await responseError(response, context, `token service ${url.host}`);
-    const answer = parseAnswer(await readUpTo(response.body, MAX_TOKEN_ANSWER_BYTES, context, undefined));
+    const answer = parseAnswer(await readUpTo(response.body, MAX_TOKEN_ANSWER_BYTES, context));
     const token = answer?.token || answer?.access_token;
     if (!token) {
       const message = `the token service ${url.host} gave no token`;

@@ -74,7 +74,7 @@ function parseContentRange(value: string | null): ContentRange | null {
     last: Number(match[2]),
     size: match[3] === '*' ? null : Number(match[3]),
   };
-  return range.last < range.first || (range.size !== null && range.last >= range.size) ? null : range;
+  return range.last < range.first ? null : range;
 }
 
 /** A range may end early only where the blob does. */

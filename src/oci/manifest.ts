@@ -173,8 +173,6 @@ function decideMediaType(json: Readonly<Record<string, unknown>>, given: string 
   if (!isIndex(type) && !isImageManifest(type)) {
     throw new OciError('ERR_MANIFEST_UNSUPPORTED', `manifests of type ${type} are not supported`);
   }
-  if (isIndex(type) ? looksLikeImage : looksLikeIndex)
-    throw invalid(`it is not the ${type} that it is called`);
   return type;
 }
 

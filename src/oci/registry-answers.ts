@@ -49,17 +49,16 @@ export function contentType(response: HttpResponse): string {
 
 /**
  * A body of at most `maxBytes`.
- * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY; the signal's reason
+ * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY
  */
 export async function readSmall(
   response: HttpResponse,
   maxBytes: number,
   context: RegistryContext,
-  signal: AbortSignal | undefined,
 ): Promise<Buffer> {
   const length = headerBytes(response, 'content-length');
-  if (length === null) return readUpTo(response.body, maxBytes, context, signal);
-  if (length <= maxBytes) return readExactly(response.body, length, context, signal);
+  if (length === null) return readUpTo(response.body, maxBytes, context);
+  if (length <= maxBytes) return readExactly(response.body, length, context);
   discard(response.body);
   throw tooBig(context, String(length), maxBytes);
 }

@@ -134,6 +134,7 @@ test('each repository and each identity has a token of its own', async () => {
   await read('lib/a');
   await read('lib/b');
   await read('lib/a', anonymous);
+  await anonymous.close();
   await read('lib/a', client.withCredentials({ username: 'bob', password: 'x' }));
   await read('lib/a', client.withCredentials({ username: 'alice', password: 'pä:ss' }));
   const used = sent.filter((value) => value !== undefined).map((value) => value.at(-1));
@@ -180,7 +181,7 @@ test('readers at the same time share one token request, which outlives the first
   const others = [read(), read(), read()];
   await sleep(100);
   controller.abort(new Error('gone'));
-  await expect(first).rejects.toThrow('gone');
+  expect(await Promise.race([first.catch(String), sleep(60)])).toBe('Error: gone');
   expect(await Promise.all(others)).toEqual([blob, blob, blob]);
   expect(tokenRequests).toHaveLength(1);
 });

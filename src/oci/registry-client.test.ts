@@ -217,6 +217,20 @@ test.each([
   });
 });
 
+test('a part with fewer bytes than its headers promise is refused', async () => {
+  const short: Handler = (_request, response) => {
+    response.writeHead(206, { 'content-range': 'bytes 10-19/100000' });
+    response.write(blob.subarray(10, 15));
+    response.end();
+  };
+  const { url, seen } = await serve(short);
+  const client = clientOf(url, { retry: { retries: 1 } });
+  await expect(client.readBlobRange('lib/a', digest, 10, 10)).rejects.toMatchObject({
+    code: 'ERR_REGISTRY_BODY',
+  });
+  expect(seen).toHaveLength(2);
+});
+
 test('a range of bytes past the end is an error, not fewer bytes', async () => {
   const { url } = await serve(ranged);
   await expect(clientOf(url).readBlobRange('lib/a', digest, 99_995, 10)).rejects.toMatchObject({
@@ -324,7 +338,12 @@ function abortAfter(delayMs: number, reason: Error): AbortSignal {
 
 test('a redirect to another port is followed without credentials, and its challenge gets none', async () => {
   const challenge = { 'www-authenticate': 'Basic realm="storage"' };
-  const storage = await serve(inTurn(ok, answer(401, challenge), ok));
+  const bearer: Handler = (request, response) =>
+    answer(401, { 'www-authenticate': `Bearer realm="http://${request.headers.host}/token"` })(
+      request,
+      response,
+    );
+  const storage = await serve(inTurn(ok, bearer, ok));
   const registry = await serve((request, response) => {
     if (request.headers.authorization === undefined) answer(401, challenge)(request, response);
     else answer(307, { location: `${storage.url}signed?x=1` })(request, response);

@@ -114,7 +114,7 @@ export class RegistryClient {
       async () => {
         const request = { method: 'GET', path, repository, headers, signal } as const;
         const response = await this.#transport.send(request, context);
-        const bytes = await readSmall(response, MAX_MANIFEST_BYTES, context, signal);
+        const bytes = await readSmall(response, MAX_MANIFEST_BYTES, context);
         const expected = isDigest(reference) ? reference : contentDigest(response);
         if (expected !== null && !matchesDigest(bytes, expected)) throw digestMismatch(context, expected);
         return { digest: expected ?? digestOf(bytes), mediaType: contentType(response), bytes };
@@ -162,7 +162,7 @@ export class RegistryClient {
       async () => {
         const request = { method: 'GET', path, repository, headers: {}, signal } as const;
         const response = await this.#transport.send(request, context);
-        const bytes = await readSmall(response, maxBytes, context, signal);
+        const bytes = await readSmall(response, maxBytes, context);
         if (!matchesDigest(bytes, digest)) throw digestMismatch(context, digest);
         return bytes;
       },
@@ -187,8 +187,7 @@ export class RegistryClient {
       async () => {
         const download = await this.#startBlob(repository, path, { offset, length, signal }, context);
         const { body, offsetBytes, lengthBytes } = download;
-        if (offsetBytes === offset && lengthBytes === length)
-          return readExactly(body, length, context, signal);
+        if (offsetBytes === offset && lengthBytes === length) return readExactly(body, length, context);
         discard(body);
         if (download.status === 206) throw protocolError(context, `the blob ends before ${offset + length}`);
         throw protocolError(
@@ -291,7 +290,7 @@ export class RegistryClient {
         async () => {
           const request = { method: 'GET', path: url, repository, headers: { accept }, signal } as const;
           const response = await this.#transport.send(request, context);
-          pages.push(await readSmall(response, MAX_MANIFEST_BYTES, context, signal));
+          pages.push(await readSmall(response, MAX_MANIFEST_BYTES, context));
           return nextPage(header(response, 'link'), new URL(url, this.#connections.baseUrl.href));
         },
         this.#retry,

@@ -16,7 +16,7 @@ const MAX_ERROR_BODY_BYTES = 64 * 1024;
 
 /**
  * One request, one answer of any status.
- * @throws RegistryError ERR_REGISTRY_UNREACHABLE, ERR_REGISTRY_FORBIDDEN_ADDRESS; the signal's reason
+ * @throws RegistryError ERR_REGISTRY_UNREACHABLE (also when aborted), ERR_REGISTRY_FORBIDDEN_ADDRESS
  */
 export async function exchange(
   dispatcher: Dispatcher,
@@ -26,7 +26,6 @@ export async function exchange(
   try {
     return await request(url, { dispatcher, method, headers, ...(signal === undefined ? {} : { signal }) });
   } catch (cause) {
-    signal?.throwIfAborted();
     if (cause instanceof ForbiddenAddressError) throw forbidden(cause, context);
     throw new RegistryError(
       'ERR_REGISTRY_UNREACHABLE',
@@ -134,17 +133,16 @@ export function parseRetryAfter(value: string | null, nowMs: number): number | n
 
 /**
  * A body of known length, in one allocation.
- * @throws RegistryError ERR_REGISTRY_BODY if it is longer or shorter; the signal's reason
+ * @throws RegistryError ERR_REGISTRY_BODY if it is longer or shorter
  */
 export async function readExactly(
   body: Readable,
   lengthBytes: number,
   context: RegistryContext,
-  signal: AbortSignal | undefined,
 ): Promise<Buffer> {
   const target = Buffer.allocUnsafe(lengthBytes);
   let filled = 0;
-  await eachPiece(body, context, signal, (piece) => {
+  await eachPiece(body, context, (piece) => {
     if (filled + piece.length > lengthBytes)
       throw wrongLength(context, `more than ${lengthBytes}`, lengthBytes);
     filled += piece.copy(target, filled);
@@ -155,17 +153,12 @@ export async function readExactly(
 
 /**
  * A body of unknown length, at most `maxBytes`.
- * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY; the signal's reason
+ * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY
  */
-export async function readUpTo(
-  body: Readable,
-  maxBytes: number,
-  context: RegistryContext,
-  signal: AbortSignal | undefined,
-): Promise<Buffer> {
+export async function readUpTo(body: Readable, maxBytes: number, context: RegistryContext): Promise<Buffer> {
   const pieces: Buffer[] = [];
   let bytes = 0;
-  await eachPiece(body, context, signal, (piece) => {
+  await eachPiece(body, context, (piece) => {
     bytes += piece.length;
     if (bytes > maxBytes) throw tooBig(context, `more than ${maxBytes}`, maxBytes);
     pieces.push(piece);
@@ -188,13 +181,11 @@ function wrongLength(context: RegistryContext, got: string, expected: number): R
 async function eachPiece(
   body: Readable,
   context: RegistryContext,
-  signal: AbortSignal | undefined,
   take: (piece: Buffer) => void,
 ): Promise<void> {
   try {
     for await (const piece of body) take(piece);
   } catch (cause) {
-    signal?.throwIfAborted();
     if (cause instanceof RegistryError) throw cause;
     throw new RegistryError('ERR_REGISTRY_BODY', context, `the answer broke off: ${describeCause(cause)}`, {
       cause,

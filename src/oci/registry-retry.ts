@@ -22,7 +22,7 @@ const TRANSIENT_STATUSES: ReadonlySet<number> = new Set([502, 503, 504]);
 
 /**
  * Repeats something idempotent while it fails for a reason that passes, with growing, random pauses.
- * Rejects with the last failure, or with the signal's reason.
+ * Rejects with the last failure or, once aborted, with the signal's reason, whatever an attempt made of that.
  */
 export function withRetries<T>(
   attempt: () => Promise<T>,
