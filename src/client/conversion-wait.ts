@@ -16,8 +16,6 @@ export interface ConversionProgress {
 export interface ConversionWait {
   /** The proxy's address, with a slash at the end. */
   readonly baseUrl: URL;
-  /** Value of the Authorization header, if the proxy wants one. */
-  readonly authorization: string | null;
   /** Digest of the original image's manifest. */
   readonly original: Digest;
   /** 0: do not wait, take what is there. */
@@ -87,8 +85,7 @@ async function askStatus(options: ConversionWait): Promise<z.infer<typeof status
   const signal = options.signal === undefined ? timeout : AbortSignal.any([options.signal, timeout]);
   let text: string;
   try {
-    const headers = options.authorization === null ? {} : { authorization: options.authorization };
-    const { statusCode, body } = await request(url, { headers, signal });
+    const { statusCode, body } = await request(url, { signal });
     text = await body.text();
     if (statusCode !== 200) return null;
   } catch (cause) {

@@ -79,8 +79,16 @@ export async function detach(workDirectory: string, options: DetachOptions): Pro
   return null;
 }
 
+/** Takes everything down whoever uses it: they get I/O errors. @throws ClientError ERR_DETACH_FAILED */
+export async function detachForcibly(workDirectory: string): Promise<void> {
+  const stillServed = await detach(workDirectory, { lazy: true });
+  if (stillServed === null) return;
+  await endProcess(stillServed);
+  await detach(workDirectory, { lazy: true });
+}
+
 /** Ends a process that does not end by itself, at last by force. */
-export async function endProcess(identity: ProcessIdentity): Promise<void> {
+async function endProcess(identity: ProcessIdentity): Promise<void> {
   await signalProcess(identity, 'SIGTERM');
   if (await hasEnded(identity, EXIT_TIMEOUT_MS)) return;
   await signalProcess(identity, 'SIGKILL');

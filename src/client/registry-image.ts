@@ -2,7 +2,6 @@ import pLimit from 'p-limit';
 import type { ByteSource } from '../format/byte-source.ts';
 import { decodeChunkTable } from '../format/chunk-table.ts';
 import { OVERLAYBD_ARTIFACT_TYPE } from '../oci/annotations.ts';
-import type { Credentials } from '../oci/bearer-tokens.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type ImageManifest, parseManifest } from '../oci/manifest.ts';
 import { selectPlatform } from '../oci/platform.ts';
@@ -26,7 +25,6 @@ export interface RegistryImageOptions {
   /** A dadi proxy to read it through; without one, the reference's host is asked itself. */
   readonly proxy?: URL;
   readonly plainHttp?: boolean;
-  readonly credentials?: Credentials;
   /** How long to wait for a conversion, 0 for not at all. */
   readonly waitMs: number;
   readonly onProgress?: (progress: ConversionProgress) => void;
@@ -49,14 +47,14 @@ interface Found {
  * @throws ClientError, RegistryError, OciError; the signal's reason
  */
 export async function openRegistryImage(options: RegistryImageOptions): Promise<ConvertedImage> {
-  const { proxy, credentials = null, plainHttp } = options;
+  const { proxy, plainHttp } = options;
   const reference = parseReference(options.reference);
   const host = registryUrl(reference.registry, plainHttp === undefined ? {} : { plainHttp });
   const baseUrl =
     proxy === undefined ? host : new URL(proxy.href.endsWith('/') ? proxy.href : `${proxy.href}/`);
   const repository =
     proxy === undefined ? reference.repository : `${reference.registry}/${reference.repository}`;
-  const client = new RegistryClient({ baseUrl, credentials });
+  const client = new RegistryClient({ baseUrl });
   try {
     const finder = new Finder(client, baseUrl, repository, options);
     const { digest, manifest } = await finder.find(reference.digest ?? reference.tag ?? 'latest');
@@ -113,11 +111,9 @@ class Finder {
   }
 
   #conversion(original: Digest): Promise<Digest> {
-    const { credentials, waitMs, onProgress, signal } = this.#options;
-    const pair = credentials === undefined ? null : `${credentials.username}:${credentials.password}`;
+    const { waitMs, onProgress, signal } = this.#options;
     return waitForConversion({
       baseUrl: this.#baseUrl,
-      authorization: pair === null ? null : `Basic ${Buffer.from(pair).toString('base64')}`,
       original,
       waitMs,
       ...(onProgress === undefined ? {} : { onProgress }),

@@ -1,0 +1,209 @@
+import { realpath, stat } from 'node:fs/promises';
+import type { Server } from 'node:http';
+import { pid } from 'node:process';
+import { type AttachMethod, attach } from './attach.ts';
+import { ChunkCache } from './chunk-cache.ts';
+import type { ConversionProgress } from './conversion-wait.ts';
+import { detach, detachForcibly } from './detach.ts';
+import { type OpenDevice, openDevice } from './device.ts';
+import { ClientError } from './errors.ts';
+import type { ConvertedImage } from './image.ts';
+import { openImage } from './image-source.ts';
+import { type MountStats, serveControl } from './mount-control.ts';
+import { claimMount, type MountState, mountId, mountPaths, removeState, writeState } from './mount-state.ts';
+import { NbdServer } from './nbd-server.ts';
+import { hasEnded, identifyProcess, type ProcessIdentity } from './processes.ts';
+import type { RegistryImageOptions } from './registry-image.ts';
+import { removeDeadMounts } from './unmount.ts';
+
+export interface MountOptions {
+  readonly image: Omit<RegistryImageOptions, 'onProgress' | 'signal'>;
+  /** What to mount on. */
+  readonly directory: string;
+  readonly cacheDirectory: string;
+  readonly runDirectory: string;
+  readonly readTimeoutMs?: number;
+}
+
+export interface MountHooks {
+  readonly onProgress?: (progress: ConversionProgress) => void;
+  /** Something went wrong that does not end the mount. */
+  readonly onWarning?: (message: string, error: unknown) => void;
+  /** Gives up the start. */
+  readonly signal?: AbortSignal;
+}
+
+const FOREVER_MS = 2 ** 31;
+/** A device that fails fails often. */
+const WARNING_INTERVAL_MS = 1_000;
+
+/** A mounted image, held by this process. */
+export class MountHolder {
+  /** Resolves once everything is taken down. */
+  readonly ended: Promise<MountStats>;
+  readonly #runDirectory: string;
+  readonly #hooks: MountHooks;
+  readonly #startMs = performance.now();
+  readonly #end = Promise.withResolvers<MountStats>();
+  #state: MountState;
+  #image: ConvertedImage | null = null;
+  #opened: OpenDevice | null = null;
+  #nbd: NbdServer | null = null;
+  #control: Server | null = null;
+  #stopping: Promise<MountStats> | null = null;
+  #lastWarningMs = Number.NEGATIVE_INFINITY;
+
+  private constructor(runDirectory: string, state: MountState, hooks: MountHooks) {
+    this.#runDirectory = runDirectory;
+    this.#state = state;
+    this.#hooks = hooks;
+    this.ended = this.#end.promise;
+  }
+
+  /**
+   * Opens an image and mounts it. Cleans up before what crashed mounts left in the run directory, and after
+   * itself if it fails.
+   * @throws ClientError, RegistryError, OciError, FormatError, SourceError; the signal's reason
+   */
+  static async start(options: MountOptions, hooks: MountHooks = {}): Promise<MountHolder> {
+    await removeDeadMounts(options.runDirectory);
+    const directory = await checkedTarget(options.directory);
+    const state: MountState = {
+      id: mountId(directory),
+      process: (await identifyProcess(pid)) ?? { pid, startTime: 0 },
+      status: 'starting',
+      image: options.image.reference,
+      manifestDigest: null,
+      directory,
+      fsType: null,
+      method: null,
+      deviceBytes: null,
+      startedAt: new Date().toISOString(),
+    };
+    await claimMount(options.runDirectory, state);
+    const holder = new MountHolder(options.runDirectory, state, hooks);
+    try {
+      await holder.#start(options);
+      return holder;
+    } catch (error) {
+      await holder.#takeDown().catch((failure) => hooks.onWarning?.('cannot clean up', failure));
+      throw error;
+    }
+  }
+
+  get state(): MountState {
+    return this.#state;
+  }
+
+  stats(): MountStats {
+    const layers = this.#image?.layers ?? [];
+    return {
+      requests: 0,
+      chunksFetched: 0,
+      bytesFetched: 0,
+      cacheHits: 0,
+      bytesRead: 0,
+      ...this.#opened?.stats,
+      imageBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
+      deviceBytes: this.#opened?.device.size ?? 0,
+      uptimeMs: Math.round(performance.now() - this.#startMs),
+    };
+  }
+
+  /**
+   * Unmounts. Resolves when the directory is free: then, or for a lazy stop when the last user of the image is
+   * gone, {@link ended} resolves. After a failure it may be called again.
+   * @throws ClientError ERR_MOUNT_BUSY (then all stays as it is), ERR_DETACH_FAILED
+   */
+  stop(options: { readonly lazy: boolean }): Promise<MountStats> {
+    this.#stopping ??= this.#stop(options.lazy).catch((error) => {
+      this.#stopping = null;
+      throw error;
+    });
+    return this.#stopping;
+  }
+
+  async #start(options: MountOptions): Promise<void> {
+    const { signal, onProgress } = this.#hooks;
+    const waiting = signal === undefined ? {} : { signal };
+    const paths = mountPaths(this.#runDirectory, this.#state.id);
+    const image = await openImage({ ...options.image, ...waiting, ...(onProgress && { onProgress }) });
+    this.#image = image;
+    const cache = ChunkCache.open(options.cacheDirectory, {
+      onWriteError: (error) =>
+        this.#hooks.onWarning?.('the chunk cache takes no more; going on without it', error),
+    });
+    const { readTimeoutMs } = options;
+    const opened = await openDevice(image, { cache, ...waiting, ...(readTimeoutMs && { readTimeoutMs }) });
+    this.#opened = opened;
+    const { device, fsType } = opened;
+    const onReadError = (error: unknown, offset: number, length: number) =>
+      this.#warn(`cannot read ${length} bytes at ${offset} of the device`, error);
+    this.#nbd = await NbdServer.listen({ device, socketPath: paths.nbdSocket, onReadError });
+    const method: AttachMethod = await attach({
+      socketPath: paths.nbdSocket,
+      workDirectory: paths.workDirectory,
+      sizeBytes: device.size,
+      fsType,
+      target: this.#state.directory,
+      ...waiting,
+    });
+    this.#control = await serveControl(paths.controlSocket, this);
+    signal?.throwIfAborted();
+    const { manifestDigest } = image;
+    await this.#note({ status: 'mounted', manifestDigest, fsType, method, deviceBytes: device.size });
+  }
+
+  async #stop(lazy: boolean): Promise<MountStats> {
+    const stillServed = await detach(mountPaths(this.#runDirectory, this.#state.id).workDirectory, { lazy });
+    const stats = this.stats();
+    if (stillServed === null) await this.#close();
+    else {
+      await this.#note({ status: 'detaching' });
+      void this.#outlive(stillServed);
+    }
+    return stats;
+  }
+
+  /** Goes on serving those who were in the directory when it was lazily freed. */
+  async #outlive(nbdfuse: ProcessIdentity): Promise<void> {
+    await hasEnded(nbdfuse, FOREVER_MS);
+    await this.#takeDown().catch((error) => this.#hooks.onWarning?.('cannot clean up', error));
+  }
+
+  async #takeDown(): Promise<void> {
+    await detachForcibly(mountPaths(this.#runDirectory, this.#state.id).workDirectory);
+    await this.#close();
+  }
+
+  async #close(): Promise<void> {
+    await this.#nbd?.close();
+    await this.#opened?.close();
+    await this.#image?.close();
+    this.#control?.close();
+    await removeState(this.#runDirectory, this.#state.id);
+    this.#end.resolve(this.stats());
+  }
+
+  async #note(change: Partial<MountState>): Promise<void> {
+    this.#state = { ...this.#state, ...change };
+    await writeState(this.#runDirectory, this.#state);
+  }
+
+  #warn(message: string, error: unknown): void {
+    const nowMs = performance.now();
+    if (nowMs - this.#lastWarningMs < WARNING_INTERVAL_MS) return;
+    this.#lastWarningMs = nowMs;
+    this.#hooks.onWarning?.(message, error);
+  }
+}
+
+async function checkedTarget(directory: string): Promise<string> {
+  try {
+    const path = await realpath(directory);
+    if ((await stat(path)).isDirectory()) return path;
+  } catch (cause) {
+    throw new ClientError('ERR_MOUNT_TARGET', `there is no directory ${directory} to mount on`, { cause });
+  }
+  throw new ClientError('ERR_MOUNT_TARGET', `${directory} is not a directory`);
+}

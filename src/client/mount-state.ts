@@ -1,0 +1,134 @@
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { ClientError } from './errors.ts';
+import { identifyProcess, isRunning } from './processes.ts';
+
+const stateSchema = z.object({
+  id: z.string(),
+  /** The process that holds the mount, as it cannot be mistaken for a later one. */
+  process: z.object({ pid: z.number(), startTime: z.number() }),
+  status: z.enum(['starting', 'mounted', 'detaching']),
+  image: z.string(),
+  manifestDigest: z.string().nullable(),
+  /** What the image is mounted on, without symbolic links. */
+  directory: z.string(),
+  fsType: z.enum(['erofs', 'ext4']).nullable(),
+  method: z.enum(['file', 'loop']).nullable(),
+  deviceBytes: z.number().nullable(),
+  /** ISO 8601. */
+  startedAt: z.string(),
+});
+
+/** What the run directory says about one mount. */
+export type MountState = z.infer<typeof stateSchema>;
+
+export interface MountPaths {
+  /** The mount's own directory in the run directory: while it exists, the mount does, or its remains. */
+  readonly workDirectory: string;
+  readonly stateFile: string;
+  readonly nbdSocket: string;
+  readonly controlSocket: string;
+  /** Beside the work directory, since it is there before and after. */
+  readonly logFile: string;
+}
+
+/** sun_path has 108 bytes, one of them NUL (unix(7)). */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+/** One directory has one mount of ours: its id follows from its path. */
+export function mountId(directory: string): string {
+  return createHash('sha256').update(directory).digest('hex').slice(0, 12);
+}
+
+/** @throws ClientError ERR_ATTACH_UNSUPPORTED if the run directory's path is too long for sockets in it */
+export function mountPaths(runDirectory: string, id: string): MountPaths {
+  const workDirectory = join(runDirectory, id);
+  const controlSocket = join(workDirectory, 'control.sock');
+  if (Buffer.byteLength(controlSocket) > MAX_SOCKET_PATH_BYTES) {
+    const most = MAX_SOCKET_PATH_BYTES - Buffer.byteLength(controlSocket) + Buffer.byteLength(runDirectory);
+    throw new ClientError(
+      'ERR_ATTACH_UNSUPPORTED',
+      `the run directory ${runDirectory} has too long a path: unix sockets in it allow ${most} bytes`,
+    );
+  }
+  return {
+    workDirectory,
+    stateFile: join(workDirectory, 'state.json'),
+    nbdSocket: join(workDirectory, 'nbd.sock'),
+    controlSocket,
+    logFile: join(runDirectory, `${id}.log`),
+  };
+}
+
+/**
+ * Makes a mount's work directory with its state in it, in one step that only one process can make.
+ * @throws ClientError ERR_MOUNT_TARGET if there is one
+ */
+export async function claimMount(runDirectory: string, state: MountState): Promise<void> {
+  await mkdir(runDirectory, { recursive: true, mode: 0o700 });
+  const prepared = join(runDirectory, `.${state.id}-${state.process.pid}`);
+  await mkdir(prepared, { recursive: true, mode: 0o700 });
+  try {
+    await writeFile(join(prepared, 'state.json'), JSON.stringify(state));
+    await rename(prepared, mountPaths(runDirectory, state.id).workDirectory);
+  } catch (cause) {
+    await rm(prepared, { recursive: true, force: true });
+    const isClaimed = cause instanceof Error && 'code' in cause && cause.code === 'ENOTEMPTY';
+    if (!isClaimed) throw cause;
+    throw new ClientError('ERR_MOUNT_TARGET', `${state.directory} has a mount of ours already`, { cause });
+  }
+}
+
+export async function writeState(runDirectory: string, state: MountState): Promise<void> {
+  const { stateFile } = mountPaths(runDirectory, state.id);
+  await writeFile(`${stateFile}.new`, JSON.stringify(state));
+  await rename(`${stateFile}.new`, stateFile);
+}
+
+/** Removes what a mount has in the run directory, once it is detached. Never looks below a mount. */
+export async function removeState(runDirectory: string, id: string): Promise<void> {
+  const { workDirectory, stateFile, nbdSocket, controlSocket, logFile } = mountPaths(runDirectory, id);
+  for (const path of [`${stateFile}.new`, nbdSocket, controlSocket, stateFile, logFile]) {
+    await rm(path, { force: true });
+  }
+  await rmdir(workDirectory);
+}
+
+/** Removes what processes prepared that died before they claimed it. */
+export async function removeUnclaimed(runDirectory: string): Promise<void> {
+  for (const name of await readdir(runDirectory).catch(() => [])) {
+    const [, pid] = /^\.[0-9a-f]{12}-(\d+)$/.exec(name) ?? [];
+    if (pid === undefined || (await identifyProcess(Number(pid))) !== null) continue;
+    await rm(join(runDirectory, name), { recursive: true, force: true });
+  }
+}
+
+/** A mount in the run directory; `state` is null if what it says cannot be read. */
+export interface FoundMount {
+  readonly id: string;
+  readonly state: MountState | null;
+  /** Whether its process lives. */
+  readonly isAlive: boolean;
+}
+
+export async function findMounts(runDirectory: string): Promise<FoundMount[]> {
+  const names = await readdir(runDirectory).catch(() => []);
+  const ids = names.filter((name) => /^[0-9a-f]{12}$/.test(name));
+  return Promise.all(
+    ids.map(async (id) => {
+      const state = await readState(runDirectory, id);
+      return { id, state, isAlive: state !== null && (await isRunning(state.process)) };
+    }),
+  );
+}
+
+async function readState(runDirectory: string, id: string): Promise<MountState | null> {
+  const text = await readFile(mountPaths(runDirectory, id).stateFile, 'utf8').catch(() => 'null');
+  try {
+    return stateSchema.parse(JSON.parse(text));
+  } catch {
+    return null;
+  }
+}
