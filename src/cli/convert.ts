@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import process from 'node:process';
@@ -19,6 +19,7 @@ import {
   IMAGE_ARGUMENT,
   type ImageOrigin,
   imagesOf,
+  type LayoutArgument,
   openImage,
   parseLayoutArgument,
 } from './image-origin.ts';
@@ -59,39 +60,48 @@ export function convertCommand(): Command {
     .action(convert);
 }
 
-async function convert(
-  source: string,
-  destination: { directory: string; tag: string | null },
-  flags: ConvertFlags,
-): Promise<void> {
+async function convert(source: string, destination: LayoutArgument, flags: ConvertFlags): Promise<void> {
   const signal = interruptSignal();
   const startMs = performance.now();
-  const directory = resolve(destination.directory);
-  const layout = await ImageLayout.create(directory);
-  // Beside the layout, so that finished blobs are linked into it and never copied.
-  const work = await mkdtemp(join(dirname(directory), '.dadi-convert-'));
-  const origin = await openImage(source, { plainHttp: flags.plainHttp, signal });
-  const catalog = Catalog.open(':memory:');
   const progress = new ProgressLine({ quiet: flags.json });
-  const store = await DirectoryBlobStore.open(work);
+  const origin = await openImage(source, { plainHttp: flags.plainHttp, signal });
   try {
-    const converted = await convertAll(origin, { store, catalog, flags, signal, progress });
-    for (const { image } of converted.images) await exportImage(image, store, layout);
-    const root = converted.index ?? converted.images[0]!.image.manifest.descriptor;
-    if (converted.index !== null) await exportBlob(converted.index, store, layout);
-    await layout.tag(destination.tag ?? 'latest', root);
+    const { root, images } = await convertInto(destination, { origin, flags, signal, progress });
     progress.clear();
-    printResult(root, converted.images, flags.json, performance.now() - startMs);
+    printResult(root, images, flags.json, performance.now() - startMs);
   } finally {
     progress.clear();
-    catalog.close();
     await origin.close();
+  }
+}
+
+async function convertInto(
+  destination: LayoutArgument,
+  job: Omit<Job, 'store' | 'catalog'>,
+): Promise<{ root: Descriptor; images: readonly ConvertedOne[] }> {
+  const directory = resolve(destination.directory);
+  await mkdir(dirname(directory), { recursive: true });
+  // Beside the layout, so that finished blobs are linked into it and never copied.
+  const work = await mkdtemp(join(dirname(directory), '.dadi-convert-'));
+  const store = await DirectoryBlobStore.open(work);
+  const catalog = Catalog.open(':memory:');
+  try {
+    const { images, index } = await convertAll({ ...job, store, catalog });
+    const layout = await ImageLayout.create(directory);
+    for (const { image } of images) await exportImage(image, store, layout);
+    if (index !== null) await exportBlob(index, store, layout);
+    const root = index ?? images[0]!.image.manifest.descriptor;
+    await layout.tag(destination.tag ?? 'latest', root);
+    return { root, images };
+  } finally {
+    catalog.close();
     await store.close();
     await rm(work, { recursive: true, force: true });
   }
 }
 
 interface Job {
+  readonly origin: ImageOrigin;
   readonly store: BlobStore;
   readonly catalog: Catalog;
   readonly flags: ConvertFlags;
@@ -105,10 +115,8 @@ interface ConvertedOne {
   readonly image: ConvertedImage;
 }
 
-async function convertAll(
-  origin: ImageOrigin,
-  job: Job,
-): Promise<{ images: ConvertedOne[]; index: Descriptor | null }> {
+async function convertAll(job: Job): Promise<{ images: ConvertedOne[]; index: Descriptor | null }> {
+  const { origin } = job;
   const { root } = origin;
   const images: ConvertedOne[] = [];
   const platforms: string[] = [];
@@ -118,7 +126,7 @@ async function convertAll(
     const platform = formatPlatform(config);
     platforms.push(platform);
     if (job.flags.platform !== undefined && job.flags.platform !== platform) continue;
-    const image = await convertOne(origin, found, job);
+    const image = await convertOne(found, job);
     images.push({ platform, original: found, image });
   }
   if (images.length === 0) {
@@ -134,9 +142,8 @@ async function convertAll(
 }
 
 async function convertOne(
-  origin: ImageOrigin,
   { descriptor, manifest }: FoundManifest,
-  { store, catalog, flags, signal, progress }: Job,
+  { origin, store, catalog, flags, signal, progress }: Job,
 ): Promise<ConvertedImage> {
   if (manifest.kind === 'index') throw new TypeError('an index where an image was expected');
   const config = parseImageConfig(await origin.readBlob(manifest.config, signal));
@@ -246,7 +253,7 @@ function printResult(
   );
 }
 
-function layoutArgument(text: string): { directory: string; tag: string | null } {
+function layoutArgument(text: string): LayoutArgument {
   const layout = parseLayoutArgument(text);
   if (layout === null || layout.directory === '') throw new InvalidArgumentError('write oci:DIRECTORY[:TAG]');
   return layout;

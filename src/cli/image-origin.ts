@@ -45,8 +45,14 @@ export async function openImage(text: string, options: OriginOptions): Promise<I
   return layout === null ? openInRegistry(text, options) : openInLayout(layout);
 }
 
+/** A tag in an OCI image layout. */
+export interface LayoutArgument {
+  readonly directory: string;
+  readonly tag: string | null;
+}
+
 /** `oci:DIRECTORY[:TAG]`, or null if the text is something else. */
-export function parseLayoutArgument(text: string): { directory: string; tag: string | null } | null {
+export function parseLayoutArgument(text: string): LayoutArgument | null {
   if (!text.startsWith(LAYOUT_PREFIX)) return null;
   const [, directory = '', tag = null] =
     /^(.*?)(?::([\w][\w.-]{0,127}))?$/.exec(text.slice(LAYOUT_PREFIX.length)) ?? [];
@@ -65,13 +71,7 @@ export async function imagesOf(origin: ImageOrigin, signal: AbortSignal): Promis
   return found;
 }
 
-async function openInLayout({
-  directory,
-  tag,
-}: {
-  directory: string;
-  tag: string | null;
-}): Promise<ImageOrigin> {
+async function openInLayout({ directory, tag }: LayoutArgument): Promise<ImageOrigin> {
   const layout = await ImageLayout.open(directory);
   const find = async (descriptor: Descriptor): Promise<FoundManifest> => ({
     descriptor,

@@ -1,0 +1,149 @@
+import { type SpawnSyncReturns, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, describe, expect, test } from 'vitest';
+import { writeBigLayer } from './support/big-layer.ts';
+import { putOneLayerImage } from './support/one-layer-image.ts';
+
+const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
+const GOLDEN = resolve(import.meta.dirname, 'golden');
+
+const work = mkdtempSync(join(tmpdir(), 'dadi-cli-'));
+afterAll(() => rmSync(work, { recursive: true, force: true }));
+
+function dadi(args: readonly string[], env: Record<string, string> = {}): SpawnSyncReturns<string> {
+  return spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8', env: { ...process.env, ...env } });
+}
+
+describe('help and usage', () => {
+  test('the help names every command', () => {
+    const { status, stdout } = dadi(['--help']);
+    expect(status).toBe(0);
+    for (const command of ['proxy', 'mount', 'umount', 'convert', 'inspect'])
+      expect(stdout).toContain(command);
+  });
+
+  test.each([
+    [['frobnicate']],
+    [['inspect']],
+    [['convert', 'oci:a', 'not-a-layout']],
+    [['mount', '--no-such-flag']],
+  ])('wrong usage %j ends with exit code 2', (args) => {
+    const { status, stderr } = dadi(args);
+    expect(status).toBe(2);
+    expect(stderr).not.toBe('');
+  });
+
+  test('a name that every JavaScript object has is no command', () => {
+    expect(dadi(['constructor']).status).toBe(2);
+  });
+});
+
+describe('dadi proxy: configuration', () => {
+  const file = join(work, 'proxy.yaml');
+  const check = (text: string, flags: readonly string[] = [], env: Record<string, string> = {}) => {
+    writeFileSync(file, text);
+    return dadi(['proxy', '--check-config', '--config', file, ...flags], env);
+  };
+
+  test('flags win over the environment, that over the file', () => {
+    const text = 'listen: 127.0.0.1:1\ntagTtlMs: 1000\nconversion: {level: 1, blockSize: 4096}\n';
+    const { status, stdout } = check(text, ['--listen', '127.0.0.1:3', '--level', '5'], {
+      DADI_PROXY_LISTEN: '127.0.0.1:2',
+      DADI_PROXY_TAG_TTL: '7',
+      DADI_PROXY_UPSTREAM: 'quay.io,ghcr.io=https://mirror.example.com',
+    });
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      listen: { host: '127.0.0.1', port: 3 },
+      tagTtlMs: 7000,
+      upstreams: [{ name: 'quay.io' }, { name: 'ghcr.io', url: 'https://mirror.example.com' }],
+      defaultUpstream: 'quay.io',
+      conversion: { enabled: true, algorithm: 'zstd', level: 5, blockSize: 4096 },
+    });
+  });
+
+  test('passwords are not printed', () => {
+    const { stdout } = check('upstreams: [{name: quay.io, credentials: {username: me, password: geheim}}]');
+    expect(stdout).toContain('quay.io');
+    expect(stdout).not.toContain('geheim');
+  });
+
+  test.each([
+    ['lisen: 127.0.0.1:1', 'lisen'],
+    ['conversion: {blockSize: 5000}', 'conversion.blockSize'],
+    ['upstreams: [{name: quay.io}]\ndefaultUpstream: docker.io', 'defaultUpstream'],
+  ])('what is wrong in it is named: %s', (text, named) => {
+    const { status, stderr } = check(text);
+    expect(status).toBe(1);
+    expect(stderr).toContain(named);
+  });
+
+  test('a file that is not there, or is not YAML, is an error that names it', () => {
+    const missing = dadi(['proxy', '--check-config', '--config', join(work, 'missing.yaml')]);
+    expect([missing.status, missing.stderr.includes('missing.yaml')]).toEqual([1, true]);
+    const broken = check('a: [1');
+    expect([broken.status, broken.stderr.includes('proxy.yaml')]).toEqual([1, true]);
+  });
+});
+
+describe('dadi inspect', () => {
+  test('shows what a layer of the stock tools holds', () => {
+    const path = join(GOLDEN, 'ext4/layer1.lz4-16k.tar.obd');
+    const { status, stdout } = dadi(['inspect', path, '--json']);
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      kind: 'layer',
+      blobBytes: 783_872,
+      zfile: { algorithm: 'lz4', blockBytes: 16_384, checksums: true },
+      lsmt: { parentUuid: null },
+      erofs: null,
+    });
+    const table = dadi(['inspect', path]).stdout;
+    expect(table).toMatch(/lz4, \d+ blocks of 16 KiB/);
+  });
+
+  test('a file that is no layer, and a layout that is not there, are errors with exit code 1', () => {
+    const noLayer = dadi(['inspect', MAIN]);
+    expect([noLayer.status, noLayer.stderr]).toEqual([1, expect.stringContaining('no overlaybd layer')]);
+    const noLayout = dadi(['inspect', `oci:${join(work, 'nowhere')}`]);
+    expect([noLayout.status, noLayout.stderr]).toEqual([1, expect.stringContaining('nowhere')]);
+  });
+});
+
+describe('dadi convert', () => {
+  test('leaves nothing behind when the source is not there', () => {
+    const { status, stderr } = dadi([
+      'convert',
+      `oci:${join(work, 'nowhere')}`,
+      `oci:${join(work, 'a/out')}`,
+    ]);
+    expect([status, stderr]).toEqual([1, expect.stringContaining('nowhere')]);
+    expect(existsSync(join(work, 'a'))).toBe(false);
+  });
+
+  test('leaves no temporary file behind when it is interrupted', async () => {
+    const layer = join(work, 'layer.tar.gz');
+    const { diffId } = await writeBigLayer(layer, { bytes: 150_000_000, smallFiles: 1000 });
+    await putOneLayerImage(join(work, 'source'), layer, diffId);
+    const parent = join(work, 'b');
+    mkdirSync(parent);
+    const child = spawn(
+      process.execPath,
+      [MAIN, 'convert', `oci:${join(work, 'source')}`, `oci:${parent}/out`],
+      {
+        stdio: 'ignore',
+      },
+    );
+    const isWorking = () => readdirSync(parent).some((name) => name.startsWith('.dadi-convert-'));
+    while (!isWorking()) await sleep(20);
+    await sleep(200);
+    child.kill('SIGINT');
+    const [code] = await once(child, 'exit');
+    expect(code).toBe(1);
+    expect(isWorking()).toBe(false);
+  });
+});
