@@ -8,9 +8,6 @@ export const OVERLAYBD_VERSION = '0.1.0';
 export const OVERLAYBD_BLOB_DIGEST_ANNOTATION = 'containerd.io/snapshot/overlaybd/blob-digest';
 /** On an overlaybd layer: bytes of the blob itself, in decimal. */
 export const OVERLAYBD_BLOB_SIZE_ANNOTATION = 'containerd.io/snapshot/overlaybd/blob-size';
-/** On an overlaybd layer: the file system in the device, `erofs` or `ext4`. */
-export const OVERLAYBD_BLOB_FS_TYPE_ANNOTATION = 'containerd.io/snapshot/overlaybd/blob-fs-type';
-
 /** On a layer: digest of the blob that holds the layer's chunk table. */
 export const CHUNK_TABLE_DIGEST_ANNOTATION = 'org.dadi-mirror.chunk-table.digest';
 /** On a layer and on a manifest: the conversion profile that decided the bytes. */

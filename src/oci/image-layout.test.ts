@@ -1,9 +1,9 @@
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { requireCapability } from '../../test/support/capabilities.ts';
+import { run } from '../../test/support/processes.ts';
 import { type Digest, digestOf } from './digest.ts';
 import { ImageLayout } from './image-layout.ts';
 import { type Descriptor, encodeJson, parseManifest } from './manifest.ts';
@@ -43,8 +43,11 @@ async function putImage(layout: ImageLayout, comment: string): Promise<Descripto
   return put(OCI_MANIFEST, encodeJson(manifest));
 }
 
-function skopeoInspect(directory: string, tag: string): { Digest: string; Labels: Record<string, string> } {
-  return JSON.parse(execFileSync('skopeo', ['inspect', `oci:${directory}:${tag}`], { encoding: 'utf8' }));
+async function skopeoInspect(
+  directory: string,
+  tag: string,
+): Promise<{ Digest: string; Labels: Record<string, string> }> {
+  return JSON.parse((await run('skopeo', ['inspect', `oci:${directory}:${tag}`])).stdout);
 }
 
 const withPrograms = test.skipIf(!requireCapability('skopeo', 'umoci'));
@@ -55,23 +58,29 @@ withPrograms('skopeo and umoci read what is written here', async () => {
   const [one, two] = [await putImage(layout, 'one'), await putImage(layout, 'two')];
   await Promise.all([layout.tag('1', one), layout.tag('2', one)]);
   await layout.tag('2', two);
-  expect(skopeoInspect(directory, '1')).toMatchObject({ Digest: one.digest, Labels: { comment: 'one' } });
-  expect(skopeoInspect(directory, '2')).toMatchObject({ Digest: two.digest, Labels: { comment: 'two' } });
-  const listed = execFileSync('umoci', ['list', '--layout', directory], { encoding: 'utf8' });
+  expect(await skopeoInspect(directory, '1')).toMatchObject({
+    Digest: one.digest,
+    Labels: { comment: 'one' },
+  });
+  expect(await skopeoInspect(directory, '2')).toMatchObject({
+    Digest: two.digest,
+    Labels: { comment: 'two' },
+  });
+  const listed = (await run('umoci', ['list', '--layout', directory])).stdout;
   expect(listed.split('\n').sort()).toEqual(['', '1', '2']);
   expect(readdirSync(directory).sort()).toEqual(['blobs', 'index.json', 'oci-layout']);
 });
 
 withPrograms('what umoci writes is read here, and keeps its other tags when one is set', async () => {
   const directory = join(scratch, 'umoci');
-  execFileSync('umoci', ['init', '--layout', directory]);
-  execFileSync('umoci', ['new', '--image', `${directory}:empty`]);
+  await run('umoci', ['init', '--layout', directory]);
+  await run('umoci', ['new', '--image', `${directory}:empty`]);
   const layout = await ImageLayout.open(directory);
   const { descriptor, bytes } = await layout.resolve('empty');
   expect(parseManifest(bytes, descriptor.mediaType)).toMatchObject({ kind: 'image', layers: [] });
   await layout.tag('mine', await putImage(layout, 'mine'));
   expect((await layout.list()).map(({ tag }) => tag)).toEqual(['empty', 'mine']);
-  expect(skopeoInspect(directory, 'empty').Digest).toBe(descriptor.digest);
+  expect((await skopeoInspect(directory, 'empty')).Digest).toBe(descriptor.digest);
 });
 
 test('without a tag the only image is meant, and of several none', async () => {
