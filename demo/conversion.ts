@@ -44,14 +44,15 @@ export async function conversionOf(
   throw new Error(`the conversion is not done after ${PATIENCE_MS / 60_000} minutes`);
 }
 
-/** @returns sum of the layers' sizes as a registry holds them, in bytes */
+/** @param reference tag or digest
+ * @returns sum of the layers' sizes as a registry holds them, in bytes */
 export async function layerBytes(
   registry: string,
   repository: string,
-  digest: string,
+  reference: string,
   signal: AbortSignal,
 ): Promise<number> {
-  const manifest = await getJson(`${registry}/v2/${repository}/manifests/${digest}`, signal);
+  const manifest = await getJson(`${registry}/v2/${repository}/manifests/${reference}`, signal);
   return manifestSchema.parse(manifest).layers.reduce((sum, layer) => sum + layer.size, 0);
 }
 

@@ -12,12 +12,15 @@ import { mountPointsUnder } from './mounts.ts';
 import { run } from './process.ts';
 import { startProxy, startUpstream } from './registries.ts';
 import { CountingRelay } from './relay.ts';
-import { skopeoPull, startInFull, startLazily, unmount } from './start-up.ts';
+import { skopeoPull, startInFull, startLazily } from './start-up.ts';
 import { Steps } from './steps.ts';
 import { type Results, resultTable } from './table.ts';
 
 const REPOSITORY = 'demo/python';
-const IMAGE = `${REPOSITORY}:1`;
+const TAG = '1';
+const IMAGE = `${REPOSITORY}:${TAG}`;
+/** Under which the proxy shows the converted image. */
+const CONVERTED_TAG = `${TAG}_obd`;
 const EXIT_BY_SIGNAL = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 
 const { values: flags } = parseArgs({ options: { json: { type: 'boolean', default: false } } });
@@ -92,7 +95,7 @@ async function demonstrate(cleanup: CleanupStack, signal: AbortSignal): Promise<
   const conversion = await steps.step('conversion', async (say) => {
     const digest = await conversionOf(upstreamDigest, proxy, say, signal);
     const ms = performance.now() - pullStartMs;
-    const bytes = await layerBytes(proxy, REPOSITORY, digest, signal);
+    const bytes = await layerBytes(proxy, REPOSITORY, CONVERTED_TAG, signal);
     return [{ digest, bytes, ms }, `${formatBytes(bytes)}, begun by the pull`];
   });
 
@@ -106,13 +109,10 @@ async function demonstrate(cleanup: CleanupStack, signal: AbortSignal): Promise<
     return [measured, measured.output];
   });
   const lazily = await steps.step('lazily', async (say) => {
-    const measured = await startLazily(startUp('lazily', say), cleanup);
-    return [measured, measured.output];
+    const lazy = await startLazily(startUp('lazily', say), cleanup);
+    return [lazy, lazy.startUp.output];
   });
-  await steps.step('unmount', async () => {
-    await unmount(join(directory, 'lazily', 'root'));
-    return [undefined, 'dadi umount'];
-  });
+  await steps.step('unmount', async () => [await lazily.unmount(), 'dadi umount']);
 
   const { layers, bytes: uncompressedBytes } = image;
   return {
@@ -120,12 +120,12 @@ async function demonstrate(cleanup: CleanupStack, signal: AbortSignal): Promise<
     firstPull,
     conversion,
     inFull,
-    lazily,
+    lazily: lazily.startUp,
   };
 }
 
 async function digestAt(registry: string, signal: AbortSignal): Promise<string> {
-  const url = `${registry}/v2/${REPOSITORY}/manifests/1`;
+  const url = `${registry}/v2/${REPOSITORY}/manifests/${TAG}`;
   const accept = 'application/vnd.oci.image.manifest.v1+json';
   const response = await fetch(url, { method: 'HEAD', signal, headers: { accept } });
   const digest = response.headers.get('docker-content-digest');

@@ -1,7 +1,7 @@
-import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
+import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { freePort } from '../test/support/processes.ts';
+import { startRegistry } from '../test/support/registry.ts';
 import type { CleanupStack } from './cleanup.ts';
 import { Service } from './process.ts';
 
@@ -19,23 +19,10 @@ interface StartOptions {
 }
 
 /** Starts Debian's docker-registry, empty, and returns its port on 127.0.0.1. */
-export async function startUpstream({ directory, cleanup, signal }: StartOptions): Promise<number> {
-  const port = await freePort();
-  const config = join(directory, 'upstream.yml');
-  writeFileSync(
-    config,
-    `version: 0.1
-log: {level: error}
-storage: {filesystem: {rootdirectory: ${JSON.stringify(join(directory, 'upstream'))}}}
-http: {addr: "127.0.0.1:${port}"}
-`,
-  );
-  const service = new Service('docker-registry', 'docker-registry', ['serve', config], {
-    environment: { OTEL_TRACES_EXPORTER: 'none' },
-  });
-  cleanup.defer('stop docker-registry', () => service.stop());
-  await service.ready(() => answers(port), READY_MS, signal);
-  return port;
+export async function startUpstream({ directory, cleanup }: StartOptions): Promise<number> {
+  const registry = await startRegistry({ dir: join(directory, 'upstream') });
+  cleanup.defer('stop docker-registry', () => registry.stop());
+  return Number(registry.baseUrl.port);
 }
 
 /** Starts `dadi proxy` in front of that registry, with an empty data directory, and returns its port. */
@@ -62,13 +49,4 @@ async function answers(port: number): Promise<boolean> {
   } catch {
     return false;
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }

@@ -1,5 +1,5 @@
 /** Two ways from an image's name to a program that runs out of it, each timed to the program's first output. */
-import { existsSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CleanupStack } from './cleanup.ts';
 import { mountPointsUnder } from './mounts.ts';
@@ -47,29 +47,35 @@ export async function startInFull({
   });
 }
 
+/** An image that `dadi mount` has mounted. */
+export interface LazyRoot {
+  readonly startUp: StartUp;
+  /** Unmounts; may be called again. */
+  unmount(): Promise<void>;
+}
+
 /** Mounts the converted image with `dadi mount`, its cache empty, and runs the program. The mount stays. */
 export async function startLazily(
   { relay, image, directory, say, signal }: StartUpOptions,
   cleanup: CleanupStack,
-): Promise<StartUp> {
+): Promise<LazyRoot> {
   const root = join(directory, 'root');
   mkdirSync(root);
   const [node, main] = DADI;
-  cleanup.defer('unmount the image', () => unmount(root));
-  return await timed(relay, signal, async () => {
+  const runDirectory = ['--run-dir', join(directory, 'run')];
+  const unmount = async (...flags: string[]) => {
+    if (mountPointsUnder(root).length > 0) await run(node, [main, 'umount', ...runDirectory, ...flags, root]);
+  };
+  cleanup.defer('unmount the image', () => unmount('--lazy'));
+  const startUp = await timed(relay, signal, async () => {
     say('mounting');
-    const cache = join(directory, 'cache');
-    await run(node, [main, 'mount', '--cache', cache, `127.0.0.1:${relay.port}/${image}`, root], { signal });
+    const cache = ['--cache-dir', join(directory, 'cache')];
+    const reference = `127.0.0.1:${relay.port}/${image}`;
+    await run(node, [main, 'mount', ...cache, ...runDirectory, reference, root], { signal });
     say('running');
     return root;
   });
-}
-
-/** Unmounts with `dadi umount` if something is mounted there. */
-export async function unmount(root: string): Promise<void> {
-  if (!existsSync(root) || mountPointsUnder(root).length === 0) return;
-  const [node, main] = DADI;
-  await run(node, [main, 'umount', root]);
+  return { startUp, unmount };
 }
 
 /** Arguments of skopeo for a pull that must not change a byte. */
