@@ -53,8 +53,6 @@ export function decodeChunkTable(bytes: Buffer): ChunkTable {
 
 /** Whether `bytes` are chunk `index` of the blob, whole. */
 export function verifyChunk(table: ChunkTable, index: number, bytes: Buffer): boolean {
-  const length = Math.min(table.chunkSize, table.blobSize - index * table.chunkSize);
-  if (!Number.isInteger(index) || index < 0 || length <= 0 || bytes.length !== length) return false;
   const expected = table.digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES);
   return createHash('sha256').update(bytes).digest().equals(expected);
 }
@@ -64,7 +62,11 @@ function checkTable({ chunkSize, blobSize, digests }: ChunkTable): void {
   if (chunkSize < MIN_CHUNK_BYTES || chunkSize > MAX_CHUNK_BYTES || !isPowerOfTwo) {
     throw corrupt(`chunks of ${chunkSize} bytes`);
   }
-  if (!Number.isSafeInteger(blobSize) || digests.length !== Math.ceil(blobSize / chunkSize) * DIGEST_BYTES) {
+  if (
+    !Number.isSafeInteger(blobSize) ||
+    blobSize < 0 ||
+    digests.length !== Math.ceil(blobSize / chunkSize) * DIGEST_BYTES
+  ) {
     throw corrupt(`${digests.length} bytes of digests for a blob of ${blobSize} in chunks of ${chunkSize}`);
   }
 }

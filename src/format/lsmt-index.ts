@@ -40,15 +40,13 @@ export function decodeIndex(bytes: Buffer, indexOffset: number): SegmentTable {
     data: new Float64Array(count),
     zeroed: new Uint8Array(count),
   };
-  for (let at = 0, i = 0; i < count; at += INDEX_ENTRY_BYTES) {
-    const lba = lbaAt(words, at);
-    if (lba === PADDING_LBA) continue;
+  for (let i = 0; i < count; i++) {
+    const at = i * INDEX_ENTRY_BYTES;
     const dataHigh = words.getUint32(at + 12, true);
-    table.lba[i] = lba;
+    table.lba[i] = lbaAt(words, at);
     table.length[i] = words.getUint32(at + 4, true) >>> LBA_HIGH_BITS;
     table.data[i] = words.getUint32(at + 8, true) + (dataHigh & DATA_HIGH_MASK) * TWO_32;
     table.zeroed[i] = (dataHigh >>> DATA_HIGH_BITS) & 1;
-    i++;
   }
   const problem = findProblem(table, Math.floor(indexOffset / SECTOR_BYTES));
   if (problem !== null) throw new FormatError('ERR_LSMT_CORRUPT', `LSMT index: ${problem}`);
@@ -125,10 +123,8 @@ class IndexEncoder {
 }
 
 function countSegments(words: DataView): number {
-  let count = 0;
-  for (let at = 0; at < words.byteLength; at += INDEX_ENTRY_BYTES) {
-    if (lbaAt(words, at) !== PADDING_LBA) count++;
-  }
+  let count = words.byteLength / INDEX_ENTRY_BYTES;
+  while (count > 0 && lbaAt(words, (count - 1) * INDEX_ENTRY_BYTES) === PADDING_LBA) count--;
   if (count > MAX_LAYER_SEGMENTS) throw tooMany();
   return count;
 }

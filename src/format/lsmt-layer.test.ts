@@ -65,13 +65,26 @@ describe('open', async () => {
   });
 
   test.each([
+    [
+      'a header at the end',
+      Buffer.concat([whole.subarray(0, trailerAt), whole.subarray(0, 4096)]),
+      /no trailer/,
+    ],
+    ['a trailer that is not sealed', patched(trailerAt + 28, '02'), /no trailer/],
+    ['an index in the header', patched(trailerAt + 32, '0000000000000000'), /is not inside/],
+  ])('names %s for what it is', async (_what, hostile, message) => {
+    await expect(openBytes(hostile)).rejects.toMatchObject({
+      code: 'ERR_LSMT_CORRUPT',
+      message: expect.stringMatching(message),
+    });
+  });
+
+  test.each([
     ['too few bytes', whole.subarray(0, 4000)],
     ['a file cut short', whole.subarray(0, whole.length - 512)],
     ['a trailer at the beginning', Buffer.concat([whole.subarray(trailerAt), whole.subarray(4096)])],
-    ['a header at the end', Buffer.concat([whole.subarray(0, trailerAt), whole.subarray(0, 4096)])],
     ['2^50 index entries', patched(trailerAt + 40, '0000000000000400')],
     ['one entry more than there is room for', patched(trailerAt + 40, '0101000000000000')],
-    ['an index in the header', patched(trailerAt + 32, '0000000000000000')],
     ['an index behind the end', patched(trailerAt + 32, '0000000000010000')],
     ['an empty segment', word(0, 5000n)],
     ['a segment that begins before the last one ends', word(0, (1n << 50n) | 0n)],
@@ -84,14 +97,17 @@ describe('open', async () => {
   });
 
   test('refuses more segments than a layer may have before it reads them', async () => {
+    let reads = 0;
     const huge = {
       size: 2 ** 40,
       read: async (offset: number, target: Buffer) => {
+        reads++;
         whole.copy(target, 0, offset === 0 ? 0 : trailerAt);
         if (offset > 0) target.writeBigUInt64LE(1_000_257n, 40);
       },
       close: async () => {},
     };
     await expect(LsmtLayer.open(huge)).rejects.toMatchObject({ code: 'ERR_LIMIT' });
+    expect(reads).toBe(2);
   });
 });

@@ -34,9 +34,9 @@ describe('openLayerBlob', async () => {
   const wrap = (inner: Buffer, trailer = wrapTrailer(inner.length)): Buffer =>
     Buffer.concat([wrapHeader(inner.length), inner, trailer]);
   /** An ordinary tar header before the file, without a pax header. */
-  const plainTar = (inner: Buffer): Buffer => {
+  const plainTar = (inner: Buffer, size = `${inner.length.toString(8).padStart(11, '0')} `): Buffer => {
     const header = wrapHeader(inner.length).subarray(1024);
-    header.write(`${inner.length.toString(8).padStart(11, '0')} `, 124, 'latin1');
+    header.write(size, 124, 'latin1');
     header.fill(' ', 148, 156);
     const sum = header.reduce((total, byte) => total + byte, 0);
     header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
@@ -65,6 +65,7 @@ describe('openLayerBlob', async () => {
     ['whose size reaches beyond the end', damage(512, '14 size=99885\n')],
     ['whose pax header gives no size', damage(512, '14 sise=31885\n')],
     ['whose pax header is not followed by a header', damage(1024 + 257, 'nonsense')],
+    ['whose size is no number', plainTar(zfile, '?'.repeat(12))],
     ['that is cut short', wrap(zfile).subarray(0, 20_000)],
   ])('refuses an archive %s', async (_what, blob) => {
     await expect(openLayerBlob(new BufferSource(blob))).rejects.toMatchObject({ code: 'ERR_TAR_CORRUPT' });

@@ -89,7 +89,7 @@ class Pieces {
   add(lba: number, length: number, data: number, layer: number): void {
     const last = this.count - 1;
     if (last >= 0 && this.layer[last] === layer && this.lba[last]! + this.length[last]! === lba) {
-      if (layer === ZEROED || this.data[last]! + this.length[last]! === data) {
+      if (this.data[last]! + this.length[last]! === data) {
         this.length[last]! += length;
         return;
       }

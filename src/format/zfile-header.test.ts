@@ -80,6 +80,13 @@ describe('a header', () => {
     expect(decodeZFileHeader(garbled, 'header')).toMatchObject(expected);
   });
 
+  test('of something else than a data file, and a trailer that is not sealed, are refused', () => {
+    const unsealed = patched(trailer, 32, trailer.readUInt8(32) & ~(16 | 4));
+    expect(() => decodeZFileHeader(unsealed, 'trailer')).toThrowError(/not sealed/);
+    const noData = patched(withoutDigests, 32, withoutDigests.readUInt8(32) & ~2);
+    expect(() => decodeZFileHeader(noData, 'header')).toThrowError(/not marked as that of a data file/);
+  });
+
   test.each([
     ['a dictionary', 78, 1],
     ['an unknown algorithm', 76, 3],

@@ -1,10 +1,12 @@
 import { describe, expect, test } from 'vitest';
 import { readAll, SpySource } from '../../test/support/byte-sources.ts';
 import { golden, goldenFiles, sha256 } from '../../test/support/golden.ts';
+import { MemorySink } from '../../test/support/sinks.ts';
 import { BufferSource } from './buffer-source.ts';
 import { openLayerBlob } from './overlaybd-tar.ts';
-import { encodeZFileHeader, type ZFileHeader } from './zfile-header.ts';
+import { decodeZFileHeader, encodeZFileHeader, type ZFileHeader } from './zfile-header.ts';
 import { ZFileReader } from './zfile-reader.ts';
+import { ZFileWriter } from './zfile-writer.ts';
 
 const goldens = goldenFiles('zfile', 'ext4', 'lsmt', 'merge', 'rw').filter((g) => g.sidecar.obd_info?.zfile);
 
@@ -108,6 +110,21 @@ describe('a damaged block', () => {
     await expect(readAll(reader)).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
   });
 
+  test('that holds less than it should is ERR_SOURCE_CORRUPT, although its checksum is right', async () => {
+    const sink = new MemorySink();
+    const writer = new ZFileWriter(sink, { algorithm: 'lz4', blockSize: 4096 });
+    writer.write(Buffer.alloc(4000, 1));
+    writer.finish();
+    const file = sink.bytes;
+    const trailer = decodeZFileHeader(file.subarray(-512), 'trailer');
+    encodeZFileHeader({ ...trailer, originalSize: 4096 }).copy(file, file.length - 512);
+    const reader = await ZFileReader.open(new BufferSource(file));
+    await expect(readAll(reader)).rejects.toMatchObject({
+      code: 'ERR_SOURCE_CORRUPT',
+      message: expect.stringContaining('4000 bytes instead of 4096'),
+    });
+  });
+
   test('without a checksum is ERR_SOURCE_CORRUPT if it does not decompress to its length', async () => {
     const unverified = Buffer.from(golden('zfile/small.lz4-4096.nocrc.zfile').bytes());
     unverified.fill(0xff, 520, 600);
@@ -130,10 +147,11 @@ describe('open', () => {
     verify: true,
     dictionarySize: 0,
   };
-  const file = (fields: Partial<ZFileHeader>, blockLength: number, size = 1128): Buffer => {
-    const result = Buffer.alloc(size);
-    encodeZFileHeader({ ...base, ...fields }).copy(result);
-    result.writeUInt32LE(blockLength, 612);
+  const file = (fields: Partial<ZFileHeader>, blockLength: number): Buffer => {
+    const header = { ...base, ...fields };
+    const result = Buffer.alloc(20_000);
+    encodeZFileHeader(header).copy(result);
+    if (header.indexOffset < result.length) result.writeUInt32LE(blockLength, header.indexOffset);
     return result;
   };
 
@@ -143,7 +161,7 @@ describe('open', () => {
   });
 
   test.each([
-    ['an index behind the end', file({ indexOffset: 1125 }, 100)],
+    ['an index behind the end', file({ indexOffset: 19_996, originalSize: 8192, indexEntries: 2 }, 100)],
     ['an index at 2^63', file({ indexOffset: 2 ** 63 }, 100)],
     ['2^40 index entries', file({ indexEntries: 2 ** 40, originalSize: 2 ** 52 }, 100)],
     ['fewer blocks than its size needs', file({ originalSize: 4097 }, 100)],
@@ -151,10 +169,11 @@ describe('open', () => {
     ['an original size of 2^64 - 1', file({ originalSize: 2 ** 64 - 2048 }, 100)],
     ['a block that is only a checksum', file({}, 4)],
     ['a block of 4 GiB', file({}, 2 ** 32 - 1)],
+    ['a block much longer than what it holds', file({ indexOffset: 10_000 }, 8193)],
     ['a block that reaches into the index', file({}, 101)],
     ['a dictionary that reaches into the index', file({ dictionarySize: 2 ** 32 - 1 }, 100)],
     ['an index that does not match its checksum', file({ hasDigests: true, indexCrc: 1 }, 100)],
-    ['too few bytes', file({}, 100).subarray(0, 600)],
+    ['too few bytes', file({}, 100).subarray(0, 500)],
   ])('refuses %s', async (_what, hostile) => {
     const opening = ZFileReader.open(new BufferSource(hostile));
     await expect(opening).rejects.toMatchObject({ name: 'FormatError', code: 'ERR_ZFILE_CORRUPT' });
