@@ -35,6 +35,7 @@ export default {
     tsConfig: { fileName: 'tsconfig.json' },
     parser: 'swc',
     enhancedResolveOptions: {
+      exportsFields: ['exports'],
       extensions: ['.ts', '.mjs', '.js'],
       conditionNames: ['import', 'node', 'default', 'types'],
     },

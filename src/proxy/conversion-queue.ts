@@ -27,6 +27,7 @@ const INDEX_DELAY_MS = 2_000;
 /** After a failure, pulls do not queue the image again for so long. */
 const RETRY_AFTER_MS = 10 * 60_000;
 const PROGRESS_INTERVAL_MS = 200;
+const CATALOG_RETRY_MS = 5_000;
 
 /**
  * Converts what is pulled, one image after the other, in the background. The queue is in the catalog: a
@@ -60,8 +61,16 @@ export class ConversionQueue {
     await this.#loop;
   }
 
-  /** Queues a manifest that was pulled. Cheap when that was done before. */
+  /** Queues a manifest that was pulled. Cheap when that was done before; never fails: the pull goes on. */
   offer(where: RepositoryName, served: ServedManifest): void {
+    try {
+      this.#enqueue(where, served);
+    } catch (error) {
+      this.#log.error({ err: error, ...where, digest: served.digest }, 'an image could not be queued');
+    }
+  }
+
+  #enqueue(where: RepositoryName, served: ServedManifest): void {
     const manifest = readManifest(served);
     if (manifest === null || whyNotConverted(manifest) !== null) return;
     const nowMs = Date.now();
@@ -91,9 +100,14 @@ export class ConversionQueue {
   async #run(): Promise<void> {
     const { conversions } = this.#catalog;
     while (!this.#stop.signal.aborted) {
-      const record = conversions.takeNext(this.#profile, Date.now());
-      if (record === null) await this.#idle(conversions.nextStartMs(this.#profile));
-      else await this.#work(record);
+      try {
+        const record = conversions.takeNext(this.#profile, Date.now());
+        if (record === null) await this.#idle(conversions.nextStartMs(this.#profile));
+        else await this.#work(record);
+      } catch (error) {
+        this.#log.error({ err: error }, 'the conversion queue cannot be read or written; trying again');
+        await this.#idle(Date.now() + CATALOG_RETRY_MS);
+      }
     }
   }
 
@@ -124,6 +138,7 @@ export class ConversionQueue {
         onProgress: (latest) => progress.report(latest),
       });
       progress.flush();
+      this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
       conversions.setDone(digest, profile, converted, Date.now());
       log.info({ converted: converted.digest, ms: Date.now() - startedMs }, 'conversion done');
     } catch (error) {

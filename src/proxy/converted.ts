@@ -40,7 +40,7 @@ export class ConvertedImages {
     if (original === null) return this.#manifests.byTag(target, `${originalTag}${SUFFIX}`);
     this.#queue.offer(target.where, original);
     const record = this.#catalog.conversions.get(original.digest, this.#profile);
-    const converted = record === null ? null : await this.show(target.where, record);
+    const converted = record === null ? null : await this.#show(target.where, record);
     if (converted !== null) return { ...converted, warning: original.warning };
     throw new RequestError('MANIFEST_UNKNOWN', this.#explain(original, record), {
       original: original.digest,
@@ -52,13 +52,12 @@ export class ConvertedImages {
   async byOriginal(where: RepositoryName, original: Digest): Promise<ServedManifest | null> {
     const record = this.#catalog.conversions.get(original, this.#profile);
     if (record === null || !this.#catalog.isLinked(where, original)) return null;
-    return this.show(where, record);
+    return this.#show(where, record);
   }
 
-  /** Lets a repository that has the original serve all parts of the converted image; null if there is none. */
-  async show(where: RepositoryName, { converted }: ConversionRecord): Promise<ServedManifest | null> {
+  /** Lets a repository that has the original show all parts of the converted image; null if there is none. */
+  async #show(where: RepositoryName, { converted }: ConversionRecord): Promise<ServedManifest | null> {
     if (converted === null) return null;
-    this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
     const served = await this.#manifests.stored(converted.digest);
     if (served !== null && !this.#catalog.isLinked(where, converted.digest)) await this.#link(where, served);
     return served;

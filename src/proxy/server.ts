@@ -1,5 +1,4 @@
 import { once } from 'node:events';
-import { mkdir } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { join } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
@@ -37,20 +36,45 @@ export interface RunningProxy {
  * @throws ConfigError (the address is taken), StoreError (the data directory is in use or cannot be written)
  */
 export async function startProxy(config: ProxyConfig, { log }: { log: Logger }): Promise<RunningProxy> {
-  await using opened = new AsyncDisposableStack();
-  await mkdir(config.dataDirectory, { recursive: true });
-  const store = opened.adopt(await DirectoryBlobStore.open(config.dataDirectory), (each) => each.close());
-  const catalog = opened.adopt(Catalog.open(join(config.dataDirectory, 'catalog.db')), (each) =>
-    each.close(),
-  );
+  const opened = new Opened();
+  try {
+    const server = await openAll(config, log, opened);
+    const address = addressOf(server);
+    log.info({ ...address, dataDirectory: config.dataDirectory }, 'proxy is listening');
+    return { address, close: () => opened.close() };
+  } catch (error) {
+    await opened.close();
+    throw error;
+  }
+}
+
+/** What has to be closed, the last one first. */
+class Opened {
+  readonly #closers: (() => unknown)[] = [];
+
+  /** `close` is called once; the others wait for it. */
+  add(close: () => unknown): void {
+    this.#closers.push(close);
+  }
+
+  async close(): Promise<void> {
+    for (const close of this.#closers.splice(0).reverse()) await close();
+  }
+}
+
+async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promise<Server> {
+  const store = await DirectoryBlobStore.open(config.dataDirectory);
+  opened.add(() => store.close());
+  const catalog = Catalog.open(join(config.dataDirectory, 'catalog.db'));
+  opened.add(() => catalog.close());
   const upstreams = new Upstreams(config.upstreams.map(openUpstream), config.defaultUpstream);
-  opened.defer(() => upstreams.close());
+  opened.add(() => upstreams.close());
 
   const stop = new AbortController();
   const { signal } = stop;
   const manifests = new Manifests({ store, catalog, tagTtlMs: config.tagTtlMs, log, signal });
   const blobs = new Blobs({ store, catalog, signal });
-  opened.defer(() => blobs.close());
+  opened.add(() => blobs.close());
 
   const { enabled, concurrency, ...options } = config.conversion;
   const context = { store, catalog, profile: { ...DEFAULT_PROFILE, ...options }, concurrency };
@@ -70,18 +94,13 @@ export async function startProxy(config: ProxyConfig, { log }: { log: Logger }):
     },
     log,
   );
-  opened.defer(() => http.idle());
-  opened.defer(() => stop.abort(new Error('the proxy is being stopped')));
-
-  opened.defer(() => queue.stop());
+  opened.add(() => http.idle());
+  opened.add(() => stop.abort(new Error('the proxy is being stopped')));
+  opened.add(() => queue.stop());
   const server = await listen(http, config.listen);
-  opened.defer(() => closeServer(server));
+  opened.add(() => closeServer(server));
   if (enabled) queue.start();
-
-  const resources = opened.move();
-  const address = addressOf(server);
-  log.info({ ...address, dataDirectory: config.dataDirectory }, 'proxy is listening');
-  return { address, close: () => resources.disposeAsync() };
+  return server;
 }
 
 function openUpstream({ name, url, credentials }: UpstreamConfig): Upstream {

@@ -1,10 +1,11 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { getuid } from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { run } from '../../test/support/processes.ts';
 import { digestOf } from '../oci/digest.ts';
 import { DirectoryBlobStore } from './directory-blob-store.ts';
 
@@ -117,7 +118,7 @@ test.skipIf(getuid?.() !== 0)(
   'a full disk is reported as such, leaves nothing and can be tried again',
   async () => {
     const small = mkdtempSync(join(tmpdir(), 'dadi-store-full-'));
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', small]);
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', small]);
     try {
       const full = await DirectoryBlobStore.open(small);
       const big = Buffer.alloc(256 * 1024, 7);
@@ -128,7 +129,7 @@ test.skipIf(getuid?.() !== 0)(
       expect(await full.stat(DIGEST)).not.toBeNull();
       await full.close();
     } finally {
-      execFileSync('umount', [small]);
+      await run('umount', [small]);
       rmSync(small, { recursive: true });
     }
   },

@@ -56,8 +56,36 @@ export class TestProxy {
     await running?.close();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Stops it and removes its directory. */
+  async remove(): Promise<void> {
     await this.stop();
     rmSync(this.directory, { recursive: true });
   }
+}
+
+/** The whole body. */
+export async function bytesOf(response: Response): Promise<Buffer> {
+  return Buffer.from(await response.arrayBuffer());
+}
+
+/** What a Distribution error says. */
+export async function errorOf(
+  response: Response,
+): Promise<{ status: number; code: string; message: string }> {
+  const { errors } = (await response.json()) as { errors: { code: string; message: string }[] };
+  return { status: response.status, code: errors[0]!.code, message: errors[0]!.message };
+}
+
+/** What came of a body before its connection broke; rejects if it did not break. */
+export async function brokenBody(response: Response): Promise<Buffer> {
+  const pieces: Uint8Array[] = [];
+  const read = async () => {
+    for await (const piece of response.body!) pieces.push(piece);
+  };
+  const isBroken = await read().then(
+    () => false,
+    () => true,
+  );
+  if (!isBroken) throw new Error('the body came to a clean end');
+  return Buffer.concat(pieces);
 }

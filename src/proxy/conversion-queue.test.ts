@@ -1,0 +1,250 @@
+import { pino } from 'pino';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import { OCI_CONFIG, OCI_INDEX, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
+import { Catalog } from '../store/catalog.ts';
+import type { ConversionRecord } from '../store/conversion-table.ts';
+import { ConversionQueue, type Converter } from './conversion-queue.ts';
+import { conversionStatus } from './conversion-status.ts';
+import type { ServedManifest } from './manifests.ts';
+
+const WHERE = { upstream: 'reg.example', repository: 'lib/a' };
+const log = pino({ level: 'silent' });
+
+let catalog: Catalog;
+let queue: ConversionQueue;
+/** Digests in the order in which their conversions began. */
+let begun: Digest[];
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
+  catalog = Catalog.open(':memory:');
+  begun = [];
+});
+
+afterEach(async () => {
+  await queue.stop();
+  catalog.close();
+  vi.useRealTimers();
+});
+
+function start(convert: Converter = async (record) => convertedFrom(record)): void {
+  queue = new ConversionQueue({
+    catalog,
+    profile: 'p',
+    log,
+    convert: (record, options) => {
+      begun.push(record.digest);
+      return convert(record, options);
+    },
+  });
+  queue.start();
+}
+
+function convertedFrom({ digest }: ConversionRecord) {
+  return { digest: digestOf(`converted ${digest}`), mediaType: OCI_MANIFEST, sizeBytes: 1 };
+}
+
+function served(value: object, mediaType: string): ServedManifest {
+  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, ...value }));
+  return { digest: digestOf(bytes), mediaType, bytes, warning: null };
+}
+
+function image(name: string, layer: object = {}): ServedManifest {
+  const config = { mediaType: OCI_CONFIG, digest: digestOf(name), size: 1 };
+  const layers = [{ mediaType: OCI_LAYER_TAR, digest: digestOf(`${name} layer`), size: 1, ...layer }];
+  return served({ config, layers }, OCI_MANIFEST);
+}
+
+function index(...images: ServedManifest[]): ServedManifest {
+  const manifests = images.map(({ digest, bytes, mediaType }, at) => ({
+    mediaType,
+    digest,
+    size: bytes.length,
+    platform: { os: 'linux', architecture: ['amd64', 'arm64', 's390x'][at] },
+  }));
+  const attestation = {
+    mediaType: OCI_MANIFEST,
+    digest: digestOf('attestation'),
+    size: 1,
+    platform: { os: 'unknown', architecture: 'unknown' },
+    annotations: { 'vnd.docker.reference.type': 'attestation-manifest' },
+  };
+  return served({ manifests: [...manifests, attestation] }, OCI_INDEX);
+}
+
+const stateOf = (manifest: ServedManifest) => catalog.conversions.get(manifest.digest, 'p')?.state ?? null;
+const tick = (ms = 0) => vi.advanceTimersByTimeAsync(ms);
+
+test('an image is converted once, however often it is pulled', async () => {
+  start();
+  const one = image('one');
+  queue.offer(WHERE, one);
+  queue.offer(WHERE, one);
+  await tick();
+  queue.offer({ ...WHERE, repository: 'lib/b' }, one);
+  await tick();
+  expect(begun).toEqual([one.digest]);
+  expect(catalog.conversions.get(one.digest, 'p')).toMatchObject({
+    state: 'done',
+    converted: { digest: digestOf(`converted ${one.digest}`) },
+    ...WHERE,
+  });
+});
+
+test('one image at a time is converted, in the order of the pulls', async () => {
+  const gates = new Map<Digest, PromiseWithResolvers<void>>();
+  start(async (record) => {
+    const gate = Promise.withResolvers<void>();
+    gates.set(record.digest, gate);
+    await gate.promise;
+    return convertedFrom(record);
+  });
+  const [one, two] = [image('one'), image('two')];
+  queue.offer(WHERE, one);
+  await tick(1);
+  queue.offer(WHERE, two);
+  await tick(1);
+  expect([stateOf(one), stateOf(two)]).toEqual(['running', 'queued']);
+  gates.get(one.digest)!.resolve();
+  await tick();
+  expect([stateOf(one), stateOf(two)]).toEqual(['done', 'running']);
+  gates.get(two.digest)!.resolve();
+  await tick();
+});
+
+test('of an index the platform that is pulled comes first, the others follow, then the index', async () => {
+  start();
+  const [amd64, arm64] = [image('amd64'), image('arm64')];
+  const both = index(amd64, arm64);
+  queue.offer(WHERE, both);
+  await tick(500);
+  expect(begun).toEqual([]);
+  expect(catalog.conversions.get(arm64.digest, 'p')?.platform).toBe('linux/arm64');
+  queue.offer(WHERE, arm64);
+  await tick();
+  expect(begun).toEqual([arm64.digest]);
+  await tick(2000);
+  expect(begun).toEqual([arm64.digest, amd64.digest, both.digest]);
+  expect(catalog.conversions.get(digestOf('attestation'), 'p')).toBeNull();
+});
+
+test('an image that is pulled goes before platforms that nobody asked for', async () => {
+  const gate = Promise.withResolvers<void>();
+  start(async (record) => {
+    if (begun.length === 1) await gate.promise;
+    return convertedFrom(record);
+  });
+  const [first, amd64, arm64, asked] = [image('first'), image('amd64'), image('arm64'), image('asked')];
+  queue.offer(WHERE, first);
+  queue.offer(WHERE, index(amd64, arm64));
+  await tick(3000);
+  queue.offer(WHERE, asked);
+  gate.resolve();
+  await tick();
+  expect(begun.slice(0, 2)).toEqual([first.digest, asked.digest]);
+});
+
+test('an index is assembled of what could be converted', async () => {
+  const [good, bad] = [image('good'), image('bad')];
+  const both = index(good, bad);
+  start(async (record) => {
+    if (record.digest === bad.digest) throw new Error('a foreign layer');
+    return convertedFrom(record);
+  });
+  queue.offer(WHERE, both);
+  await tick(3000);
+  expect([stateOf(good), stateOf(bad), stateOf(both)]).toEqual(['done', 'failed', 'done']);
+});
+
+test('a failure keeps its reason and is tried again after some time, not at every pull', async () => {
+  start(async () => {
+    throw new Error('layer 2 is broken');
+  });
+  const one = image('one');
+  queue.offer(WHERE, one);
+  await tick();
+  expect(catalog.conversions.get(one.digest, 'p')).toMatchObject({
+    state: 'failed',
+    error: 'layer 2 is broken',
+  });
+  queue.offer(WHERE, one);
+  await tick(1000);
+  expect(begun).toHaveLength(1);
+  await tick(10 * 60_000);
+  queue.offer(WHERE, one);
+  await tick();
+  expect(begun).toHaveLength(2);
+});
+
+test('what runs when the queue is stopped is queued again, and goes on after the next start', async () => {
+  start(async (_record, { signal }) => {
+    await new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+    throw new Error('not reached');
+  });
+  const one = image('one');
+  queue.offer(WHERE, one);
+  await tick();
+  expect(stateOf(one)).toBe('running');
+  await queue.stop();
+  expect(stateOf(one)).toBe('queued');
+  start();
+  await tick();
+  expect(stateOf(one)).toBe('done');
+});
+
+test('what ran when the process was killed goes on after the next start', async () => {
+  const one = image('one');
+  catalog.conversions.enqueue(
+    {
+      ...WHERE,
+      digest: one.digest,
+      profile: 'p',
+      kind: 'image',
+      platform: null,
+      priority: 0,
+      notBeforeMs: 0,
+    },
+    0,
+  );
+  catalog.conversions.takeNext('p', 1);
+  start();
+  await tick();
+  expect(stateOf(one)).toBe('done');
+});
+
+test('artifacts, converted images, empty indexes and what cannot be read are not queued', async () => {
+  start();
+  const artifact = image('artifact', { mediaType: 'application/vnd.example.thing' });
+  const converted = image('converted', { annotations: { [OVERLAYBD_VERSION_ANNOTATION]: '0.1.0' } });
+  for (const each of [artifact, converted, index(), served({ schemaVersion: 1 }, 'text/plain')]) {
+    queue.offer(WHERE, each);
+  }
+  await tick(3000);
+  expect(catalog.conversions.list()).toEqual([]);
+});
+
+test('progress is told while it runs, an index sums up its images', async () => {
+  const gate = Promise.withResolvers<void>();
+  start(async (record, { onProgress }) => {
+    onProgress({ layersDone: 1, layersTotal: 3, bytesDone: 10, bytesTotal: 40 });
+    if (begun.length === 1) await gate.promise;
+    onProgress({ layersDone: 3, layersTotal: 3, bytesDone: 40, bytesTotal: 40 });
+    return convertedFrom(record);
+  });
+  const both = index(image('amd64'), image('arm64'));
+  queue.offer(WHERE, both);
+  await tick(2000);
+  const status = () => conversionStatus(catalog.conversions.get(both.digest, 'p')!, catalog.conversions);
+  expect(status()).toMatchObject({ state: 'running', layersDone: 1, layersTotal: 3, bytesDone: 10 });
+  gate.resolve();
+  await tick(1000);
+  expect(status()).toMatchObject({
+    state: 'done',
+    layersDone: 6,
+    layersTotal: 6,
+    bytesDone: 80,
+    bytesTotal: 80,
+  });
+});

@@ -1,0 +1,198 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { FakeRegistry } from '../../test/support/fake-registry.ts';
+import { END_BLOCKS, tarMember } from '../../test/support/tar-blocks.ts';
+import { bytesOf, errorOf, TestProxy } from '../../test/support/test-proxy.ts';
+import {
+  CHUNK_TABLE_DIGEST_ANNOTATION,
+  OVERLAYBD_ARTIFACT_TYPE,
+  OVERLAYBD_BLOB_DIGEST_ANNOTATION,
+} from '../oci/annotations.ts';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import { type ImageManifest, type IndexManifest, parseManifest } from '../oci/manifest.ts';
+import type { ConversionStatus } from './conversion-status.ts';
+
+let upstream: FakeRegistry;
+let proxy: TestProxy;
+
+beforeEach(async () => {
+  upstream = await FakeRegistry.start();
+  proxy = await TestProxy.start({
+    upstreams: [{ name: 'reg.example', url: upstream.url }],
+    tagTtlMs: 60_000,
+    conversion: { concurrency: 2 },
+  });
+});
+
+afterEach(async () => {
+  await proxy.remove();
+  await upstream.stop();
+});
+
+function layer(name: string, bytes = 100_000): Buffer {
+  return Buffer.concat([tarMember({ path: name }, Buffer.alloc(bytes, name)), END_BLOCKS]);
+}
+
+async function statusOf(digest: Digest): Promise<ConversionStatus> {
+  return (await (await proxy.fetch(`/dadi/v1/conversions/${digest}`)).json()) as ConversionStatus;
+}
+
+async function converted(digest: Digest): Promise<ConversionStatus> {
+  return vi.waitFor(
+    async () => {
+      const status = await statusOf(digest);
+      expect(['done', 'failed']).toContain(status.state);
+      return status;
+    },
+    { timeout: 30_000, interval: 50 },
+  );
+}
+
+async function manifestAt(path: string): Promise<ImageManifest | IndexManifest> {
+  const response = await proxy.fetch(path);
+  expect(response.status).toBe(200);
+  return parseManifest(await bytesOf(response), response.headers.get('content-type'));
+}
+
+test('an image that is pulled is converted: by its tag with _obd, and as a referrer', async () => {
+  const image = upstream.putImage([layer('one'), layer('two')], '1');
+  const unknown = await proxy.fetch(`/dadi/v1/conversions/${image.digest}`);
+  expect(await errorOf(unknown)).toMatchObject({ status: 404 });
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const status = await converted(image.digest);
+  expect(status).toMatchObject({
+    digest: image.digest,
+    state: 'done',
+    upstream: 'reg.example',
+    repository: 'lib/a',
+    layersDone: 2,
+    layersTotal: 2,
+    error: null,
+  });
+  expect(status.bytesDone).toBe(status.bytesTotal);
+
+  const manifest = (await manifestAt('/v2/lib/a/manifests/1_obd')) as ImageManifest;
+  expect(digestOf(manifest.bytes)).toBe(status.converted?.digest);
+  expect(manifest.subject?.digest).toBe(image.digest);
+  const blobs = [manifest.config.digest];
+  for (const { digest, annotations = {} } of manifest.layers) {
+    expect(annotations[OVERLAYBD_BLOB_DIGEST_ANNOTATION]).toBe(digest);
+    blobs.push(digest, annotations[CHUNK_TABLE_DIGEST_ANNOTATION] as Digest);
+  }
+  const before = upstream.requests.length;
+  for (const digest of blobs) {
+    expect(digestOf(await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${digest}`)))).toBe(digest);
+  }
+  expect(upstream.requests.length).toBe(before);
+
+  const referrers = await proxy.fetch(
+    `/v2/lib/a/referrers/${image.digest}?artifactType=${encodeURIComponent(OVERLAYBD_ARTIFACT_TYPE)}`,
+  );
+  expect(await referrers.json()).toMatchObject({
+    manifests: [
+      {
+        digest: status.converted?.digest,
+        size: manifest.bytes.length,
+        artifactType: OVERLAYBD_ARTIFACT_TYPE,
+        annotations: manifest.annotations,
+      },
+    ],
+  });
+  const list = (await (await proxy.fetch('/dadi/v1/conversions')).json()) as { conversions: object[] };
+  expect(list.conversions).toEqual([await statusOf(image.digest)]);
+});
+
+test('pull and conversion together download each layer once', async () => {
+  const image = upstream.putImage([layer('one', 3_000_000)], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${image.layers[0]}`));
+  await converted(image.digest);
+  expect(upstream.count('GET', image.layers[0]!)).toBe(1);
+});
+
+test('to ask for the converted image is enough to have it made, and says how far it is', async () => {
+  const image = upstream.putImage([layer('one')], '1');
+  const early = await errorOf(await proxy.fetch('/v2/lib/a/manifests/1_obd'));
+  expect(early).toMatchObject({ status: 404, code: 'MANIFEST_UNKNOWN' });
+  expect(early.message).toMatch(/waits for its conversion|is being converted: \d+ %/);
+  await converted(image.digest);
+  expect((await proxy.fetch('/v2/lib/a/manifests/1_obd')).status).toBe(200);
+});
+
+test('a conversion that fails says why, and the image is served as it is', async () => {
+  const image = upstream.putImage([Buffer.alloc(4096, 'no tar')], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const status = await converted(image.digest);
+  expect(status).toMatchObject({ state: 'failed', converted: null });
+  expect(status.error).toBeTruthy();
+  const refused = await errorOf(await proxy.fetch('/v2/lib/a/manifests/1_obd'));
+  expect(refused.message).toContain(status.error);
+  expect(await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'))).toEqual(image.bytes);
+  expect(proxy.unfinished()).toEqual([]);
+});
+
+test('what is no image to convert says so', async () => {
+  const index = upstream.putIndex([], 'empty');
+  const refused = await errorOf(await proxy.fetch('/v2/lib/a/manifests/empty_obd'));
+  expect(refused.message).toContain(`${index.digest} is not converted: the index holds no images`);
+});
+
+test('a tag of upstream that ends in _obd is served as any other', async () => {
+  const image = upstream.putImage([layer('one')], 'stock_obd');
+  const response = await proxy.fetch('/v2/lib/a/manifests/stock_obd');
+  expect(response.headers.get('docker-content-digest')).toBe(image.digest);
+});
+
+test('an index is converted to an index of its converted images', async () => {
+  const images = [upstream.putImage([layer('amd64')]), upstream.putImage([layer('arm64')])];
+  const index = upstream.putIndex(images, 'all');
+  await proxy.fetch('/v2/lib/a/manifests/all');
+  await converted(index.digest);
+  const made = (await manifestAt('/v2/lib/a/manifests/all_obd')) as IndexManifest;
+  expect(made.kind).toBe('index');
+  expect(made.subject?.digest).toBe(index.digest);
+  for (const [at, entry] of made.manifests.entries()) {
+    const manifest = (await manifestAt(`/v2/lib/a/manifests/${entry.digest}`)) as ImageManifest;
+    expect(manifest.subject?.digest).toBe(images[at]?.digest);
+    const [first] = manifest.layers;
+    expect((await proxy.fetch(`/v2/lib/a/blobs/${first?.digest}`)).status).toBe(200);
+  }
+}, 60_000);
+
+test('another repository gets the converted image only with the original', async () => {
+  const image = upstream.putImage([layer('one')], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const digest = (await converted(image.digest)).converted!.digest;
+  upstream.intercept = (request, response) => {
+    if (request.url?.includes(digest) !== true) return false;
+    response.writeHead(404).end();
+    return true;
+  };
+  expect((await proxy.fetch(`/v2/lib/b/manifests/${digest}`)).status).toBe(404);
+  const before = await proxy.fetch(`/v2/lib/b/referrers/${image.digest}`);
+  expect(await before.json()).toMatchObject({ manifests: [] });
+  await proxy.fetch('/v2/lib/b/manifests/1');
+  const after = await proxy.fetch(`/v2/lib/b/referrers/${image.digest}`);
+  expect(await after.json()).toMatchObject({ manifests: [{ digest }] });
+  expect((await proxy.fetch(`/v2/lib/b/manifests/${digest}`)).status).toBe(200);
+});
+
+test('converted images are there after a restart without upstream', async () => {
+  const image = upstream.putImage([layer('one')], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const { converted: made } = await converted(image.digest);
+  await proxy.stop();
+  await upstream.stop();
+  await proxy.start();
+  const response = await proxy.fetch('/v2/lib/a/manifests/1_obd');
+  expect(response.headers.get('docker-content-digest')).toBe(made?.digest);
+  upstream = await FakeRegistry.start();
+});
+
+test('a converted image that is pulled is not converted again', async () => {
+  const image = upstream.putImage([layer('one')], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const { converted: made } = await converted(image.digest);
+  await proxy.fetch('/v2/lib/a/manifests/1_obd');
+  await proxy.fetch(`/v2/lib/a/manifests/${made?.digest}`);
+  expect((await proxy.fetch(`/dadi/v1/conversions/${made?.digest}`)).status).toBe(404);
+});
