@@ -217,7 +217,10 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
         await dadi('umount', '--lazy', mountPoint);
         expect(await readdir(mountPoint)).toEqual([]);
         const expected = readFileSync(join(tree, 'deep/er/f38'));
-        expect((await file.readFile()).equals(expected)).toBe(true);
+        // Long enough for whatever would not wait for the user.
+      await sleep(1000);
+      expect((await dadi('mount')).stdout).toContain('detaching');
+      expect((await file.readFile()).equals(expected)).toBe(true);
       } finally {
         await file.close();
       }
