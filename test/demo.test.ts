@@ -1,0 +1,182 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import process from 'node:process';
+import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { z } from 'zod';
+import { demoImage } from '../demo/image.ts';
+import { mountPointsUnder } from '../demo/mounts.ts';
+import { requireCapability } from './support/capabilities.ts';
+import { run } from './support/processes.ts';
+
+const DEMO = resolve(import.meta.dirname, '../demo/demo.ts');
+const BUILD_TIMEOUT_MS = 10 * 60_000;
+
+const startUp = z.object({
+  preparedMs: z.number().positive(),
+  firstOutputMs: z.number().positive(),
+  bytesFetched: z.int().positive(),
+  output: z.string(),
+});
+const results = z.object({
+  image: z.object({
+    digest: z.string(),
+    layers: z.int(),
+    compressedBytes: z.int(),
+    uncompressedBytes: z.int(),
+  }),
+  firstPull: z.object({ digest: z.string(), ms: z.number().positive() }),
+  conversion: z.object({ digest: z.string(), bytes: z.int(), ms: z.number().positive() }),
+  inFull: startUp,
+  lazily: startUp,
+});
+
+const loopList = z.object({ loopdevices: z.array(z.object({ name: z.string(), 'back-file': z.string() })) });
+
+const capable = requireCapability(
+  'root',
+  'fuse',
+  'loop',
+  'erofs',
+  'fusermount',
+  'nbdfuse',
+  'registry',
+  'skopeo',
+  'umoci',
+  'mmdebstrap',
+  'attr',
+);
+
+describe.skipIf(!capable)('the demo', () => {
+  /** All that the demo makes is under it, and all its processes have it in their environment. */
+  let scratch: string;
+  let loopsBefore: string[];
+
+  beforeAll(async () => {
+    await demoImage({ signal: AbortSignal.timeout(BUILD_TIMEOUT_MS), report: () => {} });
+  }, BUILD_TIMEOUT_MS);
+
+  beforeEach(async () => {
+    scratch = mkdtempSync(join(tmpdir(), 'demo-test-'));
+    loopsBefore = await loopsWithin(scratch);
+  });
+
+  afterEach(() => rmSync(scratch, { recursive: true }));
+
+  it('takes an image the whole way, and prints what it measured', async () => {
+    const demo = startDemo(scratch);
+    const [said, exit] = await Promise.all([text(demo.stdout!), once(demo, 'close')]);
+    expect(exit).toEqual([0, null]);
+    const { image, firstPull, conversion, inFull, lazily } = results.parse(JSON.parse(said));
+    expect(image.layers).toBe(5);
+    expect(image.uncompressedBytes).toBeGreaterThan(300_000_000);
+    expect(firstPull.digest).toBe(image.digest);
+    expect(conversion.digest).not.toBe(image.digest);
+    expect(conversion.bytes).toBeLessThan(image.uncompressedBytes);
+    expect(inFull.output).toMatch(/^Python 3\..* with numpy .* error below 1e-9: True$/);
+    expect(lazily.output).toBe(inFull.output);
+    expect(inFull.bytesFetched).toBeGreaterThan(image.compressedBytes);
+    expect(lazily.bytesFetched).toBeLessThan(inFull.bytesFetched / 2);
+    await expectNothingLeft();
+  });
+
+  it('leaves nothing behind when it is interrupted during the conversion', async () => {
+    const demo = startDemo(scratch);
+    await saying(demo, '✓ pull');
+    demo.kill('SIGINT');
+    expect(await once(demo, 'close')).toEqual([130, null]);
+    await expectNothingLeft();
+  });
+
+  it('leaves nothing behind when it is interrupted while dadi mount is at work', async () => {
+    const demo = startDemo(scratch);
+    await saying(demo, '✓ in full');
+    await until(() =>
+      readdirSync(scratch, { recursive: true }).some((path) => String(path).endsWith('lazily/run')),
+    );
+    demo.kill('SIGINT');
+    expect(await once(demo, 'close')).toEqual([130, null]);
+    await expectNothingLeft();
+  });
+
+  it('leaves nothing behind when it is ended while the image is mounted', async () => {
+    const demo = startDemo(scratch);
+    await saying(demo, '✓ in full');
+    await until(() => mountPointsUnder(scratch).some((point) => point.endsWith('lazily/root')));
+    demo.kill('SIGTERM');
+    expect(await once(demo, 'close')).toEqual([143, null]);
+    await expectNothingLeft();
+  });
+
+  it('leaves nothing behind when nobody reads what it says', async () => {
+    const demo = startDemo(scratch);
+    await saying(demo, '✓ upstream');
+    demo.stderr?.destroy();
+    const [exitCode] = await once(demo, 'close');
+    expect(exitCode).not.toBe(0);
+    await expectNothingLeft();
+  });
+
+  async function expectNothingLeft(): Promise<void> {
+    expect(mountPointsUnder(scratch)).toEqual([]);
+    expect(processesThatKnow(scratch)).toEqual([]);
+    expect(await loopsWithin(scratch)).toEqual(loopsBefore);
+    expect(readdirSync(scratch)).toEqual([]);
+  }
+});
+
+function startDemo(scratch: string): ChildProcess {
+  return spawn(process.execPath, [DEMO, '--json'], {
+    env: { ...process.env, TMPDIR: scratch },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+}
+
+/** Waits until the demo has said something on stderr. */
+async function saying(demo: ChildProcess, awaited: string): Promise<void> {
+  let said = '';
+  for await (const chunk of demo.stderr!.iterator({ destroyOnReturn: false })) {
+    said += String(chunk);
+    if (said.includes(awaited)) {
+      demo.stderr?.resume();
+      return;
+    }
+  }
+  throw new Error(`the demo ended without saying "${awaited}":\n${said}`);
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  const signal = AbortSignal.timeout(60_000);
+  while (!condition()) await sleep(5, undefined, { signal });
+}
+
+/** Names of the loop devices that may be the demo's: over a file of its own, or over one that has gone. */
+async function loopsWithin(scratch: string): Promise<string[]> {
+  const { stdout } = await run('losetup', ['--all', '--json', '--output', 'NAME,BACK-FILE']);
+  if (stdout === '') return [];
+  const { loopdevices } = loopList.parse(JSON.parse(stdout));
+  return loopdevices
+    .filter((loop) => loop['back-file'].startsWith(scratch) || !existsSync(loop['back-file']))
+    .map((loop) => loop.name);
+}
+
+/** Command lines of the processes whose environment or command line has `marker` in it. */
+function processesThatKnow(marker: string): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .map((pid) => `${readProc(pid, 'cmdline')}\n${readProc(pid, 'environ')}`)
+    .filter((known) => known.includes(marker))
+    .map((known) => known.split('\n')[0] ?? '');
+}
+
+function readProc(pid: string, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'latin1').replaceAll('\0', ' ');
+  } catch {
+    return '';
+  }
+}
