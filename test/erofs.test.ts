@@ -66,7 +66,7 @@ describe.skipIf(!canMount)('the kernel and fsck.erofs', () => {
     });
   });
 
-  it('find the last name of a directory whatever its length, with inodes close behind', async () => {
+  it('find the last name of a directory that ends where the next inode begins', async () => {
     const draft = new LayerDraft();
     for (let length = 1; length <= 64; length++) {
       draft.directory(`d${length}`).file(`d${length}/${'n'.repeat(length)}`, `${length}`);

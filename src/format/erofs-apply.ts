@@ -74,7 +74,6 @@ async function hideLower(tree: LayerTree, entries: readonly LayerEntry[]): Promi
     hidden.push({ directory: found.directory, name });
   }
   for (const { directory, name } of hidden) {
-    if (directory.links === 0) continue;
     if (name === null) await tree.removeChildren(directory);
     else await tree.remove(directory, name);
   }
@@ -130,6 +129,7 @@ async function addEarlyLinks(tree: LayerTree, early: Map<ByteString, Entry<'hard
     for (let path = first, link = early.get(path); link !== undefined; link = early.get(path)) {
       early.delete(path);
       chain.push(link);
+      if ((await find(tree, link.target)) !== null) break;
       path = normalise(link.target);
     }
     for (const link of chain.reverse()) {

@@ -63,6 +63,13 @@ describe('an EROFS directory', () => {
     expect(names).toEqual(['!', '-', '.', '..', '.a', 'a']);
   });
 
+  it('fills a block to its last byte', () => {
+    // "." and ".." take 27 bytes, 15 names of 255 bytes 4,005, and the last one 64.
+    const all = Array.from({ length: 15 }, (_, index) => `${index}`.padStart(255, 'n'));
+    expect(listDirectory([...all, 'z'.repeat(52)])).toMatchObject({ size: BLOCK_BYTES, blockStarts: [0] });
+    expect(listDirectory([...all, 'z'.repeat(53)])).toMatchObject({ blockStarts: [0, 17] });
+  });
+
   it('reads any junk without harm', () => {
     fc.assert(
       fc.property(entries, fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1 }), (all, changes) => {

@@ -84,17 +84,7 @@ async function moveGrown(tree: LayerTree): Promise<void> {
 function slotBytesOf(inode: ErofsInode): number {
   if (inode.nid === ROOT_NID) return ROOT_SLOT_BYTES;
   const tail = inode.layout === 'inline' ? inode.size % BLOCK_BYTES : 0;
-  return roundUpToSlot(
-    INODE_BYTES + inode.xattrBytes + (inode.type === 'directory' ? behindDirectory(tail) : tail),
-  );
-}
-
-/**
- * Bytes that the tail of a directory takes. Linux looks for the end of the block's last name at the block's
- * end, not the tail's, so a zero byte has to end that name where something else may follow.
- */
-function behindDirectory(tail: number): number {
-  return tail === 0 ? 0 : tail + 1;
+  return roundUpToSlot(INODE_BYTES + inode.xattrBytes + tail);
 }
 
 class Planner {
@@ -173,7 +163,7 @@ class Planner {
     }
     const listing = listDirectory((await this.#tree.children(node)).keys());
     const tail = listing.size % BLOCK_BYTES;
-    const inlineBytes = INODE_BYTES + xattrBytes + behindDirectory(tail);
+    const inlineBytes = INODE_BYTES + xattrBytes + tail;
     const isInline = tail > 0 && inlineBytes <= Math.min(slotLimit, BLOCK_BYTES);
     const planned = this.#withData({
       node,

@@ -1,8 +1,8 @@
 import { BLOCK_BYTES, SLOT_BYTES } from './erofs-layout.ts';
 
 /**
- * The youngest blocks, in which there may be room: 256 KiB, so that what comes together is also fetched together.
- * With file tails of all lengths some 4 % of the bytes stay unused.
+ * How many of the youngest blocks are looked at for room: 256 KiB, so that what comes together is also fetched
+ * together. With file tails of all lengths some 4 % of the bytes stay unused.
  */
 const OPEN_BLOCKS = 64;
 
@@ -16,6 +16,7 @@ interface OpenBlock {
  * block. The same slots in the same order get the same places.
  */
 export class SlotPlacer {
+  /** The oldest first. */
   readonly #open: OpenBlock[] = [];
   #blocks = 0;
 
@@ -27,8 +28,8 @@ export class SlotPlacer {
   /** Byte offset for a slot of `bytes` (a multiple of 32), from the first block. */
   place(bytes: number): number {
     if (bytes % SLOT_BYTES !== 0) throw new Error(`a slot of ${bytes} bytes`);
-    const fitting = this.#bestFit(bytes);
-    if (fitting !== null) {
+    const fitting = this.#open.find((block) => block.freeBytes >= bytes);
+    if (fitting !== undefined) {
       const offset = (fitting.number + 1) * BLOCK_BYTES - fitting.freeBytes;
       fitting.freeBytes -= bytes;
       return offset;
@@ -38,14 +39,5 @@ export class SlotPlacer {
     this.#open.push({ number: this.#blocks - 1, freeBytes: this.#blocks * BLOCK_BYTES - offset - bytes });
     if (this.#open.length > OPEN_BLOCKS) this.#open.shift();
     return offset;
-  }
-
-  /** The block that this slot fills best. */
-  #bestFit(bytes: number): OpenBlock | null {
-    let best: OpenBlock | null = null;
-    for (const block of this.#open) {
-      if (block.freeBytes >= bytes && (best === null || block.freeBytes < best.freeBytes)) best = block;
-    }
-    return best;
   }
 }

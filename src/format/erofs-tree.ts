@@ -228,7 +228,7 @@ export class LayerTree {
 
   /** One name less for something that is not a directory. */
   async #releaseName(child: Child, directory: TreeNode): Promise<void> {
-    if (!(child instanceof TreeNode) && !this.#byNid.has(child.nid)) {
+    if (!(child instanceof TreeNode)) {
       const inode = await this.#readerOf(directory).inode(child.nid, this.#signal);
       if (inode.nlink === 1 && inode.type === child.type) {
         // By far the most frequent case: nothing has to be remembered of it.

@@ -1,0 +1,156 @@
+import fc from 'fast-check';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { BlockDevice, LayerDraft } from '../../test/support/erofs-device.ts';
+import { BufferSource } from './buffer-source.ts';
+import { SourceError } from './byte-source.ts';
+import { ErofsReader } from './erofs-reader.ts';
+import { FormatError } from './errors.ts';
+
+const BLOCK_BYTES = 4096;
+const SUPERBLOCK = 1024;
+
+/** A file system with a bit of everything. */
+async function sample(): Promise<BlockDevice> {
+  const xattrs = new Map([
+    ['user.a', Buffer.from('value')],
+    ['trusted.b', Buffer.alloc(5000, 'b')],
+  ]);
+  const lower = new LayerDraft()
+    .file('file', Buffer.alloc(10_000, 'f'), { xattrs })
+    .file('tail', Buffer.alloc(5000, 't'))
+    .hardlink('second', 'file')
+    .symlink('link', 'd/sub')
+    .directory('d/sub', { xattrs });
+  for (let index = 0; index < 300; index++) lower.file(`d/name-${index}`, `${index}`);
+  const { device } = await lower.on(null);
+  return (await new LayerDraft().whiteout('d/name-7').file('d/sub/new', 'n').on(device)).device;
+}
+
+/** Reads all that there is. */
+async function readEverything(source: BufferSource): Promise<void> {
+  const reader = await ErofsReader.open(source);
+  for await (const { inode } of reader.walk()) {
+    await reader.xattrs(inode);
+    if (inode.type === 'symlink') await reader.readLink(inode);
+    if (inode.type === 'file' && inode.size < 2 ** 20) await reader.readAll(inode);
+  }
+}
+
+describe('a reader of EROFS', () => {
+  let device: BlockDevice;
+  let image: Buffer;
+  beforeAll(async () => {
+    device = await sample();
+    image = Buffer.alloc(device.size);
+    await device.read(0, image);
+    // Without the checksum, damage in block 0 is not found at once.
+    image.writeUInt32LE(0, SUPERBLOCK + 8);
+  });
+
+  it('reads any part of a file, over the border of blocks and tail', async () => {
+    const reader = await ErofsReader.open(device);
+    const file = await reader.lookup('/tail');
+    if (file === null) throw new Error('not found');
+    expect(file).toMatchObject({ layout: 'inline', size: 5000 });
+    for (const [offset, length] of [
+      [0, 5000],
+      [4090, 20],
+      [4096, 904],
+      [4999, 1],
+      [5000, 0],
+    ] as const) {
+      const target = Buffer.alloc(length);
+      await reader.readFile(file, offset, target);
+      expect(target).toEqual(Buffer.alloc(length, 't'));
+    }
+    await expect(reader.readFile(file, 4999, Buffer.alloc(2))).rejects.toMatchObject({
+      code: 'ERR_SOURCE_RANGE',
+    });
+  });
+
+  it('finds paths without following links', async () => {
+    const reader = await ErofsReader.open(device);
+    expect(await reader.lookup('d/sub/new')).toMatchObject({ type: 'file', size: 1 });
+    expect(await reader.lookup('link')).toMatchObject({ type: 'symlink' });
+    expect(await reader.lookup('link/new')).toBeNull();
+    expect(await reader.lookup('d/name-7')).toBeNull();
+    expect(await reader.lookup('')).toMatchObject({ nid: 36 });
+  });
+
+  it('fails in its own words, and ends, whatever is in the device', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.nat(), fc.oneof(fc.constantFrom(0, 1, 0xff, 0x80), fc.nat(255))), {
+          minLength: 1,
+        }),
+        async (changes) => {
+          const damaged = Buffer.from(image);
+          for (const [at, value] of changes)
+            damaged[SUPERBLOCK + (at % (damaged.length - SUPERBLOCK))] = value;
+          const outcomes = await Promise.allSettled([
+            readEverything(new BufferSource(damaged)),
+            changeSomething(damaged),
+          ]);
+          for (const outcome of outcomes) {
+            if (outcome.status === 'fulfilled') continue;
+            if (!(outcome.reason instanceof FormatError || outcome.reason instanceof SourceError))
+              throw outcome.reason;
+          }
+        },
+      ),
+      { numRuns: 600, seed: 11 },
+    );
+  });
+
+  it('ends on directories that hold themselves', async () => {
+    const damaged = Buffer.from(image);
+    const reader = await ErofsReader.open(new BufferSource(image));
+    const directory = await reader.lookup('d/sub');
+    const file = await reader.lookup('d/sub/new');
+    if (directory === null || file === null) throw new Error('not found');
+    // The entry of "new" comes to lead to its own directory.
+    const entry = Buffer.alloc(12);
+    entry.writeUInt32LE(file.nid, 0);
+    const at = image.indexOf(entry.subarray(0, 8), 1152);
+    damaged.writeUInt32LE(directory.nid, at);
+    damaged[at + 10] = 2;
+    await expect(readEverything(new BufferSource(damaged))).rejects.toMatchObject({
+      code: 'ERR_EROFS_CORRUPT',
+    });
+  });
+
+  it.each([
+    ['more blocks than the device has', (bytes: Buffer) => bytes.writeUInt32LE(0xffff_ffff, SUPERBLOCK + 36)],
+    ['a root elsewhere', (bytes: Buffer) => bytes.writeUInt16LE(0xffff, SUPERBLOCK + 14)],
+    ['a root that is a file', (bytes: Buffer) => bytes.writeUInt16LE(0o100644, 1152 + 4)],
+    ['a root of enormous size', (bytes: Buffer) => bytes.writeUInt32LE(0xff, 1152 + 12)],
+    ['a tail that crosses a block boundary', (bytes: Buffer) => bytes.writeUInt32LE(4000, 1152 + 8)],
+    ['xattrs that pass the end', (bytes: Buffer) => bytes.writeUInt16LE(0xffff, 1152 + 2)],
+  ])('refuses %s', async (_, damage) => {
+    const damaged = Buffer.from(image);
+    damage(damaged);
+    await expect(readEverything(new BufferSource(damaged))).rejects.toMatchObject({
+      code: 'ERR_EROFS_CORRUPT',
+    });
+  });
+
+  it('refuses what is smaller than a block', async () => {
+    const small = new BufferSource(Buffer.alloc(BLOCK_BYTES - 1));
+    await expect(ErofsReader.open(small)).rejects.toMatchObject({ code: 'ERR_EROFS_CORRUPT' });
+  });
+});
+
+/** Builds a layer that touches much on an image. */
+async function changeSomething(image: Buffer): Promise<void> {
+  const blocks = new Map<number, Buffer>();
+  for (let at = 0; at < image.length; at += BLOCK_BYTES) {
+    blocks.set(at / BLOCK_BYTES, image.subarray(at, at + BLOCK_BYTES));
+  }
+  await new LayerDraft()
+    .whiteout('second')
+    .opaque('d')
+    .file('link/x', 'x')
+    .directory('d', { xattrs: new Map([['user.x', Buffer.alloc(9000)]]) })
+    .hardlink('more', 'tail')
+    .on(new BlockDevice(blocks, image.length / BLOCK_BYTES));
+}
