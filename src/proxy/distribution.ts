@@ -3,7 +3,6 @@ import type { Catalog } from '../store/catalog.ts';
 import { type Answer, jsonAnswer, type ProxyRequest } from './answer.ts';
 import { answerBlob } from './blob-answer.ts';
 import type { Blobs } from './blobs.ts';
-import { RequestError } from './errors.ts';
 import { answerManifest, type Conversion } from './manifest-answer.ts';
 import type { Manifests } from './manifests.ts';
 import { parseDistributionPath } from './paths.ts';
@@ -23,13 +22,10 @@ export interface DistributionParts {
 }
 
 /**
- * Answers a request below `/v2/`: the pull side of the Distribution spec v1.1.
+ * Answers a GET or HEAD request below `/v2/`: the pull side of the Distribution spec v1.1.
  * @throws RequestError, RegistryError, StoreError; the request's signal's reason
  */
 export async function answerDistribution(parts: DistributionParts, request: ProxyRequest): Promise<Answer> {
-  if (request.method !== 'GET' && request.method !== 'HEAD') {
-    throw new RequestError('UNSUPPORTED', 'this registry is a mirror: push to the registry it mirrors');
-  }
   const path = parseDistributionPath(request.pathname);
   if (path.kind === 'base') return jsonAnswer({});
   const { manifests, blobs, conversion, catalog, log } = parts;

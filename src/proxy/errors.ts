@@ -43,7 +43,9 @@ export interface ErrorAnswer {
 /** `unknownCode` says what was asked for: a registry's 404 does not tell. */
 export function errorAnswer(error: unknown, unknownCode: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN'): ErrorAnswer {
   if (error instanceof RequestError) {
-    return answer(error.distributionCode, error.message, { detail: error.detail, isFault: false });
+    const headers: Record<string, string> =
+      error.distributionCode === 'UNSUPPORTED' ? { allow: 'GET, HEAD' } : {};
+    return answer(error.distributionCode, error.message, { detail: error.detail, headers, isFault: false });
   }
   if (error instanceof RegistryError) return upstreamAnswer(error, unknownCode);
   if (error instanceof StoreError) {

@@ -6,6 +6,7 @@ import { type Context, Hono } from 'hono';
 import type { Logger } from 'pino';
 import { type Answer, bufferAnswer, jsonAnswer, type ProxyRequest, writeAnswer } from './answer.ts';
 import { errorAnswer, RequestError } from './errors.ts';
+import { decodePath } from './paths.ts';
 
 /** What the server's paths lead to. Each may reject: the error becomes the spec's JSON. */
 export interface Routes {
@@ -17,7 +18,7 @@ export interface Routes {
 
 /** The proxy's HTTP side: routing, headers that all answers have, errors, and one log line a request. */
 export class HttpSide {
-  readonly fetch: Hono['fetch'];
+  readonly fetch: Hono<{ Bindings: HttpBindings }>['fetch'];
   readonly #log: Logger;
   readonly #running = new Set<Promise<void>>();
 
@@ -29,12 +30,14 @@ export class HttpSide {
     at('/v2', routes.distribution);
     at('/v2/*', routes.distribution);
     at('/dadi/v1/conversions', () => routes.conversions());
-    at('/dadi/v1/conversions/:digest', ({ pathname }) => routes.conversion(pathname.split('/').at(-1) ?? ''));
+    at('/dadi/v1/conversions/:digest', ({ pathname }) =>
+      routes.conversion(decodePath(pathname).split('/').at(-1) ?? ''),
+    );
     at('/healthz', () => jsonAnswer({ status: 'ok' }));
     at('*', ({ pathname }) => {
       throw new RequestError('NAME_UNKNOWN', `${pathname} is not served here`);
     });
-    this.fetch = app.fetch as Hono['fetch'];
+    this.fetch = app.fetch;
   }
 
   /** Resolves when no request is being answered. */
@@ -91,6 +94,12 @@ async function settle(
   log: Logger,
 ): Promise<Answer> {
   try {
+    if (request.method !== 'GET' && request.method !== 'HEAD') {
+      throw new RequestError(
+        'UNSUPPORTED',
+        `${request.method} is not served: this is a mirror, push to the registry it mirrors`,
+      );
+    }
     return await handler(request);
   } catch (error) {
     const isBlob = request.pathname.includes('/blobs/');

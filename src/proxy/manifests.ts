@@ -1,9 +1,9 @@
 import type { Logger } from 'pino';
 import type { Digest } from '../oci/digest.ts';
-import { RegistryError, type RegistryErrorCode } from '../oci/errors.ts';
+import { RegistryError } from '../oci/errors.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import type { BlobStore } from '../store/blob-store.ts';
-import type { Catalog } from '../store/catalog.ts';
+import type { Catalog, TagRecord } from '../store/catalog.ts';
 import { SingleFlight } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
 
@@ -17,10 +17,10 @@ export interface ServedManifest {
 }
 
 /** Upstream said something about the tag: not an outage, and not to be answered from the cache. */
-const VERDICTS: ReadonlySet<RegistryErrorCode> = new Set([
-  'ERR_REGISTRY_NOT_FOUND',
-  'ERR_REGISTRY_UNAUTHORIZED',
-]);
+const VERDICTS: ReadonlySet<string> = new Set(['ERR_REGISTRY_NOT_FOUND', 'ERR_REGISTRY_UNAUTHORIZED']);
+
+/** How long upstream may take to say what a tag means, where there is an older answer to fall back on. */
+const REVALIDATION_MS = 5_000;
 
 /** Manifests by tag and digest, fetched when they are first asked for. */
 export class Manifests {
@@ -52,31 +52,15 @@ export class Manifests {
    * @throws RegistryError, StoreError
    */
   async byTag(target: Target, tag: string): Promise<ServedManifest> {
-    const { where, client } = target;
+    const { where } = target;
     const known = this.#catalog.tag(where, tag);
     if (known !== null && Date.now() - known.checkedAtMs < this.#tagTtlMs) {
       const fresh = await this.stored(known.digest);
       if (fresh !== null) return fresh;
     }
-    return this.#flights.run(`${where.upstream}/${where.repository}:${tag}`, async () => {
-      try {
-        const { digest } = await client.resolve(where.repository, tag, { signal: this.#signal });
-        const manifest = await this.byDigest(target, digest);
-        this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() });
-        return manifest;
-      } catch (error) {
-        if (!(error instanceof RegistryError) || known === null) throw error;
-        if (error.code === 'ERR_REGISTRY_NOT_FOUND') this.#catalog.removeTag(where, tag);
-        const stale = VERDICTS.has(error.code) ? null : await this.stored(known.digest);
-        if (stale === null) throw error;
-        this.#log.warn({ err: error, ...where, tag, digest: known.digest }, 'serving a tag from the cache');
-        const since = new Date(known.checkedAtMs).toISOString();
-        return {
-          ...stale,
-          warning: `${where.upstream} cannot be asked (${error.code}); this is of ${since}`,
-        };
-      }
-    });
+    return this.#flights.run(`${where.upstream}/${where.repository}:${tag}`, () =>
+      known === null ? this.#resolve(target, tag, this.#signal) : this.#revalidate(target, tag, known),
+    );
   }
 
   /** @throws RegistryError, StoreError */
@@ -106,6 +90,31 @@ export class Manifests {
       return { digest, mediaType, bytes, warning: null };
     } finally {
       await source.close();
+    }
+  }
+
+  async #resolve(target: Target, tag: string, signal: AbortSignal): Promise<ServedManifest> {
+    const { where, client } = target;
+    const { digest } = await client.resolve(where.repository, tag, { signal });
+    const manifest = await this.byDigest(target, digest);
+    this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() });
+    return manifest;
+  }
+
+  async #revalidate(target: Target, tag: string, known: TagRecord): Promise<ServedManifest> {
+    const { where } = target;
+    const timeout = AbortSignal.timeout(REVALIDATION_MS);
+    try {
+      return await this.#resolve(target, tag, AbortSignal.any([this.#signal, timeout]));
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      const code = timeout.aborted ? 'no answer' : error instanceof RegistryError ? error.code : null;
+      if (code === 'ERR_REGISTRY_NOT_FOUND') this.#catalog.removeTag(where, tag);
+      const stale = code === null || VERDICTS.has(code) ? null : await this.stored(known.digest);
+      if (stale === null) throw error;
+      this.#log.warn({ err: error, ...where, tag, digest: known.digest }, 'serving a tag from the cache');
+      const since = new Date(known.checkedAtMs).toISOString();
+      return { ...stale, warning: `${where.upstream} cannot be asked (${code}); this is of ${since}` };
     }
   }
 

@@ -26,7 +26,7 @@ const ROUTE =
  * @throws RequestError NAME_INVALID (badly encoded), DIGEST_INVALID, MANIFEST_UNKNOWN (no such tag can be), NAME_UNKNOWN
  */
 export function parseDistributionPath(pathname: string): DistributionPath {
-  const path = decode(pathname);
+  const path = decodePath(pathname);
   if (path === '/v2' || path === '/v2/') return { kind: 'base' };
   const groups = ROUTE.exec(path)?.groups;
   if (groups === undefined) throw new RequestError('NAME_UNKNOWN', `${path} is not served here`);
@@ -55,7 +55,8 @@ function parseReference(text: string): ManifestReference {
   return { kind: 'tag', tag: text };
 }
 
-function decode(pathname: string): string {
+/** @throws RequestError NAME_INVALID */
+export function decodePath(pathname: string): string {
   try {
     return decodeURIComponent(pathname);
   } catch {

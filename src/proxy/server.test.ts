@@ -36,6 +36,7 @@ test('the base answers, and what is not pulling is refused', async () => {
   expect((await proxy.fetch('/healthz')).status).toBe(200);
   for (const method of ['POST', 'PUT', 'PATCH', 'DELETE']) {
     const refused = await proxy.fetch('/v2/lib/a/blobs/uploads/', { method, body: 'x' });
+    expect(refused.headers.get('allow')).toBe('GET, HEAD');
     expect(await errorOf(refused)).toMatchObject({ status: 405, code: 'UNSUPPORTED' });
   }
   expect(await errorOf(await proxy.fetch('/elsewhere'))).toMatchObject({ status: 404 });
@@ -122,6 +123,17 @@ test.each([500, 503, 429])(
     expect((await proxy.fetch('/v2/lib/a/manifests/2')).status).not.toBe(429);
   },
 );
+
+test('when upstream hangs, a tag is served from the cache before clients give up', async () => {
+  const image = upstream.putImage([SMALL], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  upstream.intercept = () => true;
+  const startedMs = performance.now();
+  const stale = await proxy.fetch('/v2/lib/a/manifests/1');
+  expect(performance.now() - startedMs).toBeLessThan(10_000);
+  expect(stale.headers.get('docker-content-digest')).toBe(image.digest);
+  expect(stale.headers.get('warning')).toContain('no answer');
+});
 
 test('what was pulled is served after a restart without upstream', async () => {
   const image = upstream.putImage([SMALL, BIG], '1');
