@@ -105,10 +105,10 @@ function commandLine(pid: string): string {
   }
 }
 
-async function serve(blobs: readonly Buffer[], options?: OverlaybdLayoutOptions) {
+async function serve(blobs: readonly Buffer[], options?: OverlaybdLayoutOptions, repository = REPOSITORY) {
   const made = await makeOverlaybdLayout(join(root, 'layout'), blobs, options);
-  registry = await serveLayout(made.layout, REPOSITORY);
-  return { ...made, registry, image: `${registry.host}/${REPOSITORY}:converted` };
+  registry = await serveLayout(made.layout, repository);
+  return { ...made, registry, image: `${registry.host}/${repository}:converted` };
 }
 
 /** A tree of some files, some MB, as an EROFS disk. */
@@ -184,6 +184,14 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       expect((await dadi('umount', 'mnt')).stdout).toContain('is unmounted');
     });
 
+    test('--proxy reads an image by its name upstream', async () => {
+      const { registry } = await serve([layerOfDisk(erofsDisk().disk)], {}, `reg.example.com/${REPOSITORY}`);
+      const proxy = `http://${registry.host}`;
+      await dadi('mount', '--proxy', proxy, `reg.example.com/${REPOSITORY}:converted`, mountPoint);
+      expect(await readdir(mountPoint)).toEqual(['deep']);
+      await dadi('umount', mountPoint);
+    });
+
     test('only what is read is fetched', async () => {
       const disk = Buffer.concat([erofsDisk().disk, randomBytes(8 * 1024 * 1024)]);
       const { image } = await serve([layerOfDisk(disk)], { chunkBytes: 65_536 });
@@ -218,9 +226,9 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
         expect(await readdir(mountPoint)).toEqual([]);
         const expected = readFileSync(join(tree, 'deep/er/f38'));
         // Long enough for whatever would not wait for the user.
-      await sleep(1000);
-      expect((await dadi('mount')).stdout).toContain('detaching');
-      expect((await file.readFile()).equals(expected)).toBe(true);
+        await sleep(1000);
+        expect((await dadi('mount')).stdout).toContain('detaching');
+        expect((await file.readFile()).equals(expected)).toBe(true);
       } finally {
         await file.close();
       }

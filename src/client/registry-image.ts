@@ -81,9 +81,7 @@ class Finder {
   async find(reference: string): Promise<Found> {
     const named = await this.#image(reference);
     if (isConverted(named.manifest)) return named;
-    const converted = await this.#image(
-      (await this.#referrer(named.digest)) ?? (await this.#conversion(named.digest)),
-    );
+    const converted = await this.#image(await this.#convertedForm(named.digest));
     if (!isConverted(converted.manifest) || converted.manifest.subject?.digest !== named.digest) {
       throw new ClientError(
         'ERR_IMAGE_INVALID',
@@ -100,6 +98,14 @@ class Finder {
     if (manifest.kind === 'index') return this.#image(selectPlatform(manifest).digest);
     if (manifest.kind === 'image') return { digest, manifest };
     throw new ClientError('ERR_IMAGE_UNSUPPORTED', `${this.#options.reference} is an artifact, not an image`);
+  }
+
+  async #convertedForm(original: Digest): Promise<Digest> {
+    const present = await this.#referrer(original);
+    if (present !== null) return present;
+    const converted = await this.#conversion(original);
+    // A conversion is of content; what this repository shows of it, the referrers API says.
+    return (await this.#referrer(original)) ?? converted;
   }
 
   async #referrer(original: Digest): Promise<Digest | null> {

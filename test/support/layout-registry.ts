@@ -2,6 +2,7 @@ import { open } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { isDigest } from '../../src/oci/digest.ts';
 import type { ImageLayout } from '../../src/oci/image-layout.ts';
+import type { Descriptor } from '../../src/oci/manifest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../../src/oci/media-types.ts';
 
 /** A registry on loopback that serves what an image layout holds, and can be made to fail. */
@@ -12,15 +13,18 @@ export interface LayoutRegistry {
   readonly requests: string[];
   /** Bodies of `/dadi/v1/conversions/<digest>`, by digest; there are none at first. */
   readonly conversions: Map<string, unknown>;
-  /** Changes the bytes of each answered range of a blob. */
-  damage: ((digest: string, offset: number, bytes: Buffer) => void) | null;
+  /** What the referrers API names, for any subject. */
+  readonly referrers: Descriptor[];
+  /** Changes the bytes of each answered blob, range of a blob, and manifest. */
+  damage: ((name: string, offset: number, bytes: Buffer) => void) | null;
   close(): Promise<void>;
 }
 
 export async function serveLayout(layout: ImageLayout, repository: string): Promise<LayoutRegistry> {
   const requests: string[] = [];
   const conversions = new Map<string, unknown>();
-  const registry = { host: '', requests, conversions, damage: null as LayoutRegistry['damage'] };
+  const referrers: Descriptor[] = [];
+  const registry = { host: '', requests, conversions, referrers, damage: null as LayoutRegistry['damage'] };
 
   const manifest = async (reference: string) => {
     if (!isDigest(reference)) return layout.resolve(reference);
@@ -38,9 +42,10 @@ export async function serveLayout(layout: ImageLayout, repository: string): Prom
     } else if (kind === 'manifests') {
       const { bytes, descriptor } = await manifest(name);
       const { mediaType = descriptor?.mediaType } = JSON.parse(bytes.toString());
+      registry.damage?.(name, 0, bytes);
       outgoing.writeHead(200, { 'content-type': mediaType ?? OCI_MANIFEST }).end(bytes);
     } else if (kind === 'referrers') {
-      const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [] };
+      const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: referrers };
       outgoing.writeHead(200, { 'content-type': OCI_INDEX }).end(JSON.stringify(index));
     } else if (kind === 'blobs' && isDigest(name)) {
       const file = await open(layout.blobPath(name));
