@@ -14,7 +14,7 @@ import { startProxy, startUpstream } from './registries.ts';
 import { CountingRelay } from './relay.ts';
 import { skopeoPull, startInFull, startLazily } from './start-up.ts';
 import { Steps } from './steps.ts';
-import { type Results, resultTable } from './table.ts';
+import { type Results, ratios, resultTable } from './table.ts';
 
 const REPOSITORY = 'demo/python';
 const TAG = '1';
@@ -42,7 +42,7 @@ const cleanup = new CleanupStack();
 try {
   const results = await demonstrate(cleanup, interruption.signal);
   await cleanup.close();
-  if (flags.json) printJson(results);
+  if (flags.json) printJson({ ...results, ratios: ratios(results) });
   else console.log(`\n${resultTable(results)}`);
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);

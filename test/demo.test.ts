@@ -33,6 +33,11 @@ const results = z.object({
   conversion: z.object({ digest: z.string(), bytes: z.int(), ms: z.number().positive() }),
   inFull: startUp,
   lazily: startUp,
+  ratios: z.object({
+    bytesFetchedShare: z.number(),
+    timesSooner: z.number().positive(),
+    conversionMegabytesPerSecond: z.number().positive(),
+  }),
 });
 
 const loopList = z.object({ loopdevices: z.array(z.object({ name: z.string(), 'back-file': z.string() })) });
@@ -71,7 +76,7 @@ describe.skipIf(!capable)('the demo', () => {
     const demo = startDemo(scratch);
     const [said, exit] = await Promise.all([text(demo.stdout!), once(demo, 'close')]);
     expect(exit).toEqual([0, null]);
-    const { image, firstPull, conversion, inFull, lazily } = results.parse(JSON.parse(said));
+    const { image, firstPull, conversion, inFull, lazily, ratios } = results.parse(JSON.parse(said));
     expect(image.layers).toBe(5);
     expect(image.uncompressedBytes).toBeGreaterThan(300_000_000);
     expect(firstPull.digest).toBe(image.digest);
@@ -81,6 +86,7 @@ describe.skipIf(!capable)('the demo', () => {
     expect(lazily.output).toBe(inFull.output);
     expect(inFull.bytesFetched).toBeGreaterThan(image.compressedBytes);
     expect(lazily.bytesFetched).toBeLessThan(inFull.bytesFetched / 2);
+    expect(ratios.bytesFetchedShare).toBeCloseTo(lazily.bytesFetched / inFull.bytesFetched);
     await expectNothingLeft();
   });
 
