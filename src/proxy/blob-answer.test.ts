@@ -213,6 +213,18 @@ test('a download that breaks off goes on where it was', async () => {
   expect(ranges[1]).toMatch(/^bytes=[1-9]\d*-$/);
 });
 
+test('a connection that breaks after the last byte has done its work', async () => {
+  const digest = upstream.putBlob(BIG);
+  upstream.intercept = (request, response) => {
+    if (request.method !== 'GET' || !request.url?.includes('/blobs/')) return false;
+    response.writeHead(200, { 'transfer-encoding': 'chunked' });
+    response.write(BIG, () => response.destroy());
+    return true;
+  };
+  expect((await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${digest}`))).equals(BIG)).toBe(true);
+  expect(upstream.count('GET', digest)).toBe(1);
+});
+
 test('a download goes on from upstreams that do not know ranges, too', async () => {
   const digest = upstream.putBlob(BIG);
   let times = 0;

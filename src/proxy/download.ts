@@ -94,7 +94,7 @@ export class Download {
         writer ??= await this.#begin(store, sizeBytes);
         announce(sizeBytes);
         const failure = await this.#take(body, offsetBytes, writer);
-        if (failure === null) break;
+        if (failure === null || this.#arrivedBytes === sizeBytes) break;
         if (signal.aborted || resumes === MAX_RESUMES) throw failure;
         await delay(RESUME_DELAY_MS * 2 ** resumes, undefined, { signal });
       }
@@ -109,8 +109,13 @@ export class Download {
   async #begin(store: BlobStore, sizeBytes: number): Promise<BlobWriter> {
     const digest = this.#digest;
     const writer = await store.writer({ digest, sizeBytes });
-    this.#fd = openSync(writer.path, 'r');
-    return writer;
+    try {
+      this.#fd = openSync(writer.path, 'r');
+      return writer;
+    } catch (error) {
+      await writer.abort();
+      throw error;
+    }
   }
 
   /** Stores what comes. Resolves with what interrupted it, or null at the body's end. */
