@@ -1,5 +1,6 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -320,6 +321,68 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       const error = await complaint(mounting);
       expect(error).toContain(expected);
       expect(error).toContain('exit code 1');
+      await expectNothingLeft();
+    });
+
+    test.each(['SIGINT', 'SIGKILL'] as const)(
+      '%s while the conversion is awaited leaves nothing',
+      async (signal) => {
+        const { image, original, registry } = await serve([layerOfDisk(erofsDisk().disk)]);
+        const progress = {
+          layersDone: 0,
+          layersTotal: 1,
+          bytesDone: 5,
+          bytesTotal: 10,
+          error: null,
+          converted: null,
+        };
+        registry.conversions.set(original, { ...progress, state: 'running' });
+        const args = [MAIN, 'mount', '--run-dir', runDirectory, '--cache-dir', join(root, 'cache')];
+        const child = spawn(process.execPath, [
+          ...args,
+          image.replace(':converted', ':original'),
+          mountPoint,
+        ]);
+        const ended = once(child, 'exit');
+        while (!registry.requests.some((path) => path.startsWith('/dadi/'))) await sleep(20);
+        child.kill(signal);
+        expect(await ended).toEqual(signal === 'SIGINT' ? [1, null] : [null, 'SIGKILL']);
+        await expectNothingLeft();
+      },
+    );
+
+    test('a mount that is not ready yet can be unmounted', async () => {
+      const { image, original, registry } = await serve([layerOfDisk(erofsDisk().disk)]);
+      const progress = {
+        layersDone: 0,
+        layersTotal: 1,
+        bytesDone: 5,
+        bytesTotal: 10,
+        error: null,
+        converted: null,
+      };
+      registry.conversions.set(original, { ...progress, state: 'running' });
+      const mounting = complaint(dadi('mount', image.replace(':converted', ':original'), mountPoint));
+      while (!registry.requests.some((path) => path.startsWith('/dadi/'))) await sleep(20);
+      await dadi('umount', mountPoint);
+      expect(await mounting).toContain('interrupted before the image was mounted');
+      await expectNothingLeft();
+    });
+
+    test('where nbdfuse is missing, the error names the package to install', async () => {
+      const { image } = await serve([layerOfDisk(erofsDisk().disk)]);
+      const args = [
+        MAIN,
+        'mount',
+        '--run-dir',
+        runDirectory,
+        '--cache-dir',
+        join(root, 'cache'),
+        image,
+        mountPoint,
+      ];
+      const mounting = run(process.execPath, args, { env: { PATH: '/nowhere' } });
+      expect(await complaint(mounting)).toContain('apt-get install libnbd-bin');
       await expectNothingLeft();
     });
 

@@ -132,7 +132,7 @@ function foregroundCommand({ image, directory }: MountOptions, flags: MountFlags
 /** Mounts in this process, until it is told to stop: by a signal, or by `dadi umount`. */
 async function hold(options: MountOptions, flags: MountFlags): Promise<void> {
   const parent = process.connected ? process : null;
-  const tell = (message: MountMessage) => parent?.send?.(message);
+  const tell = (message: MountMessage, then: () => unknown = () => {}) => parent?.send?.(message, then);
   const line = new ProgressLine({ quiet: flags.json || parent !== null });
   const starting = new AbortController();
   const abandon = () => starting.abort(new Error('interrupted before the image was mounted'));
@@ -150,9 +150,8 @@ async function hold(options: MountOptions, flags: MountFlags): Promise<void> {
     });
   } catch (error) {
     if (parent === null) throw error;
-    tell(failure(error));
+    tell(failure(error), () => parent.connected && parent.disconnect());
     process.exitCode = 1;
-    parent.disconnect();
     return;
   } finally {
     line.clear();
