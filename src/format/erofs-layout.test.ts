@@ -100,6 +100,21 @@ describe('an EROFS inode', () => {
   });
 });
 
+describe('an EROFS inode that says impossible things', () => {
+  it.each([
+    ['time', 32, -(2n ** 60n)],
+    ['size', 8, 2n ** 60n],
+  ])('is refused for its %s', (_, at, value) => {
+    const bytes = Buffer.alloc(INODE_BYTES);
+    bytes.writeUInt16LE(1, 0);
+    bytes.writeUInt16LE(0o100644, 4);
+    bytes.writeBigInt64LE(value, at);
+    expect(() => decodeInode(bytes, 1, BUILD)).toThrow(
+      expect.objectContaining({ code: 'ERR_EROFS_CORRUPT' }),
+    );
+  });
+});
+
 describe('an EROFS superblock', () => {
   it('is read as it was written', () => {
     expect(decodeSuperblock(firstBlock())).toEqual({

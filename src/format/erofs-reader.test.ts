@@ -134,6 +134,24 @@ describe('a reader of EROFS', () => {
     });
   });
 
+  it.each([0, 0xffff_ffff])('refuses to build on an inode that says it has %i links', async (links) => {
+    const damaged = Buffer.from(image);
+    const tail = await (await ErofsReader.open(device)).lookup('tail');
+    damaged.writeUInt32LE(links, (tail?.nid ?? 0) * 32 + 44);
+    await expect(changeSomething(damaged)).rejects.toMatchObject({ code: 'ERR_EROFS_CORRUPT' });
+  });
+
+  it('gives up on paths longer than any that the kernel takes', async () => {
+    const { device: deep } = await new LayerDraft()
+      .directory(Array(300).fill('n'.repeat(255)).join('/'))
+      .on(null);
+    const walk = async () => {
+      for await (const { path } of (await ErofsReader.open(deep)).walk())
+        expect(path.length).toBeLessThan(70_000);
+    };
+    await expect(walk()).rejects.toMatchObject({ code: 'ERR_LIMIT' });
+  });
+
   it('refuses what is smaller than a block', async () => {
     const small = new BufferSource(Buffer.alloc(BLOCK_BYTES - 1));
     await expect(ErofsReader.open(small)).rejects.toMatchObject({ code: 'ERR_EROFS_CORRUPT' });

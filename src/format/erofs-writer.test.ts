@@ -80,6 +80,22 @@ describe('the bottom layer', () => {
     expect(await seen(device, 'c')).toMatchObject({ uid: 9 });
   });
 
+  it('puts a symbolic link into a block where it does not fit behind its inode and xattrs', async () => {
+    const { device } = await new LayerDraft()
+      .symlink('a', 'x'.repeat(4000), big(100))
+      .symlink('b', 'y'.repeat(4000))
+      .on(null);
+    expect(await seen(device, 'a')).toMatchObject({ content: 'x'.repeat(4000) });
+    expect(await (await ErofsReader.open(device)).lookup('a')).toMatchObject({ layout: 'plain' });
+    expect(await (await ErofsReader.open(device)).lookup('b')).toMatchObject({ layout: 'inline' });
+  });
+
+  it('is refused when it has more blocks than a block number can count', async () => {
+    const input = { parent: null, entries: [], readTail: () => {}, uuid: Buffer.alloc(16) };
+    const built = buildErofsLayer({ ...input, dataBlocks: 2 ** 32 - 1 }, () => {});
+    await expect(built).rejects.toMatchObject({ code: 'ERR_LIMIT' });
+  });
+
   it('packs small files behind their inodes, without a block for each', async () => {
     const draft = new LayerDraft();
     for (let index = 0; index < 1000; index++) draft.file(`d/${index}`, 'x'.repeat(100));
@@ -190,6 +206,13 @@ describe('whiteouts', () => {
     expect(last.inodes).toBe(1);
   });
 
+  it('of all names of a hard link do not touch its inode any more', async () => {
+    const lower = await new LayerDraft().file('a/x', 'x').hardlink('b/x', 'a/x').on(null);
+    const layer = await new LayerDraft().whiteout('a').whiteout('b').on(lower.device);
+    expect(layer.emitted).toEqual([0]);
+    expect(layer.inodes).toBe(1);
+  });
+
   it('cannot hide the root', async () => {
     await expect(new LayerDraft().whiteout('').on(await base())).rejects.toMatchObject({
       code: 'ERR_LAYER_CONFLICT',
@@ -219,6 +242,11 @@ describe('hard links', () => {
   it('may come before their target, and before a link to it', async () => {
     const layer = await new LayerDraft().hardlink('a', 'b').hardlink('b', 'c').file('c', 'C').on(null);
     expect(await seen(layer.device, 'a')).toMatchObject({ type: 'file', nlink: 3 });
+  });
+
+  it('find their target also when it is replaced by a link to themselves', async () => {
+    const layer = await new LayerDraft().hardlink('a', 'c').file('c', 'C').hardlink('c', 'a').on(null);
+    expect(await seen(layer.device, 'a')).toMatchObject({ type: 'file', nlink: 2 });
   });
 
   it('give way to a later entry with their path, also when they came before their target', async () => {
