@@ -129,7 +129,7 @@ async function processOf(directory: string): Promise<number> {
   return mounts.find((mount: { directory: string }) => mount.directory === directory).process.pid;
 }
 
-/** mkfs.erofs of Debian 12 keeps whole seconds only where it writes compact inodes. */
+/** The compact inodes that mkfs.erofs makes have no times of their own. */
 const ignored = (field: TreeField): boolean => field === 'mtimeNs';
 
 describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', 'erofs-utils'))(
