@@ -70,3 +70,16 @@ export async function snapshotByReader(device: BlockDevice): Promise<TreeSnapsho
   }
   return snapshotOf(names);
 }
+
+/** Paths of all that a device holds but the root. */
+export async function names(device: BlockDevice): Promise<ByteString[]> {
+  return [...(await snapshotByReader(device)).keys()].filter((path) => path !== '');
+}
+
+export async function seen(device: BlockDevice, path: ByteString): Promise<SeenInode | undefined> {
+  return (await snapshotByReader(device)).get(path);
+}
+
+export async function nidOf(device: BlockDevice, path: ByteString): Promise<number | undefined> {
+  return (await (await ErofsReader.open(device)).lookup(path))?.nid;
+}
