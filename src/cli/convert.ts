@@ -5,6 +5,7 @@ import process from 'node:process';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { type ConvertedImage, convertImage } from '../convert/image.ts';
 import { convertIndex } from '../convert/image-index.ts';
+import { LayerWorkers } from '../convert/layer-workers.ts';
 import { type ConversionProfile, DEFAULT_PROFILE } from '../convert/profile.ts';
 import type { Algorithm } from '../format/block-codec.ts';
 import { WRITABLE_BLOCK_SIZES } from '../format/zfile-writer.ts';
@@ -77,7 +78,7 @@ async function convert(source: string, destination: LayoutArgument, flags: Conve
 
 async function convertInto(
   destination: LayoutArgument,
-  job: Omit<Job, 'store' | 'catalog'>,
+  job: Omit<Job, 'store' | 'catalog' | 'workers'>,
 ): Promise<{ root: Descriptor; images: readonly ConvertedOne[] }> {
   const directory = resolve(destination.directory);
   await mkdir(dirname(directory), { recursive: true });
@@ -85,8 +86,9 @@ async function convertInto(
   const work = await mkdtemp(join(dirname(directory), '.dadi-convert-'));
   const store = await DirectoryBlobStore.open(work);
   const catalog = Catalog.open(':memory:');
+  const workers = new LayerWorkers(job.flags.concurrency);
   try {
-    const { images, index } = await convertAll({ ...job, store, catalog });
+    const { images, index } = await convertAll({ ...job, store, catalog, workers });
     const layout = await ImageLayout.create(directory);
     for (const { image } of images) await exportImage(image, store, layout);
     if (index !== null) await exportBlob(index, store, layout);
@@ -94,6 +96,7 @@ async function convertInto(
     await layout.tag(destination.tag ?? 'latest', root);
     return { root, images };
   } finally {
+    await workers.close();
     catalog.close();
     await store.close();
     await rm(work, { recursive: true, force: true });
@@ -104,6 +107,7 @@ interface Job {
   readonly origin: ImageOrigin;
   readonly store: BlobStore;
   readonly catalog: Catalog;
+  readonly workers: LayerWorkers;
   readonly flags: ConvertFlags;
   readonly signal: AbortSignal;
   readonly progress: ProgressLine;
@@ -143,7 +147,7 @@ async function convertAll(job: Job): Promise<{ images: ConvertedOne[]; index: De
 
 async function convertOne(
   { descriptor, manifest }: FoundManifest,
-  { origin, store, catalog, flags, signal, progress }: Job,
+  { origin, store, catalog, workers, flags, signal, progress }: Job,
 ): Promise<ConvertedImage> {
   if (manifest.kind === 'index') throw new TypeError('an index where an image was expected');
   const config = parseImageConfig(await origin.readBlob(manifest.config, signal));
@@ -154,7 +158,7 @@ async function convertOne(
       config,
       layerFile: (layer, wait) => origin.layerFile(layer, keepIn(store), wait),
     },
-    { store, catalog, profile: profileOf(flags), concurrency: flags.concurrency, signal },
+    { store, catalog, workers, profile: profileOf(flags), signal },
     ({ layersDone, layersTotal, bytesDone, bytesTotal }) => {
       const percent = bytesTotal === 0 ? 100 : Math.floor((bytesDone / bytesTotal) * 100);
       progress.show(

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
 import { type Header, pack } from 'tar-stream';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
 import { decodeChunkTable, verifyChunk } from '../format/chunk-table.ts';
 import { ErofsReader } from '../format/erofs-reader.ts';
 import { LsmtLayer } from '../format/lsmt-layer.ts';
@@ -17,6 +17,7 @@ import { OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { type ConversionContext, convertImage, type ImageToConvert } from './image.ts';
+import { LayerWorkers } from './layer-workers.ts';
 import { DEFAULT_PROFILE } from './profile.ts';
 
 type Member = readonly [header: Partial<Header> & Pick<Header, 'name'>, content?: string];
@@ -24,6 +25,9 @@ type Member = readonly [header: Partial<Header> & Pick<Header, 'name'>, content?
 let directory: string;
 let store: DirectoryBlobStore;
 let catalog: Catalog;
+
+const workers = new LayerWorkers(2);
+afterAll(() => workers.close());
 
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'convert-image-'));
@@ -89,7 +93,7 @@ function convert(what: ImageToConvert, change: Partial<ConversionContext> = {}) 
   const signal = new AbortController().signal;
   return convertImage(
     what,
-    { store, catalog, profile: DEFAULT_PROFILE, concurrency: 2, signal, ...change },
+    { store, catalog, profile: DEFAULT_PROFILE, workers, signal, ...change },
     () => {},
   );
 }
@@ -153,8 +157,10 @@ test('the chunk table describes the blob', async () => {
 
 test('the same image gives the same digests again, whatever the order in which layers finish', async () => {
   const what = [BASE, TOP, TOP, BASE];
-  const first = await convert(await image(what), { concurrency: 4 });
-  const again = await convert(await image(what), { concurrency: 1, catalog: Catalog.open(':memory:') });
+  const first = await convert(await image(what));
+  const one = new LayerWorkers(1);
+  const again = await convert(await image(what), { workers: one, catalog: Catalog.open(':memory:') });
+  await one.close();
   expect(again.manifest.descriptor).toEqual(first.manifest.descriptor);
 });
 

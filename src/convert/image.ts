@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import pLimit from 'p-limit';
 import { parseDigest } from '../oci/digest.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
 import type { BlobStore } from '../store/blob-store.ts';
@@ -10,7 +9,7 @@ import type { ConversionProgress } from '../store/conversion-table.ts';
 import { assembleConfig, assembleManifest, type Document } from './assemble.ts';
 import { ConvertError } from './errors.ts';
 import { type PlannedLayer, planLayers } from './image-plan.ts';
-import { convertLayer } from './layer-conversion.ts';
+import type { LayerWorkers } from './layer-workers.ts';
 import { type ConversionProfile, profileId } from './profile.ts';
 
 export interface ConversionContext {
@@ -18,8 +17,7 @@ export interface ConversionContext {
   /** Remembers converted layers by chain ID and profile, so that images share those of a common base. */
   readonly catalog: Pick<Catalog, 'layer' | 'putLayer'>;
   readonly profile: ConversionProfile;
-  /** Layers converted at the same time, a thread each. */
-  readonly concurrency: number;
+  readonly workers: LayerWorkers;
   readonly signal: AbortSignal;
 }
 
@@ -66,14 +64,13 @@ async function convertLayers(
   const failure = new AbortController();
   const signal = AbortSignal.any([context.signal, failure.signal]);
   const progress = new ProgressSum(plan, onProgress);
-  const limit = pLimit(context.concurrency);
   const scratch = join(context.store.scratch(), `convert-${randomUUID()}`);
   await mkdir(scratch);
   const running: Promise<ConvertedLayerRecord>[] = [];
   try {
     for (const [index, layer] of plan.entries()) {
       const below = running.slice();
-      const task = limit(async () => {
+      const task = context.workers.turn(async () => {
         const known = await knownLayer(layer, context);
         const record = known ?? (await convertOne(layer, index, below));
         progress.finish(index);
@@ -99,7 +96,7 @@ async function convertLayers(
     const { profile, store, catalog } = context;
     const layerPath = await layerFile(layer.descriptor, signal);
     const outputPath = join(scratch, `${index}.dadi`);
-    const result = await convertLayer(
+    const result = await context.workers.convert(
       { layerPath, compression, diffId, chainId, parentChainId, profile, outputPath },
       async () => Promise.all((await Promise.all(below)).map((parent) => blobPath(parent, store))),
       { signal, onProgress: (bytes) => progress.advance(index, bytes) },

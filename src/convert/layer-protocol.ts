@@ -1,7 +1,7 @@
 import type { LayerFormat } from '../oci/media-types.ts';
 import type { ConversionProfile } from './profile.ts';
 
-/** What a layer's thread is started with. */
+/** A layer to convert. */
 export interface LayerTask {
   /** The layer as upstream has it, in a file whose digest was checked. */
   readonly layerPath: string;
@@ -15,10 +15,11 @@ export interface LayerTask {
   readonly outputPath: string;
 }
 
-/** Sent to the thread once the layers below are converted: their blobs, bottom first. */
-export interface AssembleRequest {
-  readonly parentPaths: readonly string[];
-}
+/** What a layer's thread is told. */
+export type LayerRequest =
+  | { readonly type: 'convert'; readonly task: LayerTask }
+  /** The layers below are converted: their blobs, bottom first. Sent in answer to `staged`. */
+  | { readonly type: 'assemble'; readonly parentPaths: readonly string[] };
 
 export interface LayerResult {
   readonly blobDigest: string;

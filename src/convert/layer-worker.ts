@@ -1,9 +1,10 @@
 /**
- * The thread that converts one layer: upstream's tar to a DADI layer (ZFile over LSMT over EROFS) in a file.
- * It reads the whole layer first, then waits for word that the layers below are converted, since directories
+ * A thread that converts layers, one at a time: upstream's tar to a DADI layer (ZFile over LSMT over EROFS) in
+ * a file. It reads the whole layer first, then waits for word that the layers below are converted, since directories
  * and inodes build on theirs.
  */
-import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { once } from 'node:events';
+import { type MessagePort, parentPort } from 'node:worker_threads';
 import type { ByteSource } from '../format/byte-source.ts';
 import { encodeChunkTable } from '../format/chunk-table.ts';
 import { BLOCK_BYTES } from '../format/erofs-layout.ts';
@@ -17,7 +18,7 @@ import { ZFileWriter } from '../format/zfile-writer.ts';
 import { digestBlob } from './blob-digest.ts';
 import { BlockPacker } from './block-packer.ts';
 import { FileSink } from './file-sink.ts';
-import type { AssembleRequest, LayerMessage, LayerResult, LayerTask } from './layer-protocol.ts';
+import type { LayerMessage, LayerRequest, LayerResult, LayerTask } from './layer-protocol.ts';
 import { LayerStage, TailSpool } from './layer-stage.ts';
 import { readTar } from './layer-tar.ts';
 import { SegmentBuilder } from './segment-builder.ts';
@@ -42,12 +43,11 @@ async function convertLayer(task: LayerTask, port: MessagePort): Promise<LayerRe
     const dataBlocks = packer.finish();
     tails.flush();
 
-    const assemble = nextMessage(port);
+    const parentPaths = parentsFrom(port);
     say(port, { type: 'staged' });
-    const { parentPaths } = await assemble;
 
     const metadata = new SegmentBuilder();
-    const parents = parentPaths.map((path) => FileSource.open(path));
+    const parents = (await parentPaths).map((path) => FileSource.open(path));
     try {
       const built = await buildErofsLayer(
         {
@@ -100,19 +100,23 @@ function say(port: MessagePort, message: LayerMessage): void {
   port.postMessage(message);
 }
 
-function nextMessage(port: MessagePort): Promise<AssembleRequest> {
-  return new Promise((resolve) => {
-    port.once('message', resolve);
-  });
+/** The blobs below, once they are converted: while a layer is under way, no other message comes. */
+async function parentsFrom(port: MessagePort): Promise<readonly string[]> {
+  const [request] = (await once(port, 'message')) as [LayerRequest];
+  if (request.type !== 'assemble') throw new TypeError(`told to ${request.type} in the middle of a layer`);
+  return request.parentPaths;
 }
 
-if (parentPort !== null) {
-  const port = parentPort;
+async function work(task: LayerTask, port: MessagePort): Promise<void> {
   try {
-    say(port, { type: 'done', result: await convertLayer(workerData as LayerTask, port) });
+    say(port, { type: 'done', result: await convertLayer(task, port) });
   } catch (error) {
     const { code, message } = error as Error & { code?: string };
     say(port, { type: 'failed', code: code ?? 'ERR_CONVERT_WORKER', message });
   }
-  port.close();
 }
+
+const port = parentPort;
+port?.on('message', (request: LayerRequest) => {
+  if (request.type === 'convert') void work(request.task, port);
+});

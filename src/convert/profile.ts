@@ -1,7 +1,7 @@
-import type { Algorithm } from '../format/block-codec.ts';
+import { type Algorithm, blockCodec } from '../format/block-codec.ts';
 import { DEFAULT_CHUNK_BYTES } from '../format/chunk-table.ts';
 
-/** The options that decide a converted layer's bytes. Two proxies with one profile write the same digests. */
+/** The options that decide a converted layer's bytes. */
 export interface ConversionProfile {
   readonly algorithm: Algorithm;
   /** zstd's level; LZ4 has none. */
@@ -21,8 +21,12 @@ export const DEFAULT_PROFILE: ConversionProfile = {
   chunkSize: DEFAULT_CHUNK_BYTES,
 };
 
-/** The profile as a short name: a key beside the chain ID, and an annotation of converted manifests. */
-export function profileId(profile: ConversionProfile): string {
-  const codec = profile.algorithm === 'zstd' ? `zstd${profile.level}` : profile.algorithm;
-  return `erofs${FORMAT_VERSION}-${codec}-${profile.blockSize / 1024}k-${profile.chunkSize / 1024}k`;
+/**
+ * The profile as a short name: a key beside the chain ID, and an annotation of converted manifests. It names the
+ * compression library's version too, so that proxies with one profile ID write the same digests.
+ */
+export function profileId({ algorithm, level, blockSize, chunkSize }: ConversionProfile): string {
+  const { version } = blockCodec(algorithm, level);
+  const codec = algorithm === 'zstd' ? `zstd${version}-l${level}` : `${algorithm}${version}`;
+  return `erofs${FORMAT_VERSION}-${codec}-${blockSize / 1024}k-${chunkSize / 1024}k`;
 }

@@ -1,3 +1,4 @@
+import process from 'node:process';
 import { FormatError } from './errors.ts';
 import { loadLibrary } from './native.ts';
 
@@ -7,6 +8,8 @@ export type Algorithm = 'lz4' | 'zstd';
 /** Compresses blocks independently of each other. Not to be shared between threads. */
 export interface BlockCodec {
   readonly algorithm: Algorithm;
+  /** Of the library: another one may compress the same bytes to others. */
+  readonly version: string;
   /** The most bytes that `length` bytes can become. */
   bound(length: number): number;
   /** Returns how many bytes of `target` it filled; `target` must hold `bound(source.length)`. */
@@ -44,8 +47,10 @@ function loadLz4(): BlockCodec {
   const decompressSafe: (s: Buffer, t: Buffer, sLength: number, tLength: number) => number = library.func(
     'int LZ4_decompress_safe(const void *s, void *t, int sLength, int tLength)',
   );
+  const version: () => string = library.func('const char *LZ4_versionString()');
   return {
     algorithm: 'lz4',
+    version: version(),
     bound,
     compress(source, target) {
       const length = compressFast(source, target, source.length, target.length, 1);
@@ -62,6 +67,7 @@ function loadLz4(): BlockCodec {
 
 /** Sizes are declared signed: an error is a small negative number, which is cheaper to see than a bigint. */
 interface Zstd {
+  readonly version: string;
   bound(length: number): number;
   compress(s: Buffer, t: Buffer, level: number): number;
   decompress(s: Buffer, t: Buffer): number;
@@ -86,10 +92,18 @@ function loadZstd(): Zstd {
     library.func(
       'int64_t ZSTD_decompressDCtx(void *d, void *t, size_t tLength, const void *s, size_t sLength)',
     );
-  // One context of each kind a thread, for as long as the thread lives.
+  const freeCompressor: (c: unknown) => void = library.func('void ZSTD_freeCCtx(void *c)');
+  const freeDecompressor: (d: unknown) => void = library.func('void ZSTD_freeDCtx(void *d)');
+  // One context of each kind a thread, for as long as the thread lives: nobody else would free their memory.
   const compressor = createCompressor();
   const decompressor = createDecompressor();
+  process.once('exit', () => {
+    freeCompressor(compressor);
+    freeDecompressor(decompressor);
+  });
+  const version: () => string = library.func('const char *ZSTD_versionString()');
   return {
+    version: version(),
     bound: library.func('int64_t ZSTD_compressBound(size_t length)'),
     errorName: library.func('const char *ZSTD_getErrorName(int64_t result)'),
     compress: (s, t, level) => compress(compressor, t, t.length, s, s.length, level),
@@ -100,6 +114,7 @@ function loadZstd(): Zstd {
 function zstdCodec(library: Zstd, level: number): BlockCodec {
   return {
     algorithm: 'zstd',
+    version: library.version,
     bound: library.bound,
     compress(source, target) {
       const length = library.compress(source, target, level);

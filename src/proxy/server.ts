@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:http';
 import { join } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
 import type { Logger } from 'pino';
+import { LayerWorkers } from '../convert/layer-workers.ts';
 import { DEFAULT_PROFILE, profileId } from '../convert/profile.ts';
 import { RegistryClient } from '../oci/registry-client.ts';
 import { registryUrl } from '../oci/registry-url.ts';
@@ -77,7 +78,9 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   opened.add(() => blobs.close());
 
   const { enabled, concurrency, ...options } = config.conversion;
-  const context = { store, catalog, profile: { ...DEFAULT_PROFILE, ...options }, concurrency };
+  const workers = new LayerWorkers(concurrency);
+  opened.add(() => workers.close());
+  const context = { store, catalog, workers, profile: { ...DEFAULT_PROFILE, ...options } };
   const profile = profileId(context.profile);
   const { conversions } = catalog;
   const convert = imageConverter({ upstreams, manifests, blobs, conversions, context });
