@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -8,8 +8,9 @@ import { ImageLayout } from '../src/oci/image-layout.ts';
 import { type ImageManifest, parseManifest } from '../src/oci/manifest.ts';
 import { writeBigLayer } from './support/big-layer.ts';
 import { requireCapability } from './support/capabilities.ts';
-import { unpackWithUmoci } from './support/images.ts';
+import { buildImage, unpackWithUmoci } from './support/images.ts';
 import { withMountedLayers } from './support/mounted-layers.ts';
+import { writeOddImage } from './support/odd-image.ts';
 import { putOneLayerImage } from './support/one-layer-image.ts';
 import { run } from './support/processes.ts';
 import { diffTrees, readTree } from './support/tree.ts';
@@ -91,6 +92,37 @@ describe.skipIf(
     }
   });
 });
+
+describe.skipIf(!requireCapability('root', 'fuse', 'erofs', 'nbdfuse', 'umoci', 'erofs-utils', 'attr'))(
+  'an image of oddities (names that are not UTF-8, devices, xattrs, links across layers, opaque directories)',
+  () => {
+    const layout = join(work, 'odd-converted');
+    const tags = ['1', '2', '3'];
+    let source: string;
+    let result: ConvertResult;
+
+    beforeAll(async () => {
+      const directory = join(work, 'odd');
+      mkdirSync(directory);
+      const tars = writeOddImage(directory);
+      for (const tag of tags) await buildImage(directory, tag, tars.slice(0, Number(tag)));
+      source = join(directory, 'oci');
+      result = await dadiConvert(`oci:${source}:3`, layout, '--algorithm', 'lz4', '--block-size', '4096');
+    });
+
+    test.each(tags)('its first %s layers, mounted by the kernel, are what umoci unpacks', async (tag) => {
+      const bundle = join(work, `odd-unpacked-${tag}`);
+      const expected = await readTree(await unpackWithUmoci({ layout: source, tag }, bundle));
+      const paths = blobPaths(layout, result).slice(0, Number(tag));
+      const actual = await withMountedLayers(paths, async ({ directory, deviceFile }) => {
+        await run('fsck.erofs', [deviceFile]);
+        return readTree(directory);
+      });
+      expect(expected.length).toBeGreaterThan(20);
+      expect(diffTrees(expected, actual)).toEqual([]);
+    });
+  },
+);
 
 test.skipIf(!requireCapability('time'))(
   'a layer of 500 MB, 100,000 files in it, is converted in less than 400 MB of memory',
