@@ -5,7 +5,11 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, describe, expect, test } from 'vitest';
+import { ImageLayout } from '../src/oci/image-layout.ts';
+import { type Descriptor, encodeJson, parseManifest } from '../src/oci/manifest.ts';
+import { OCI_CONFIG, OCI_INDEX, OCI_MANIFEST } from '../src/oci/media-types.ts';
 import { writeBigLayer } from './support/big-layer.ts';
+import { requireCapability } from './support/capabilities.ts';
 import { putOneLayerImage } from './support/one-layer-image.ts';
 
 const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
@@ -125,6 +129,65 @@ describe('dadi convert', () => {
     expect(existsSync(join(work, 'a'))).toBe(false);
   });
 
+  test.skipIf(!requireCapability('skopeo'))(
+    'converts the images of an index and leaves its attestation as it is',
+    async () => {
+      const source = join(work, 'multi');
+      const entries: Descriptor[] = [];
+      for (const architecture of ['amd64', 'arm64']) {
+        const path = join(work, `${architecture}.tar.gz`);
+        const { diffId } = await writeBigLayer(path, { bytes: 0, smallFiles: architecture.length });
+        const image = await putOneLayerImage(source, path, diffId, architecture);
+        entries.push({ ...image, platform: { os: 'linux', architecture } });
+      }
+      const layout = await ImageLayout.open(source);
+      const attestation = await putAttestation(layout, entries[0]!.digest);
+      const index = encodeJson({
+        schemaVersion: 2,
+        mediaType: OCI_INDEX,
+        manifests: [...entries, attestation],
+      });
+      const original = { mediaType: OCI_INDEX, digest: await layout.putBlob(index), size: index.length };
+      await layout.tag('all', original);
+
+      const target = join(work, 'multi-converted');
+      expect(dadi(['convert', `oci:${source}:all`, `oci:${target}:all`])).toMatchObject({ status: 0 });
+      // Fails if the index names anything that is not there.
+      const copy = [
+        'copy',
+        '--insecure-policy',
+        '--all',
+        `oci:${target}:all`,
+        `oci:${join(work, 'copied')}:all`,
+      ];
+      expect(spawnSync('skopeo', copy, { encoding: 'utf8' })).toMatchObject({ status: 0 });
+
+      const { bytes, descriptor } = await (await ImageLayout.open(target)).resolve('all');
+      const converted = parseManifest(bytes, descriptor.mediaType);
+      if (converted.kind !== 'index') throw new Error(`not an index but ${converted.kind}`);
+      expect(converted.subject).toEqual(original);
+      expect(converted.manifests.map(({ platform }) => platform?.architecture)).toEqual([
+        'amd64',
+        'arm64',
+        'unknown',
+      ]);
+      expect(converted.manifests[2]).toEqual(attestation);
+      expect(converted.manifests[0]?.digest).not.toBe(entries[0]?.digest);
+
+      const one = dadi([
+        'convert',
+        `oci:${source}:all`,
+        `oci:${target}:one`,
+        '--platform',
+        'linux/arm64',
+        '--json',
+      ]);
+      expect(JSON.parse(one.stdout)).toMatchObject({ images: [{ platform: 'linux/arm64' }] });
+      const none = dadi(['convert', `oci:${source}:all`, `oci:${target}:none`, '--platform', 'linux/s390x']);
+      expect([none.status, none.stderr]).toEqual([1, expect.stringContaining('linux/amd64, linux/arm64')]);
+    },
+  );
+
   test('leaves no temporary file behind when it is interrupted', async () => {
     const layer = join(work, 'layer.tar.gz');
     const { diffId } = await writeBigLayer(layer, { bytes: 150_000_000, smallFiles: 1000 });
@@ -147,3 +210,29 @@ describe('dadi convert', () => {
     expect(isWorking()).toBe(false);
   });
 });
+
+/** As BuildKit adds them to an index, for the image that `subject` names. */
+async function putAttestation(layout: ImageLayout, subject: string): Promise<Descriptor> {
+  const put = async (mediaType: string, content: object) => {
+    const bytes = encodeJson(content);
+    return { mediaType, digest: await layout.putBlob(bytes), size: bytes.length };
+  };
+  const manifest = await put(OCI_MANIFEST, {
+    schemaVersion: 2,
+    mediaType: OCI_MANIFEST,
+    config: await put(OCI_CONFIG, {
+      architecture: 'unknown',
+      os: 'unknown',
+      rootfs: { type: 'layers', diff_ids: [] },
+    }),
+    layers: [await put('application/vnd.in-toto+json', { about: subject })],
+  });
+  return {
+    ...manifest,
+    annotations: {
+      'vnd.docker.reference.type': 'attestation-manifest',
+      'vnd.docker.reference.digest': subject,
+    },
+    platform: { os: 'unknown', architecture: 'unknown' },
+  };
+}

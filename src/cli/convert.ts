@@ -16,10 +16,10 @@ import type { BlobStore } from '../store/blob-store.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import {
+  entriesOf,
   type FoundManifest,
   IMAGE_ARGUMENT,
   type ImageOrigin,
-  imagesOf,
   type LayoutArgument,
   openImage,
   parseLayoutArgument,
@@ -88,8 +88,9 @@ async function convertInto(
   const catalog = Catalog.open(':memory:');
   const workers = new LayerWorkers(job.flags.concurrency);
   try {
-    const { images, index } = await convertAll({ ...job, store, catalog, workers });
+    const { images, index, others } = await convertAll({ ...job, store, catalog, workers });
     const layout = await ImageLayout.create(directory);
+    for (const other of others) await copyManifest(other, job.origin, store, layout, job.signal);
     for (const { image } of images) await exportImage(image, store, layout);
     if (index !== null) await exportBlob(index, store, layout);
     const root = index ?? images[0]!.image.manifest.descriptor;
@@ -119,30 +120,44 @@ interface ConvertedOne {
   readonly image: ConvertedImage;
 }
 
-async function convertAll(job: Job): Promise<{ images: ConvertedOne[]; index: Descriptor | null }> {
-  const { origin } = job;
+interface ConvertedAll {
+  readonly images: readonly ConvertedOne[];
+  /** The converted index; null where one image was asked for. */
+  readonly index: Descriptor | null;
+  /** What the index lists beside images (attestations): it stays as it was. */
+  readonly others: readonly FoundManifest[];
+}
+
+async function convertAll(job: Job): Promise<ConvertedAll> {
+  const { origin, flags, signal } = job;
   const { root } = origin;
   const images: ConvertedOne[] = [];
+  const others: FoundManifest[] = [];
   const platforms: string[] = [];
-  for (const found of await imagesOf(origin, job.signal)) {
-    if (found.manifest.kind === 'index') continue;
-    const config = parseImageConfig(await origin.readBlob(found.manifest.config, job.signal));
+  for (const found of await entriesOf(origin, signal)) {
+    if (found.manifest.kind !== 'image') {
+      others.push(found);
+      continue;
+    }
+    const config = parseImageConfig(await origin.readBlob(found.manifest.config, signal));
     const platform = formatPlatform(config);
     platforms.push(platform);
-    if (job.flags.platform !== undefined && job.flags.platform !== platform) continue;
-    const image = await convertOne(found, job);
-    images.push({ platform, original: found, image });
+    if (flags.platform !== undefined && flags.platform !== platform) continue;
+    images.push({ platform, original: found, image: await convertOne(found, job) });
   }
   if (images.length === 0) {
-    throw new Error(`there is no image to convert; the source has ${platforms.join(', ') || 'none'}`);
+    const there =
+      platforms.length === 0 ? 'the source holds no image' : `the source has ${platforms.join(', ')}`;
+    throw new Error(`there is nothing to convert: ${there}`);
   }
-  if (root.manifest.kind !== 'index' || job.flags.platform !== undefined) return { images, index: null };
+  if (root.manifest.kind !== 'index' || flags.platform !== undefined)
+    return { images, index: null, others: [] };
   const byOriginal = new Map<string, Descriptor>(
     images.map(({ original, image }) => [original.descriptor.digest, image.manifest.descriptor]),
   );
-  const profile = profileOf(job.flags);
-  const index = await convertIndex(root.descriptor, root.manifest, byOriginal, { store: job.store, profile });
-  return { images, index: index.descriptor };
+  const context = { store: job.store, profile: profileOf(flags) };
+  const index = await convertIndex(root.descriptor, root.manifest, byOriginal, context);
+  return { images, index: index.descriptor, others };
 }
 
 async function convertOne(
@@ -192,6 +207,21 @@ async function exportImage(image: ConvertedImage, store: BlobStore, layout: Imag
   }
   await exportBlob(image.config.descriptor, store, layout);
   await exportBlob(image.manifest.descriptor, store, layout);
+}
+
+/** Copies what is not converted, with all that it names. */
+async function copyManifest(
+  { manifest }: FoundManifest,
+  origin: ImageOrigin,
+  store: BlobStore,
+  layout: ImageLayout,
+  signal: AbortSignal,
+): Promise<void> {
+  const blobs = manifest.kind === 'index' ? [] : [manifest.config, ...manifest.layers];
+  for (const blob of blobs) {
+    await layout.linkBlob(await origin.layerFile(blob, keepIn(store), signal), blob.digest);
+  }
+  await layout.putBlob(manifest.bytes);
 }
 
 async function exportBlob(

@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
-import { type Descriptor, type IndexManifest, type Manifest, parseManifest } from '../oci/manifest.ts';
+import { type Descriptor, type Manifest, parseManifest } from '../oci/manifest.ts';
 import { parseReference } from '../oci/reference.ts';
 import { RegistryClient } from '../oci/registry-client.ts';
 import { registryUrl } from '../oci/registry-url.ts';
@@ -59,15 +59,12 @@ export function parseLayoutArgument(text: string): LayoutArgument | null {
   return { directory, tag };
 }
 
-/** The images of an index, without what is none (attestations); an image alone is its own list. */
-export async function imagesOf(origin: ImageOrigin, signal: AbortSignal): Promise<FoundManifest[]> {
-  if (origin.root.manifest.kind !== 'index') return [origin.root];
-  const index: IndexManifest = origin.root.manifest;
+/** What an index lists, in its order; anything else is its own list. */
+export async function entriesOf(origin: ImageOrigin, signal: AbortSignal): Promise<FoundManifest[]> {
+  const { manifest } = origin.root;
+  if (manifest.kind !== 'index') return [origin.root];
   const found: FoundManifest[] = [];
-  for (const descriptor of index.manifests) {
-    const child = await origin.manifest(descriptor, signal);
-    if (child.manifest.kind === 'image') found.push(child);
-  }
+  for (const descriptor of manifest.manifests) found.push(await origin.manifest(descriptor, signal));
   return found;
 }
 

@@ -2,17 +2,22 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { type Digest, Digester } from '../../src/oci/digest.ts';
 import { ImageLayout } from '../../src/oci/image-layout.ts';
-import { encodeJson } from '../../src/oci/manifest.ts';
+import { type Descriptor, encodeJson } from '../../src/oci/manifest.ts';
 import { OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST } from '../../src/oci/media-types.ts';
 
 /** Puts an image of one gzip layer into a layout, under the tag `latest`. */
-export async function putOneLayerImage(layoutPath: string, layerPath: string, diffId: string): Promise<void> {
+export async function putOneLayerImage(
+  layoutPath: string,
+  layerPath: string,
+  diffId: string,
+  architecture = 'amd64',
+): Promise<Descriptor> {
   const layout = await ImageLayout.create(layoutPath);
   const layer = await digestOfFile(layerPath);
   await layout.linkBlob(layerPath, layer);
   const configBytes = encodeJson({
     os: 'linux',
-    architecture: 'amd64',
+    architecture,
     rootfs: { type: 'layers', diff_ids: [diffId] },
   });
   const config = await layout.putBlob(configBytes);
@@ -23,7 +28,9 @@ export async function putOneLayerImage(layoutPath: string, layerPath: string, di
     layers: [{ mediaType: `${OCI_LAYER_TAR}+gzip`, digest: layer, size: (await stat(layerPath)).size }],
   });
   const manifest = await layout.putBlob(manifestBytes);
-  await layout.tag('latest', { mediaType: OCI_MANIFEST, digest: manifest, size: manifestBytes.length });
+  const descriptor = { mediaType: OCI_MANIFEST, digest: manifest, size: manifestBytes.length };
+  await layout.tag('latest', descriptor);
+  return descriptor;
 }
 
 async function digestOfFile(path: string): Promise<Digest> {
