@@ -26,17 +26,13 @@ const blob = Buffer.alloc(SIZE, 'every byte of it differs a little').map(
   (byte, i) => byte ^ (i >> 5),
 ) as Buffer;
 const digest = digestOf(blob);
-const table: ChunkTable = {
-  chunkSize: CHUNK,
-  blobSize: SIZE,
-  digests: Buffer.concat(
-    Array.from({ length: 11 }, (_, i) =>
-      createHash('sha256')
-        .update(blob.subarray(i * CHUNK, (i + 1) * CHUNK))
-        .digest(),
-    ),
-  ),
-};
+const table = tableOf(blob);
+
+function tableOf(bytes: Buffer): ChunkTable {
+  const chunks = Array.from({ length: 11 }, (_, i) => bytes.subarray(i * CHUNK, (i + 1) * CHUNK));
+  const digests = Buffer.concat(chunks.map((chunk) => createHash('sha256').update(chunk).digest()));
+  return { chunkSize: CHUNK, blobSize: SIZE, digests };
+}
 
 let directory: string;
 let open: ByteSource[];
@@ -278,7 +274,7 @@ test('a fetch that hangs fails in bounded time, and close ends one at once', asy
 test('when the disk takes nothing, reads go on from memory, without a request for each, and it is said once', async () => {
   const told: unknown[] = [];
   const cache = ChunkCache.open(directory, { onWriteError: (error) => told.push(error) });
-  await (await cache.blob(digest, table)).close();
+  await (await cache.blob(table)).close();
   // Files opened for reading take no writes, as a full disk does not; what they hold can still be read.
   const [data, map] = ['data', 'map'].map((kind) =>
     openSync(join(directory, readdirSync(directory).find((name) => name.endsWith(kind))!), 'r'),
@@ -305,4 +301,16 @@ test('two processes that fill the same blob do not lose marks of each other', as
 test('a range outside the blob is refused', async () => {
   const source = await openBlob();
   await expect(readAt(source, SIZE - 1, 2)).rejects.toMatchObject({ code: 'ERR_SOURCE_RANGE' });
+});
+
+test('what another image says to be the same blob does not change what was verified', async () => {
+  const other = Buffer.alloc(SIZE, 'what a registry of somebody else sends');
+  const source = await openBlob();
+  await readAt(source, 0, SIZE);
+  const cache = ChunkCache.open(directory);
+  const fetch: FetchRange = async (offset, length) => other.subarray(offset, offset + length);
+  const liar = await cachedBlob({ digest, table: tableOf(other), stats, cache, fetch });
+  open.push(liar);
+  expect((await readAt(liar, 0, SIZE)).equals(other)).toBe(true);
+  expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);
 });

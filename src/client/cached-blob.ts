@@ -25,7 +25,7 @@ export interface CachedBlobOptions {
  * the cache. What the cache held from before is verified once by each process.
  */
 export async function cachedBlob(options: CachedBlobOptions): Promise<ByteSource> {
-  return new CachedBlob(options, await options.cache.blob(options.digest, options.table));
+  return new CachedBlob(options, await options.cache.blob(options.table));
 }
 
 /** A chunk that somebody is getting, for all who want it. */

@@ -1,8 +1,9 @@
-import { close, constants, ftruncate, mkdirSync, open, read, write } from 'node:fs';
+import { close, constants, ftruncate, open, read, write } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import type { ChunkTable } from '../format/chunk-table.ts';
-import { type Digest, digestHex } from '../oci/digest.ts';
+import { type ChunkTable, encodeChunkTable } from '../format/chunk-table.ts';
+import { digestHex, digestOf } from '../oci/digest.ts';
+import { makePrivateDirectory } from './private-directory.ts';
 
 const openAsync = promisify(open);
 const closeAsync = promisify(close);
@@ -16,9 +17,10 @@ const PRESENT = 1;
 const MAX_OVERFLOW_BYTES = 32 * 1024 * 1024;
 
 /**
- * A directory that keeps fetched chunks: for each blob (by digest and chunk size) a sparse file of its bytes,
- * `<hex>-<chunk size>.data`, and a map with one byte a chunk, `….map`. A byte and not a bit, so that several
- * processes may fill one blob at once without undoing each other's marks. Nothing is synced: whoever reads a
+ * A directory that keeps fetched chunks: for each chunk table a sparse file of the bytes it describes,
+ * `<digest of the table>.data`, and a map with one byte a chunk, `….map`. By table and not by blob, so that a
+ * table which lies about a blob says nothing about those who have another. A byte and not a bit, so that several
+ * processes may fill one file at once without undoing each other's marks. Nothing is synced: whoever reads a
  * chunk that was there before him verifies it first.
  */
 export class ChunkCache {
@@ -34,26 +36,33 @@ export class ChunkCache {
   }
 
   /**
+   * @throws ClientError ERR_DIRECTORY_UNSAFE
    * @param onWriteError told once when the disk does not take chunks (full, read-only); reading goes on
    */
   static open(directory: string, options: { onWriteError?: (error: unknown) => void } = {}): ChunkCache {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makePrivateDirectory(directory);
     return new ChunkCache(directory, options.onWriteError ?? (() => {}));
   }
 
-  /** The cached part of one blob, to be closed by the caller. */
-  async blob(digest: Digest, table: ChunkTable): Promise<CachedChunks> {
-    const path = join(this.directory, `${digestHex(digest)}-${table.chunkSize}`);
+  /** The cached part of the blob that a table describes, to be closed by the caller. */
+  async blob(table: ChunkTable): Promise<CachedChunks> {
+    const name = digestHex(digestOf(encodeChunkTable(table)));
+    const path = join(this.directory, name);
     // Made when missing, never emptied: another process may be using them.
     const flags = constants.O_RDWR | constants.O_CREAT;
-    const data = await openAsync(`${path}.data`, flags, 0o600);
+    const opened: number[] = [];
     try {
-      const map = await openAsync(`${path}.map`, flags, 0o600);
-      await truncateAsync(data, table.blobSize);
-      await truncateAsync(map, chunkCount(table));
-      return new CachedChunks(this, digest, table, data, map);
+      for (const [ending, sizeBytes] of [
+        ['data', table.blobSize],
+        ['map', chunkCount(table)],
+      ] as const) {
+        const fd = await openAsync(`${path}.${ending}`, flags, 0o600);
+        opened.push(fd);
+        await truncateAsync(fd, sizeBytes);
+      }
+      return new CachedChunks(this, name, table, opened[0]!, opened[1]!);
     } catch (error) {
-      await closeAsync(data);
+      await Promise.all(opened.map((fd) => closeAsync(fd)));
       throw error;
     }
   }
@@ -91,14 +100,14 @@ export function chunkLength(table: ChunkTable, index: number): number {
 /** One blob's chunks on disk. Says what is there, not whether it is right. */
 export class CachedChunks {
   readonly #cache: ChunkCache;
-  readonly #digest: Digest;
+  readonly #name: string;
   readonly #table: ChunkTable;
   #data: number | null;
   #map: number | null;
 
-  constructor(cache: ChunkCache, digest: Digest, table: ChunkTable, data: number, map: number) {
+  constructor(cache: ChunkCache, name: string, table: ChunkTable, data: number, map: number) {
     this.#cache = cache;
-    this.#digest = digest;
+    this.#name = name;
     this.#table = table;
     this.#data = data;
     this.#map = map;
@@ -157,7 +166,7 @@ export class CachedChunks {
   }
 
   #key(index: number): string {
-    return `${this.#digest}/${this.#table.chunkSize}/${index}`;
+    return `${this.#name}/${index}`;
   }
 
   #write(fd: number | null, bytes: Buffer, position: number): Promise<{ bytesWritten: number }> {
