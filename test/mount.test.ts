@@ -263,6 +263,34 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       await expectNothingLeft();
     });
 
+    test('what kill -9 leaves does not come between mounts that start at once; what cannot be removed keeps none from starting', async () => {
+      const { image } = await serve([layerOfDisk(erofsDisk().disk)]);
+      const directories = ['a', 'b', 'c'].map((name) => join(root, name));
+      for (const directory of directories) {
+        mkdirSync(directory);
+        await dadi('mount', image, directory);
+        process.kill(await processOf(directory), 'SIGKILL');
+      }
+      const remains = join(runDirectory, '0123456789ab/unknown');
+      mkdirSync(remains, { recursive: true });
+      await Promise.all(directories.map((directory) => dadi('mount', image, directory)));
+      for (const directory of directories) {
+        expect(await readdir(directory)).toEqual(['deep']);
+        await dadi('umount', directory);
+      }
+      rmSync(remains, { recursive: true });
+      await dadi('umount', '0123456789ab');
+      await expectNothingLeft();
+    });
+
+    test('device nodes of an image open no device of this machine', async () => {
+      const { image } = await serve([layerOfDisk(erofsDisk().disk)]);
+      await dadi('mount', image, mountPoint);
+      const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+      expect(mounts.find((line) => line.includes(` ${mountPoint} `))).toMatch(/ ro,[^ ]*nodev/);
+      await dadi('umount', mountPoint);
+    });
+
     test('SIGTERM unmounts', async () => {
       const { image } = await serve([layerOfDisk(erofsDisk().disk)]);
       await dadi('mount', image, mountPoint);

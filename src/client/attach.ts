@@ -7,7 +7,8 @@ import { getuid } from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientError } from './errors.ts';
 import type { FsType } from './fs-type.ts';
-import { mountReadOnly, SystemCallError } from './linux-mount.ts';
+import { SystemCallError } from './libc.ts';
+import { mountReadOnly } from './linux-mount.ts';
 import { missingProgram, runProgram } from './programs.ts';
 
 /** Everything that attaching leaves on this machine is found again by these paths: see detach.ts. */

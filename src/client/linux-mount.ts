@@ -1,50 +1,16 @@
 import { readFile } from 'node:fs/promises';
-import { constants } from 'node:os';
-import { lastErrno, loadLibrary } from '../format/native.ts';
+import { type NativeCall, nativeCall } from './libc.ts';
 
 const MS_RDONLY = 1;
+/** Who opens a device node of the image does not get this machine's device. */
+const MS_NODEV = 4;
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
-/** Not in Node's list on every version. */
-const ENOTBLK = 15;
-
-/** A failed mount(2) or umount2(2). */
-export class SystemCallError extends Error {
-  override readonly name = 'SystemCallError';
-  /** The system's name of the error: EBUSY, EINVAL, … */
-  readonly code: string;
-
-  constructor(call: string, errno: number) {
-    const names = Object.entries(constants.errno);
-    const code =
-      errno === ENOTBLK ? 'ENOTBLK' : (names.find(([, number]) => number === errno)?.[0] ?? `E${errno}`);
-    super(`${call}: ${code}`);
-    this.code = code;
-  }
-}
-
-type NativeCall = (...args: unknown[]) => Promise<void>;
-
-/**
- * A function of libc that returns 0 or sets errno, called on another thread: a mount reads its device, and the
- * device is served by this thread.
- */
-function nativeCall(name: string, declaration: string): NativeCall {
-  const call = loadLibrary('libc.so.6', 'libc6').func(declaration);
-  return (...args) =>
-    new Promise((resolve, reject) => {
-      call.async(...args, (error: unknown, result: number) => {
-        if (error) reject(error);
-        else if (result !== 0) reject(new SystemCallError(`${name}(${args[0]}, …)`, lastErrno()));
-        else resolve();
-      });
-    });
-}
 
 let mountCall: NativeCall | null = null;
 let unmountCall: NativeCall | null = null;
 
-/** mount(2), read-only. Without mount(8): that would put a loop device under what is a file. */
+/** mount(2), read-only and without devices. Not by mount(8): that would put a loop device under what is a file. */
 export async function mountReadOnly(
   source: string,
   target: string,
@@ -55,7 +21,7 @@ export async function mountReadOnly(
     'mount',
     'int mount(const char *, const char *, const char *, unsigned long, const char *)',
   );
-  await mountCall(source, target, fsType, MS_RDONLY, data);
+  await mountCall(source, target, fsType, MS_RDONLY | MS_NODEV, data);
 }
 
 /**

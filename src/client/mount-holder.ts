@@ -14,6 +14,7 @@ import { claimMount, type MountState, mountId, mountPaths, removeState, writeSta
 import { NbdServer } from './nbd-server.ts';
 import { hasEnded, identifyProcess, type ProcessIdentity } from './processes.ts';
 import type { RegistryImageOptions } from './registry-image.ts';
+import { withRunLock } from './run-lock.ts';
 import { removeDeadMounts } from './unmount.ts';
 
 export interface MountOptions {
@@ -66,7 +67,6 @@ export class MountHolder {
    * @throws ClientError, RegistryError, OciError, FormatError, SourceError; the signal's reason
    */
   static async start(options: MountOptions, hooks: MountHooks = {}): Promise<MountHolder> {
-    await removeDeadMounts(options.runDirectory);
     const directory = await checkedTarget(options.directory);
     const state: MountState = {
       id: mountId(directory),
@@ -80,7 +80,12 @@ export class MountHolder {
       deviceBytes: null,
       startedAt: new Date().toISOString(),
     };
-    await claimMount(options.runDirectory, state);
+    await withRunLock(options.runDirectory, async () => {
+      await removeDeadMounts(options.runDirectory, (id, error) =>
+        hooks.onWarning?.(`cannot remove the dead mount ${id}`, error),
+      );
+      await claimMount(options.runDirectory, state);
+    });
     const holder = new MountHolder(options.runDirectory, state, hooks);
     try {
       await holder.#start(options);
@@ -181,7 +186,7 @@ export class MountHolder {
     await this.#opened?.close();
     await this.#image?.close();
     this.#control?.close();
-    await removeState(this.#runDirectory, this.#state.id);
+    await withRunLock(this.#runDirectory, () => removeState(this.#runDirectory, this.#state.id));
     this.#end.resolve(this.stats());
   }
 

@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, openSync, rmSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { ConversionProgress } from './conversion-wait.ts';
 import { ClientError } from './errors.ts';
 import { type MountState, mountId, mountPaths } from './mount-state.ts';
+import { makePrivateDirectory } from './private-directory.ts';
 
 /** What a mount's process tells the one that started it. */
 export type MountMessage =
@@ -42,7 +43,7 @@ export class MountFailedError extends Error {
 export async function launchMount(options: LaunchOptions): Promise<MountState> {
   const { runDirectory, signal } = options;
   signal?.throwIfAborted();
-  mkdirSync(runDirectory, { recursive: true, mode: 0o700 });
+  makePrivateDirectory(runDirectory);
   const directory = await realpath(options.directory).catch(() => resolve(options.directory));
   const { logFile, workDirectory } = mountPaths(runDirectory, mountId(directory));
   const child = startProcess(options.command, logFile);

@@ -63,11 +63,11 @@ export function mountPaths(runDirectory: string, id: string): MountPaths {
 }
 
 /**
- * Makes a mount's work directory with its state in it, in one step that only one process can make.
+ * Makes a mount's work directory with its state in it, in one step that only one process can make. The run
+ * directory must exist.
  * @throws ClientError ERR_MOUNT_TARGET if there is one
  */
 export async function claimMount(runDirectory: string, state: MountState): Promise<void> {
-  await mkdir(runDirectory, { recursive: true, mode: 0o700 });
   const prepared = join(runDirectory, `.${state.id}-${state.process.pid}`);
   await mkdir(prepared, { recursive: true, mode: 0o700 });
   try {

@@ -12,6 +12,7 @@ import {
   removeUnclaimed,
 } from './mount-state.ts';
 import { hasEnded, signalProcess } from './processes.ts';
+import { withRunLock } from './run-lock.ts';
 
 /** How long a process takes to end after it has taken everything down. */
 const EXIT_TIMEOUT_MS = 10_000;
@@ -51,7 +52,10 @@ export async function unmountImage(
 ): Promise<MountStats | null> {
   const mount = await findMount(runDirectory, directoryOrId);
   if (!mount.isAlive || mount.state === null) {
-    await removeDeadMount(runDirectory, mount.id, options);
+    await withRunLock(runDirectory, async () => {
+      const { id, isAlive } = await findMount(runDirectory, mount.id);
+      if (!isAlive) await removeDeadMount(runDirectory, id, options);
+    });
     return null;
   }
   const { process, status } = mount.state;
@@ -68,10 +72,18 @@ export async function unmountImage(
   return stats;
 }
 
-/** Removes what crashed mounts left. Their readers have nobody to read from any more, so nobody is waited for. */
-export async function removeDeadMounts(runDirectory: string): Promise<void> {
+/**
+ * Removes what crashed mounts left, under the run directory's lock. Their readers have nobody to read from any
+ * more, so nobody is waited for.
+ * @param onFailure told of each that cannot be removed: it does not keep others from being mounted
+ */
+export async function removeDeadMounts(
+  runDirectory: string,
+  onFailure: (id: string, error: unknown) => void,
+): Promise<void> {
   for (const { id, isAlive } of await findMounts(runDirectory)) {
-    if (!isAlive) await removeDeadMount(runDirectory, id, { lazy: true });
+    if (isAlive) continue;
+    await removeDeadMount(runDirectory, id, { lazy: true }).catch((error) => onFailure(id, error));
   }
   await removeUnclaimed(runDirectory);
 }
