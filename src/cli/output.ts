@@ -56,7 +56,7 @@ export class ProgressLine {
     const nowMs = performance.now();
     if (this.#quiet || nowMs - this.#lastMs < (stderr.isTTY ? REDRAW_MS : PLAIN_STEP_MS)) return;
     this.#lastMs = nowMs;
-    stderr.write(stderr.isTTY ? `\r\x1b[K${text.slice(0, (stderr.columns ?? 80) - 1)}` : `${text}\n`);
+    stderr.write(stderr.isTTY ? `\r\x1b[K${text.slice(0, (stderr.columns || 80) - 1)}` : `${text}\n`);
     this.#drawn = true;
   }
 
