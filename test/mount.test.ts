@@ -215,6 +215,21 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       await dadi('umount', mountPoint);
     });
 
+    test('a registry that goes away and comes back makes a read wait; one that stays away makes it fail in time', async () => {
+      const { disk, tree } = erofsDisk();
+      const { image, registry } = await serve([layerOfDisk(disk)], { chunkBytes: 4096 });
+      await dadi('mount', '--read-timeout', '4', image, mountPoint);
+      await registry.close();
+      const path = 'deep/er/f38';
+      const reading = run('cat', [join(mountPoint, path)]);
+      await sleep(2000);
+      await registry.resume();
+      expect((await reading).stdout).toBe(readFileSync(join(tree, path), 'utf8'));
+      await registry.close();
+      expect(await complaint(run('cat', [join(mountPoint, 'deep/f37')]))).toContain('Input/output error');
+      await dadi('umount', mountPoint);
+    });
+
     test('a directory in use stays mounted, with an error that names it; --lazy frees it, and its users go on', async () => {
       const { disk, tree } = erofsDisk();
       const { image } = await serve([layerOfDisk(disk)], { chunkBytes: 4096 });
@@ -319,6 +334,10 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       registry.conversions.set(original, { ...progress, state: 'running' });
       const mounting = dadi('mount', '--json', image.replace(':converted', ':original'), mountPoint);
       while (registry.requests.filter((path) => path.startsWith('/dadi/')).length < 3) await sleep(20);
+      // A proxy may be restarted meanwhile.
+      await registry.close();
+      await sleep(500);
+      await registry.resume();
       registry.conversions.set(original, { ...progress, state: 'done', converted: { digest: converted } });
       expect(JSON.parse((await mounting).stdout).manifestDigest).toBe(converted);
       await dadi('umount', mountPoint);

@@ -7,7 +7,7 @@ import type { ReadStats } from './read-stats.ts';
 
 /** Missing neighbours of one read become one request up to this. */
 const MAX_REQUEST_BYTES = 4 * 1024 * 1024;
-const DEFAULT_TIMEOUT_MS = 60_000;
+export const DEFAULT_READ_TIMEOUT_MS = 60_000;
 
 export interface CachedBlobOptions {
   readonly digest: Digest;
@@ -50,7 +50,7 @@ class CachedBlob implements ByteSource {
     this.#chunks = chunks;
     this.#stats = options.stats;
     this.#verified = new Uint8Array(chunkCount(options.table));
-    this.#fetcher = new ChunkFetcher({ ...options, timeoutMs: options.timeoutMs ?? DEFAULT_TIMEOUT_MS });
+    this.#fetcher = new ChunkFetcher({ ...options, timeoutMs: options.timeoutMs ?? DEFAULT_READ_TIMEOUT_MS });
   }
 
   async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {

@@ -34,6 +34,8 @@ const statusSchema = z.object({
   error: z.string().nullable(),
 });
 
+type ConversionStatus = z.infer<typeof statusSchema>;
+
 const POLL_MS = 250;
 /** A proxy queues an image when its manifest is pulled; who has not heard of it after this never will. */
 const UNKNOWN_GRACE_MS = 1_500;
@@ -47,8 +49,14 @@ const REQUEST_TIMEOUT_MS = 10_000;
 export async function waitForConversion(options: ConversionWait): Promise<Digest> {
   const { original, waitMs, signal } = options;
   const startMs = performance.now();
+  let last: ConversionStatus | null = null;
   for (;;) {
-    const status = await askStatus(options);
+    const status = await askStatus(options).catch((error) => {
+      // Once it has been heard of, a proxy that is away for a while goes on with it when it is back.
+      if (last === null || signal?.aborted) throw error;
+      return null;
+    });
+    last = status ?? last;
     const waitedMs = performance.now() - startMs;
     if (status !== null) options.onProgress?.(status);
     if (status?.state === 'failed') {
@@ -59,13 +67,13 @@ export async function waitForConversion(options: ConversionWait): Promise<Digest
       );
     }
     if (status?.state === 'done' && status.converted !== null) return status.converted.digest;
-    if (status === null && waitedMs >= Math.min(UNKNOWN_GRACE_MS, waitMs)) {
+    if (last === null && waitedMs >= Math.min(UNKNOWN_GRACE_MS, waitMs)) {
       throw new ClientError(
         'ERR_IMAGE_NOT_CONVERTED',
         `${options.baseUrl.host} has no converted form of ${original}, and does not convert it; is it a dadi proxy?`,
       );
     }
-    if (waitedMs >= waitMs) throw timedOut(options, status);
+    if (waitedMs >= waitMs) throw timedOut(options, last);
     await sleep(Math.min(POLL_MS, waitMs - waitedMs), undefined, signal && { signal });
   }
 }
@@ -79,7 +87,7 @@ function timedOut({ original, waitMs }: ConversionWait, status: ConversionProgre
 }
 
 /** Null where the proxy does not know of the conversion, or the registry is no proxy. */
-async function askStatus(options: ConversionWait): Promise<z.infer<typeof statusSchema> | null> {
+async function askStatus(options: ConversionWait): Promise<ConversionStatus | null> {
   const url = new URL(`dadi/v1/conversions/${options.original}`, options.baseUrl);
   const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
   const signal = options.signal === undefined ? timeout : AbortSignal.any([options.signal, timeout]);

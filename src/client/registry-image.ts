@@ -8,7 +8,7 @@ import { selectPlatform } from '../oci/platform.ts';
 import { parseReference } from '../oci/reference.ts';
 import { RegistryClient } from '../oci/registry-client.ts';
 import { registryUrl } from '../oci/registry-url.ts';
-import { cachedBlob } from './cached-blob.ts';
+import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from './cached-blob.ts';
 import { type ConversionProgress, waitForConversion } from './conversion-wait.ts';
 import { ClientError } from './errors.ts';
 import {
@@ -33,6 +33,11 @@ export interface RegistryImageOptions {
 
 /** Range requests of one image under way at once. */
 const MAX_REQUESTS = 16;
+/**
+ * A registry that is away (restarted, say) is asked again for this share of the time that a read may take: a
+ * program gets over a pause, but not over an I/O error. The rest is for the last attempt.
+ */
+const RETRY_SHARE = 0.8;
 /** Of a chunk table: its header, and 32 bytes for each of the smallest chunks that there may be. */
 const maxChunkTableBytes = (blobBytes: number): number => 64 + 32 * Math.ceil(blobBytes / 4096);
 
@@ -164,15 +169,18 @@ class RegistryImage implements ConvertedImage {
         `layer ${digest}: its chunk table is that of a blob of ${table.blobSize} bytes, the layer has ${sizeBytes}`,
       );
     }
-    const { cache, stats, readTimeoutMs } = access;
+    const { cache, stats, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
+    const retry = { retries: Number.POSITIVE_INFINITY, maxMs: RETRY_SHARE * readTimeoutMs };
     return cachedBlob({
       digest,
       table,
       cache,
       stats,
-      ...(readTimeoutMs === undefined ? {} : { timeoutMs: readTimeoutMs }),
+      timeoutMs: readTimeoutMs,
       fetch: (offset, length, signal) =>
-        this.#limit(() => this.#client.readBlobRange(this.#repository, digest, offset, length, signal)),
+        this.#limit(() =>
+          this.#client.readBlobRange(this.#repository, digest, offset, length, signal, retry),
+        ),
     });
   }
 

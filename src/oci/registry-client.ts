@@ -17,7 +17,7 @@ import {
   resolvedFrom,
   tagNames,
 } from './registry-answers.ts';
-import { discard, header, headerBytes, readExactly } from './registry-http.ts';
+import { discard, header, headerBytes, readExactly, tooBig } from './registry-http.ts';
 import { type RetryPolicy, withRetries } from './registry-retry.ts';
 import { RegistryConnections, type RegistryTimeouts, RegistryTransport } from './registry-transport.ts';
 
@@ -56,6 +56,7 @@ const DEFAULT_USER_AGENT = 'dadi-mirror';
 const DEFAULT_RETRY: RetryPolicy = { retries: 3, maxRetryAfterMs: 5_000 };
 const TAGS_PER_PAGE = 1000;
 const MAX_PAGES = 1000;
+const MAX_LIST_BYTES = 64 * 1024 * 1024;
 
 /**
  * The pull side of the Distribution spec v1.1. Safe for concurrent use. Every method rejects with a
@@ -174,6 +175,7 @@ export class RegistryClient {
   /**
    * Exactly `length` bytes of a blob, which the caller verifies. A blob that ends before them, and a registry
    * that does not know ranges, are ERR_REGISTRY_PROTOCOL.
+   * @param retry what differs from the client's own policy
    */
   async readBlobRange(
     repository: string,
@@ -181,6 +183,7 @@ export class RegistryClient {
     offset: number,
     length: number,
     signal?: AbortSignal,
+    retry: Partial<RetryPolicy> = {},
   ): Promise<Buffer> {
     const { context, path } = this.#blob(repository, digest);
     return withRetries(
@@ -195,7 +198,7 @@ export class RegistryClient {
           'the registry does not answer ranges: its blobs cannot be read in parts',
         );
       },
-      this.#retry,
+      { ...this.#retry, ...retry },
       signal,
     );
   }
@@ -282,6 +285,7 @@ export class RegistryClient {
     signal: AbortSignal | undefined,
   ): Promise<Buffer[]> {
     const pages: Buffer[] = [];
+    let totalBytes = 0;
     for (let path: string | null = firstPath; path !== null; ) {
       if (pages.length === MAX_PAGES)
         throw protocolError(context, `its list has more than ${MAX_PAGES} pages`);
@@ -290,7 +294,11 @@ export class RegistryClient {
         async () => {
           const request = { method: 'GET', path: url, repository, headers: { accept }, signal } as const;
           const response = await this.#transport.send(request, context);
-          pages.push(await readSmall(response, MAX_MANIFEST_BYTES, context));
+          const page = await readSmall(response, MAX_MANIFEST_BYTES, context);
+          totalBytes += page.length;
+          if (totalBytes > MAX_LIST_BYTES)
+            throw tooBig(context, `more than ${MAX_LIST_BYTES}`, MAX_LIST_BYTES);
+          pages.push(page);
           return nextPage(header(response, 'link'), new URL(url, this.#connections.baseUrl.href));
         },
         this.#retry,

@@ -8,6 +8,8 @@ export interface RetryPolicy {
   readonly retries: number;
   /** The longest Retry-After that is waited for; one that is longer, or missing on a 429, is the caller's to judge. */
   readonly maxRetryAfterMs: number;
+  /** No further attempt begins later than this after the first one began. */
+  readonly maxMs?: number;
 }
 
 const FIRST_DELAY_MS = 100;
@@ -34,6 +36,7 @@ export function withRetries<T>(
     minTimeout: FIRST_DELAY_MS,
     maxTimeout: MAX_DELAY_MS,
     randomize: true,
+    ...(policy.maxMs === undefined ? {} : { maxRetryTime: policy.maxMs }),
     signal,
     shouldRetry: ({ error }) => isTransient(error, policy),
     onFailedAttempt: async ({ error, retriesLeft }) => {

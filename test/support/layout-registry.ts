@@ -17,7 +17,10 @@ export interface LayoutRegistry {
   readonly referrers: Descriptor[];
   /** Changes the bytes of each answered blob, range of a blob, and manifest. */
   damage: ((name: string, offset: number, bytes: Buffer) => void) | null;
+  /** Refuses connections from now on, until `resume`. */
   close(): Promise<void>;
+  /** Listens again, at the same port. */
+  resume(): Promise<void>;
 }
 
 export async function serveLayout(layout: ImageLayout, repository: string): Promise<LayoutRegistry> {
@@ -65,11 +68,13 @@ export async function serveLayout(layout: ImageLayout, repository: string): Prom
   const server = createServer((incoming, outgoing) => {
     answer(incoming, outgoing).catch(() => outgoing.writeHead(404).end());
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const listen = (port: number) => new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve));
+  await listen(0);
   const address = server.address();
   if (address === null || typeof address === 'string') throw new Error('no port');
   registry.host = `127.0.0.1:${address.port}`;
   return Object.assign(registry, {
+    resume: () => listen(address.port),
     close: () =>
       new Promise<void>((resolve) => {
         server.close(() => resolve());
