@@ -10,6 +10,7 @@ import { type ConversionProfile, DEFAULT_PROFILE } from '../convert/profile.ts';
 import type { Algorithm } from '../format/block-codec.ts';
 import { WRITABLE_BLOCK_SIZES } from '../format/zfile-writer.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
+import { type LayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
 import { type Descriptor, parseImageConfig } from '../oci/manifest.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import type { BlobStore } from '../store/blob-store.ts';
@@ -20,9 +21,7 @@ import {
   type FoundManifest,
   IMAGE_ARGUMENT,
   type ImageOrigin,
-  type LayoutArgument,
   openImage,
-  parseLayoutArgument,
 } from './image-origin.ts';
 import { interruptSignal } from './interrupt.ts';
 import { formatBytes, formatFields, formatTable, ProgressLine, printJson } from './output.ts';
@@ -61,7 +60,7 @@ export function convertCommand(): Command {
     .action(convert);
 }
 
-async function convert(source: string, destination: LayoutArgument, flags: ConvertFlags): Promise<void> {
+async function convert(source: string, destination: LayoutReference, flags: ConvertFlags): Promise<void> {
   const signal = interruptSignal();
   const startMs = performance.now();
   const progress = new ProgressLine({ quiet: flags.json });
@@ -77,7 +76,7 @@ async function convert(source: string, destination: LayoutArgument, flags: Conve
 }
 
 async function convertInto(
-  destination: LayoutArgument,
+  destination: LayoutReference,
   job: Omit<Job, 'store' | 'catalog' | 'workers'>,
 ): Promise<{ root: Descriptor; images: readonly ConvertedOne[] }> {
   const directory = resolve(destination.directory);
@@ -287,8 +286,8 @@ function printResult(
   );
 }
 
-function layoutArgument(text: string): LayoutArgument {
-  const layout = parseLayoutArgument(text);
+function layoutArgument(text: string): LayoutReference {
+  const layout = parseLayoutReference(text);
   if (layout === null || layout.directory === '') throw new InvalidArgumentError('write oci:DIRECTORY[:TAG]');
   return layout;
 }

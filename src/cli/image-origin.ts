@@ -1,5 +1,6 @@
 import type { Digest } from '../oci/digest.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
+import { type LayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
 import { type Descriptor, type Manifest, parseManifest } from '../oci/manifest.ts';
 import { parseReference } from '../oci/reference.ts';
 import { RegistryClient } from '../oci/registry-client.ts';
@@ -35,28 +36,13 @@ export interface OriginOptions {
   readonly signal: AbortSignal;
 }
 
-const LAYOUT_PREFIX = 'oci:';
 export const IMAGE_ARGUMENT =
   '[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], or oci:DIRECTORY[:TAG] for an OCI image layout';
 
 /** Finds the image that `text` names. Throws OciError or RegistryError that says what is not there. */
 export async function openImage(text: string, options: OriginOptions): Promise<ImageOrigin> {
-  const layout = parseLayoutArgument(text);
+  const layout = parseLayoutReference(text);
   return layout === null ? openInRegistry(text, options) : openInLayout(layout);
-}
-
-/** A tag in an OCI image layout. */
-export interface LayoutArgument {
-  readonly directory: string;
-  readonly tag: string | null;
-}
-
-/** `oci:DIRECTORY[:TAG]`, or null if the text is something else. */
-export function parseLayoutArgument(text: string): LayoutArgument | null {
-  if (!text.startsWith(LAYOUT_PREFIX)) return null;
-  const [, directory = '', tag = null] =
-    /^(.*?)(?::([\w][\w.-]{0,127}))?$/.exec(text.slice(LAYOUT_PREFIX.length)) ?? [];
-  return { directory, tag };
 }
 
 /** What an index lists, in its order; anything else is its own list. */
@@ -68,7 +54,7 @@ export async function entriesOf(origin: ImageOrigin, signal: AbortSignal): Promi
   return found;
 }
 
-async function openInLayout({ directory, tag }: LayoutArgument): Promise<ImageOrigin> {
+async function openInLayout({ directory, tag }: LayoutReference): Promise<ImageOrigin> {
   const layout = await ImageLayout.open(directory);
   const find = async (descriptor: Descriptor): Promise<FoundManifest> => ({
     descriptor,

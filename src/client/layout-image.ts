@@ -3,33 +3,18 @@ import { FileSource } from '../format/file-source.ts';
 import { OVERLAYBD_ARTIFACT_TYPE } from '../oci/annotations.ts';
 import { type Digest, shortDigest } from '../oci/digest.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
+import type { LayoutReference } from '../oci/layout-reference.ts';
 import { type Descriptor, type ImageManifest, parseManifest } from '../oci/manifest.ts';
 import { selectPlatform } from '../oci/platform.ts';
 import { ClientError } from './errors.ts';
 import { type ConvertedImage, convertedLayers, type ImageLayer, isConverted } from './image.ts';
-
-const PREFIX = 'oci:';
-
-/** The directory and tag of `oci:DIRECTORY[:TAG]`; null for any other reference. */
-export function parseLayoutReference(
-  reference: string,
-): { readonly directory: string; readonly tag: string | null } | null {
-  if (!reference.startsWith(PREFIX)) return null;
-  const rest = reference.slice(PREFIX.length);
-  const colon = rest.lastIndexOf(':');
-  if (colon === -1 || rest.includes('/', colon)) return { directory: rest, tag: null };
-  return { directory: rest.slice(0, colon), tag: rest.slice(colon + 1) };
-}
 
 /**
  * Opens a converted image in an OCI image layout, or the converted form there of an image in it. Its blobs are
  * read where they are: the layout is trusted as far as ZFile checksums do not see more.
  * @throws ClientError ERR_IMAGE_NOT_CONVERTED, ERR_IMAGE_UNSUPPORTED, ERR_IMAGE_INVALID; OciError
  */
-export async function openLayoutImage(
-  reference: string,
-  where: { readonly directory: string; readonly tag: string | null },
-): Promise<ConvertedImage> {
+export async function openLayoutImage(reference: string, where: LayoutReference): Promise<ConvertedImage> {
   const layout = await ImageLayout.open(where.directory);
   const { descriptor } = await layout.resolve(where.tag ?? undefined);
   const named = await readImage(layout, descriptor);

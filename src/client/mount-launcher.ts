@@ -4,7 +4,8 @@ import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { ConversionProgress } from './conversion-wait.ts';
 import { ClientError } from './errors.ts';
-import { type MountState, mountId, mountPaths } from './mount-state.ts';
+import { mountId, mountPaths } from './mount-paths.ts';
+import type { MountState } from './mount-state.ts';
 import { makePrivateDirectory } from './private-directory.ts';
 
 /** What a mount's process tells the one that started it. */

@@ -3,14 +3,8 @@ import { resolve } from 'node:path';
 import { detach, detachForcibly } from './detach.ts';
 import { ClientError } from './errors.ts';
 import { type MountStats, requestStats, requestStop } from './mount-control.ts';
-import {
-  type FoundMount,
-  findMounts,
-  type MountState,
-  mountPaths,
-  removeState,
-  removeUnclaimed,
-} from './mount-state.ts';
+import { mountPaths } from './mount-paths.ts';
+import { type FoundMount, findMounts, type MountState, removeState, removeUnclaimed } from './mount-state.ts';
 import { hasEnded, signalProcess } from './processes.ts';
 import { withRunLock } from './run-lock.ts';
 
