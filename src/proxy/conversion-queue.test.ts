@@ -248,3 +248,50 @@ test('progress is told while it runs, an index sums up its images', async () => 
     bytesTotal: 80,
   });
 });
+
+test('a conversion whose outcome could not be written is made again', async () => {
+  const broken = vi.spyOn(catalog.conversions, 'setFailed').mockImplementation(() => {
+    throw new Error('database or disk is full');
+  });
+  start(async (record) => {
+    if (begun.length === 1) throw new Error('no space left');
+    return convertedFrom(record);
+  });
+  const one = image('one');
+  queue.offer(WHERE, one);
+  await tick();
+  broken.mockRestore();
+  await tick(60_000);
+  expect(stateOf(one)).toBe('done');
+});
+
+test('progress that cannot be written does not end the conversion', async () => {
+  vi.spyOn(catalog.conversions, 'setProgress').mockImplementation(() => {
+    throw new Error('database or disk is full');
+  });
+  start(async (record, { onProgress }) => {
+    onProgress({ layersDone: 1, layersTotal: 1, bytesDone: 1, bytesTotal: 1 });
+    return convertedFrom(record);
+  });
+  const one = image('one');
+  queue.offer(WHERE, one);
+  await tick();
+  expect(stateOf(one)).toBe('done');
+});
+
+test('a failed image of a finished index is tried again when the index is pulled', async () => {
+  const [one, two] = [image('one'), image('two')];
+  const both = index(one, two);
+  start(async (record) => {
+    if (record.digest === two.digest && begun.length < 4) throw new Error('upstream is down');
+    return convertedFrom(record);
+  });
+  queue.offer(WHERE, both);
+  await tick(5_000);
+  expect([stateOf(two), stateOf(both)]).toEqual(['failed', 'done']);
+  await tick(11 * 60_000);
+  queue.offer(WHERE, both);
+  await tick(5_000);
+  expect([stateOf(two), stateOf(both)]).toEqual(['done', 'done']);
+  expect(begun.slice(3)).toEqual([two.digest, both.digest]);
+});

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
-import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
+import { OVERLAYBD_ARTIFACT_TYPE, OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
+import type { Digest } from '../oci/digest.ts';
 import type { IndexManifest, Manifest } from '../oci/manifest.ts';
 import { isImageManifest } from '../oci/media-types.ts';
 import { formatPlatform, isAttestation } from '../oci/platform.ts';
@@ -10,6 +11,7 @@ import type {
   ConversionRequest,
   ConvertedManifest,
 } from '../store/conversion-table.ts';
+import { tryToKeep } from './keep.ts';
 import { readManifest, type ServedManifest } from './manifests.ts';
 
 /** Converts one image or index. What it makes is in the store when it resolves. */
@@ -51,7 +53,6 @@ export class ConversionQueue {
 
   /** Begins to work. */
   start(): void {
-    this.#catalog.conversions.requeueRunning(Date.now());
     this.#loop = this.#run();
   }
 
@@ -71,9 +72,10 @@ export class ConversionQueue {
   }
 
   #enqueue(where: RepositoryName, served: ServedManifest): void {
+    const nowMs = Date.now();
+    if (this.#isSettled(served.digest, nowMs)) return;
     const manifest = readManifest(served);
     if (manifest === null || whyNotConverted(manifest) !== null) return;
-    const nowMs = Date.now();
     const base = { ...where, profile: this.#profile, priority: ASKED, platform: null, notBeforeMs: nowMs };
     const { digest } = served;
     if (manifest.kind === 'index') {
@@ -83,6 +85,22 @@ export class ConversionQueue {
       this.#catalog.conversions.enqueue({ ...base, digest, kind: 'image' }, nowMs);
     }
     this.#wake.resolve();
+  }
+
+  /** Whether to queue it would change nothing: large manifests are not read at each pull. */
+  #isSettled(digest: Digest, nowMs: number): boolean {
+    const { conversions } = this.#catalog;
+    const record = conversions.get(digest, this.#profile);
+    switch (record?.state) {
+      case 'done':
+        return conversions.children(digest, this.#profile).every((image) => image.state === 'done');
+      case 'failed':
+        return record.notBeforeMs > nowMs;
+      case 'running':
+        return true;
+      default:
+        return false;
+    }
   }
 
   #imagesOf(index: IndexManifest, where: RepositoryName, nowMs: number): ConversionRequest[] {
@@ -99,12 +117,17 @@ export class ConversionQueue {
 
   async #run(): Promise<void> {
     const { conversions } = this.#catalog;
+    // By an earlier process, or by this one when it could not write what became of it.
+    let isLeftRunning = true;
     while (!this.#stop.signal.aborted) {
       try {
+        if (isLeftRunning) conversions.requeueRunning(Date.now());
+        isLeftRunning = false;
         const record = conversions.takeNext(this.#profile, Date.now());
         if (record === null) await this.#idle(conversions.nextStartMs(this.#profile));
         else await this.#work(record);
       } catch (error) {
+        isLeftRunning = true;
         this.#log.error({ err: error }, 'the conversion queue cannot be read or written; trying again');
         await this.#idle(Date.now() + CATALOG_RETRY_MS);
       }
@@ -113,6 +136,7 @@ export class ConversionQueue {
 
   /** Until something is offered, the queue is stopped, or `untilMs`. */
   async #idle(untilMs: number | null): Promise<void> {
+    if (this.#stop.signal.aborted) return;
     this.#wake = Promise.withResolvers<void>();
     const { promise, resolve } = this.#wake;
     const onStop = () => resolve();
@@ -128,7 +152,7 @@ export class ConversionQueue {
     const { conversions } = this.#catalog;
     const log = this.#log.child({ conversion: digest, kind, upstream, repository, platform });
     const progress = new ProgressKeeper((latest) =>
-      conversions.setProgress(digest, profile, latest, Date.now()),
+      tryToKeep(log, () => conversions.setProgress(digest, profile, latest, Date.now())),
     );
     const startedMs = Date.now();
     log.info('conversion started');
@@ -158,6 +182,8 @@ export class ConversionQueue {
 export function whyNotConverted(manifest: Manifest): string | null {
   if (manifest.kind === 'artifact') return 'it is an artifact, not an image';
   if (manifest.kind === 'index') {
+    if (manifest.artifactType === OVERLAYBD_ARTIFACT_TYPE)
+      return 'its images are in the overlaybd format already';
     return imagesOf(manifest).length === 0 ? 'the index holds no images' : null;
   }
   const isConverted = manifest.layers.some(

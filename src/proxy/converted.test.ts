@@ -6,6 +6,7 @@ import {
   CHUNK_TABLE_DIGEST_ANNOTATION,
   OVERLAYBD_ARTIFACT_TYPE,
   OVERLAYBD_BLOB_DIGEST_ANNOTATION,
+  OVERLAYBD_VERSION_ANNOTATION,
 } from '../oci/annotations.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { type ImageManifest, type IndexManifest, parseManifest } from '../oci/manifest.ts';
@@ -156,6 +157,25 @@ test('an index is converted to an index of its converted images', async () => {
     const [first] = manifest.layers;
     expect((await proxy.fetch(`/v2/lib/a/blobs/${first?.digest}`)).status).toBe(200);
   }
+  for (const { digest } of [{ digest: digestOf(made.bytes) }, ...made.manifests]) {
+    expect((await proxy.fetch(`/dadi/v1/conversions/${digest}`)).status).toBe(404);
+  }
+}, 60_000);
+
+test('an index over converted images of other tools is not converted again', async () => {
+  const { layers, ...manifest } = JSON.parse(upstream.putImage([layer('one')]).bytes.toString());
+  const annotations = { [OVERLAYBD_VERSION_ANNOTATION]: '0.1.0' };
+  const bytes = Buffer.from(
+    JSON.stringify({ ...manifest, layers: layers.map((one: object) => ({ ...one, annotations })) }),
+  );
+  const image = { digest: upstream.putManifest(bytes, manifest.mediaType), bytes };
+  const index = upstream.putIndex([{ ...image, config: manifest.config.digest, layers: [] }], 'stock');
+  await proxy.fetch('/v2/lib/a/manifests/stock');
+  expect((await converted(index.digest)).state).toBe('failed');
+  expect(await statusOf(image.digest)).toMatchObject({
+    state: 'failed',
+    error: expect.stringContaining('overlaybd format already'),
+  });
 }, 60_000);
 
 test('another repository gets the converted image only with the original', async () => {

@@ -5,7 +5,7 @@ import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts'
 import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
 import type { Blobs } from './blobs.ts';
-import type { Converter } from './conversion-queue.ts';
+import { type Converter, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError } from './errors.ts';
 import type { Manifests } from './manifests.ts';
 import { unlessAborted } from './single-flight.ts';
@@ -37,6 +37,8 @@ export function imageConverter({ upstreams, manifests, blobs, conversions, conte
       const images = convertedImages(conversions.children(digest, record.profile));
       return toConverted(await convertIndex(descriptor, manifest, images, context));
     }
+    const reason = whyNotConverted(manifest);
+    if (reason !== null) throw new ConversionInputError(`it is not converted: ${reason}`);
     const config = await readConfig(blobs, target, manifest, signal);
     const layerFile = (layer: Descriptor, until: AbortSignal) => blobs.localPath(target, layer.digest, until);
     const image = { manifest, descriptor, config, layerFile };

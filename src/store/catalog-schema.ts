@@ -74,6 +74,9 @@ const MIGRATIONS: readonly string[] = [
     FOREIGN KEY (parent, profile) REFERENCES conversions (digest, profile) ON DELETE CASCADE
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  CREATE INDEX conversion_parents ON conversion_children (child, profile);
+  `,
 ];
 
 /** Brings a catalog to this version's schema, or throws ERR_STORE_VERSION if it is from a later one. */

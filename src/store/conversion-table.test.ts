@@ -110,3 +110,21 @@ test('what was running when the process ended is queued again', () => {
   expect(table.get(A, 'p')?.state).toBe('queued');
   expect(table.list().map((record) => record.digest)).toEqual([B, A]);
 });
+
+test('an index that was put together without an image is queued again when the image is done', () => {
+  table.enqueueIndex(request(INDEX, { kind: 'index' }), [request(A), request(B)], 1);
+  table.setDone(A, 'p', CONVERTED, 2);
+  table.setFailed(B, 'p', 'broken', 5, 2);
+  table.setDone(INDEX, 'p', CONVERTED, 3);
+  table.enqueue(request(B), 6);
+  table.setDone(B, 'p', CONVERTED, 7);
+  expect(table.get(INDEX, 'p')).toMatchObject({ state: 'queued', converted: CONVERTED });
+  expect(table.takeNext('p', 7)).toMatchObject({ digest: INDEX });
+});
+
+test('a failed one is fetched from where it is asked for again', () => {
+  table.enqueue(request(A), 1);
+  table.setFailed(A, 'p', 'gone', 5, 2);
+  table.enqueue(request(A, { repository: 'library/copy' }), 6);
+  expect(table.get(A, 'p')).toMatchObject({ state: 'queued', repository: 'library/copy' });
+});

@@ -51,7 +51,7 @@ export class ConversionTable {
 
   /**
    * Queues a conversion unless there is one. If it is there, a greater priority or an earlier start counts,
-   * and a failed one is queued again once its `notBeforeMs` is past.
+   * and a failed one is queued again once its `notBeforeMs` is past, to be fetched from where it was asked for now.
    */
   enqueue(request: ConversionRequest, nowMs: number): void {
     this.#statements.enqueue.run({ ...request, nowMs });
@@ -88,15 +88,19 @@ export class ConversionTable {
     this.#statements.progress.run({ ...progress, digest, profile, nowMs });
   }
 
+  /** An index over it that was put together without it is queued again. */
   setDone(digest: Digest, profile: string, converted: ConvertedManifest, nowMs: number): void {
-    this.#statements.done.run(
-      converted.digest,
-      converted.mediaType,
-      converted.sizeBytes,
-      nowMs,
-      digest,
-      profile,
-    );
+    this.#database.transaction(() => {
+      this.#statements.done.run(
+        converted.digest,
+        converted.mediaType,
+        converted.sizeBytes,
+        nowMs,
+        digest,
+        profile,
+      );
+      this.#statements.requeueParents.run({ digest, profile, nowMs });
+    })();
   }
 
   /** Remembers why; it is not queued again before `retryAtMs`. */
@@ -173,6 +177,8 @@ function prepareStatements(database: Database) {
          not_before_ms = CASE state WHEN 'failed' THEN excluded.not_before_ms
            ELSE min(not_before_ms, excluded.not_before_ms) END,
          platform = coalesce(platform, excluded.platform),
+         upstream = CASE state WHEN 'failed' THEN excluded.upstream ELSE upstream END,
+         repository = CASE state WHEN 'failed' THEN excluded.repository ELSE repository END,
          updated_at_ms = @nowMs
        WHERE (state = 'failed' AND not_before_ms <= @nowMs)
          OR (state = 'queued' AND (priority < excluded.priority OR not_before_ms > excluded.not_before_ms))`,
@@ -207,6 +213,11 @@ function prepareStatements(database: Database) {
       set(`state = 'failed', error = ?, not_before_ms = ?`),
     ),
     requeue: database.prepare<[number, string, string]>(set(`state = 'queued'`)),
+    requeueParents: database.prepare<[{ digest: string; profile: string; nowMs: number }]>(
+      `UPDATE conversions SET state = 'queued', error = NULL, not_before_ms = @nowMs, updated_at_ms = @nowMs
+       WHERE profile = @profile AND state IN ('done', 'failed') AND digest IN (
+         SELECT parent FROM conversion_children WHERE child = @digest AND profile = @profile)`,
+    ),
     requeueRunning: database.prepare<[number]>(
       `UPDATE conversions SET state = 'queued', updated_at_ms = ? WHERE state = 'running'`,
     ),
