@@ -169,6 +169,50 @@ test('a range during a download waits until the whole is verified', async () => 
   await whole;
 });
 
+test('the rest of a blob comes while it arrives, but for its end', async () => {
+  const digest = upstream.putBlob(BIG);
+  const go = Promise.withResolvers<void>();
+  sendInHalves(BIG, go.promise);
+  const response = await proxy.fetch(`/v2/lib/a/blobs/${digest}`, { headers: { range: 'bytes=1000-' } });
+  expect(response.status).toBe(206);
+  expect(response.headers.get('content-range')).toBe(`bytes 1000-${BIG.length - 1}/${BIG.length}`);
+  const reader = response.body!.getReader();
+  const pieces: Uint8Array[] = [];
+  for (let bytes = 0; bytes < BIG.length / 2 - 1001; bytes += pieces.at(-1)!.length) {
+    pieces.push((await reader.read()).value!);
+  }
+  go.resolve();
+  for (let next = await reader.read(); !next.done; next = await reader.read()) pieces.push(next.value);
+  expect(Buffer.concat(pieces).equals(BIG.subarray(1000))).toBe(true);
+  expect(upstream.count('GET', digest)).toBe(1);
+});
+
+test('no part out of wrong bytes is ever complete, though it is there long before the end', async () => {
+  const wrong = Buffer.from(BIG);
+  wrong[5]! ^= 1;
+  const digest = upstream.putBlob(wrong, digestOf(BIG));
+  const go = Promise.withResolvers<void>();
+  sendInHalves(wrong, go.promise);
+  const response = await proxy.fetch(`/v2/lib/a/blobs/${digest}`, { headers: { range: 'bytes=0-999999' } });
+  const broken = brokenBody(response);
+  await sleep(200);
+  go.resolve();
+  expect((await broken).length).toBe(1_000_000 - HELD_BACK_BYTES);
+});
+
+test('a short part has its headers before clients give up, and its bytes once they are verified', async () => {
+  const digest = upstream.putBlob(BIG);
+  const go = Promise.withResolvers<void>();
+  sendInHalves(BIG, go.promise);
+  const startedMs = performance.now();
+  const response = await proxy.fetch(`/v2/lib/a/blobs/${digest}`, { headers: { range: 'bytes=0-9' } });
+  expect(performance.now() - startedMs).toBeLessThan(10_000);
+  const body = bytesOf(response);
+  expect(await Promise.race([body, sleep(100, 'waiting')])).toBe('waiting');
+  go.resolve();
+  expect(await body).toEqual(BIG.subarray(0, 10));
+});
+
 test('wrong bytes break the connection before the last of them, and nothing is kept', async () => {
   const digest = upstream.putBlob(BIG);
   const wrong = Buffer.from(BIG);

@@ -1,13 +1,16 @@
 import type { ByteSource } from '../format/byte-source.ts';
 import type { Digest } from '../oci/digest.ts';
-import { distributionError } from '../oci/errors.ts';
-import { type Answer, bufferAnswer, type ProxyRequest } from './answer.ts';
+import type { Answer, ProxyRequest } from './answer.ts';
 import { type Blobs, leave } from './blobs.ts';
-import { type DownloadReader, HELD_BACK_BYTES } from './download.ts';
+import { type Download, HELD_BACK_BYTES } from './download.ts';
+import { RequestError } from './errors.ts';
 import { type ByteRange, decideRange } from './range.ts';
 import { unlessAborted } from './single-flight.ts';
 import { PIECE_BYTES, type StreamSource, sendRange, wholeSource } from './stream.ts';
 import type { Target } from './upstreams.ts';
+
+/** How long a short answer's headers wait for the verdict on the blob. */
+const HEADERS_WITHIN_MS = 5_000;
 
 /** GET or HEAD of a blob (distribution-spec, "Pulling blobs"). */
 export async function answerBlob(
@@ -16,65 +19,94 @@ export async function answerBlob(
   digest: Digest,
   request: ProxyRequest,
 ): Promise<Answer> {
-  const { method, headers, signal } = request;
+  const { method, signal } = request;
   if (method === 'HEAD') {
     const sizeBytes = await blobs.sizeBytes(target, digest, signal);
     return { status: 200, headers: blobHeaders(digest, sizeBytes), body: null };
-  }
-  // A part is answered from verified bytes only: who takes parts cannot verify them by the blob's digest.
-  if (headers.range !== undefined) {
-    return answerStored(await blobs.whole(target, digest, signal), digest, request);
   }
   const found = await blobs.find(target, digest, signal);
   if (found.kind === 'stored') return answerStored(found.source, digest, request);
   try {
     const sizeBytes = await unlessAborted(found.download.sizeBytes, signal);
-    if (sizeBytes > HELD_BACK_BYTES) return answerDownload(found.reader, digest, sizeBytes);
+    const asked = whatIsAsked(request, digest, sizeBytes);
+    const lengthBytes = asked.range.end - asked.range.start;
+    if (lengthBytes <= HELD_BACK_BYTES) await verified(found.download, lengthBytes, signal);
+    return streamed(found.reader, asked, async () => found.reader.leave());
   } catch (error) {
     await leave(found);
     throw error;
   }
-  // Nothing of it would be sent before it is verified: a failure can still be told as an error.
-  await leave(found);
-  return answerStored(await blobs.whole(target, digest, signal), digest, request);
+}
+
+/**
+ * Nothing of a short answer is sent before the blob is verified: if that is soon, a failure can still be told as an
+ * error. But clients do not wait for headers for ever (containerd: 30 seconds).
+ */
+async function verified({ finished }: Download, lengthBytes: number, signal: AbortSignal): Promise<void> {
+  // An empty answer is complete with its headers.
+  if (lengthBytes === 0) return void (await unlessAborted(finished, signal));
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, HEADERS_WITHIN_MS);
+  try {
+    await unlessAborted(Promise.race([finished, late]), signal);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** Takes over the source: it is closed when the answer is out. */
 async function answerStored(source: ByteSource, digest: Digest, request: ProxyRequest): Promise<Answer> {
-  const { range: wanted, 'if-range': ifRange } = request.headers;
-  const decision = decideRange(wanted, ifRange?.toString(), etagOf(digest), source.size);
-  if (decision.kind === 'unsatisfiable') {
-    await source.close();
-    const { status, body } = distributionError('RANGE_INVALID', `the blob has ${source.size} bytes`);
-    return bufferAnswer(status, Buffer.from(body), {
-      'content-type': 'application/json',
-      'content-range': `bytes */${source.size}`,
-    });
-  }
-  const range = decision.kind === 'part' ? decision.range : { start: 0, end: source.size };
-  const length = range.end - range.start;
-  const part = { 'content-range': `bytes ${range.start}-${range.end - 1}/${source.size}` };
-  const headers = { ...blobHeaders(digest, length), ...(decision.kind === 'part' ? part : {}) };
-  const status = decision.kind === 'part' ? 206 : 200;
-  if (length > PIECE_BYTES) {
-    return { status, headers, body: streamed(wholeSource(source), range, () => source.close()) };
-  }
   try {
-    const bytes = Buffer.allocUnsafe(length);
+    const asked = whatIsAsked(request, digest, source.size);
+    const { status, headers, range } = asked;
+    if (range.end - range.start > PIECE_BYTES) {
+      return streamed(wholeSource(source), asked, () => source.close());
+    }
+    const bytes = Buffer.allocUnsafe(range.end - range.start);
     await source.read(range.start, bytes);
-    return { status, headers, body: bytes };
-  } finally {
     await source.close();
+    return { status, headers, body: bytes };
+  } catch (error) {
+    await source.close();
+    throw error;
   }
 }
 
-function answerDownload(reader: DownloadReader, digest: Digest, sizeBytes: number): Answer {
-  const body = streamed(reader, { start: 0, end: sizeBytes }, async () => reader.leave());
-  return { status: 200, headers: blobHeaders(digest, sizeBytes), body };
+interface Asked {
+  readonly status: 200 | 206;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly range: ByteRange;
 }
 
-function streamed(source: StreamSource, range: ByteRange, close: () => Promise<void>): Answer['body'] {
-  return { send: (outgoing, signal) => sendRange(outgoing, source, range, signal), close };
+/** @throws RequestError RANGE_INVALID */
+function whatIsAsked({ headers }: ProxyRequest, digest: Digest, sizeBytes: number): Asked {
+  const decision = decideRange(headers.range, headers['if-range']?.toString(), etagOf(digest), sizeBytes);
+  switch (decision.kind) {
+    case 'whole':
+      return { status: 200, headers: blobHeaders(digest, sizeBytes), range: { start: 0, end: sizeBytes } };
+    case 'part': {
+      const { start, end } = decision.range;
+      const contentRange = { 'content-range': `bytes ${start}-${end - 1}/${sizeBytes}` };
+      return {
+        status: 206,
+        headers: { ...blobHeaders(digest, end - start), ...contentRange },
+        range: { start, end },
+      };
+    }
+    case 'unsatisfiable':
+      throw new RequestError('RANGE_INVALID', `the blob has ${sizeBytes} bytes`, {
+        headers: { 'content-range': `bytes */${sizeBytes}` },
+      });
+  }
+}
+
+function streamed(source: StreamSource, asked: Asked, close: () => Promise<void>): Answer {
+  const { status, headers, range } = asked;
+  return {
+    status,
+    headers,
+    body: { send: (outgoing, signal) => sendRange(outgoing, source, range, signal), close },
+  };
 }
 
 function blobHeaders(digest: Digest, contentLength: number): Record<string, string> {

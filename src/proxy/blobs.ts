@@ -1,9 +1,10 @@
+import type { Logger } from 'pino';
 import type { ByteSource } from '../format/byte-source.ts';
 import type { Digest } from '../oci/digest.ts';
-import { type RegistryContext, RegistryError } from '../oci/errors.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import { Download, type DownloadReader } from './download.ts';
+import { tryToKeep } from './keep.ts';
 import { unlessAborted } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
 
@@ -25,13 +26,15 @@ interface Running {
 export class Blobs {
   readonly #store: BlobStore;
   readonly #catalog: Catalog;
+  readonly #log: Logger;
   readonly #signal: AbortSignal;
   readonly #downloads = new Map<Digest, Running>();
 
   /** `signal` ends the downloads: they belong to no single reader. */
-  constructor(parts: { store: BlobStore; catalog: Catalog; signal: AbortSignal }) {
+  constructor(parts: { store: BlobStore; catalog: Catalog; log: Logger; signal: AbortSignal }) {
     this.#store = parts.store;
     this.#catalog = parts.catalog;
+    this.#log = parts.log;
     this.#signal = parts.signal;
   }
 
@@ -50,11 +53,14 @@ export class Blobs {
       if (!isOurs && !this.#catalog.isLinked(target.where, digest)) {
         await this.#askUpstream(target, digest, signal);
       }
-      return found;
+      if (isOurs || found.kind === 'stored' || (await begins(found.download, signal))) return found;
     } catch (error) {
       await leave(found);
       throw error;
     }
+    // That another repository does not get it says nothing about this one.
+    await leave(found);
+    return this.find(target, digest, signal);
   }
 
   /** Bytes of the blob, without downloading it. */
@@ -93,17 +99,15 @@ export class Blobs {
   #begin({ where, client }: Target, digest: Digest): Download {
     const { repository } = where;
     const context = { host: client.host, repository, reference: digest };
-    const fetch = async (offset: number, signal: AbortSignal) => {
-      const answer = await client.blob(repository, digest, { offset, signal });
-      return { ...answer, body: explained(answer.body, context) };
-    };
-    const download = new Download(digest, this.#store, fetch, this.#signal);
+    const fetch = (offset: number, signal: AbortSignal) =>
+      client.blob(repository, digest, { offset, signal });
+    const download = new Download(digest, this.#store, context, fetch, this.#signal);
     this.#downloads.set(digest, { download, where });
     const forget = () => this.#downloads.delete(digest);
     download.finished.then(forget, forget);
     // Upstream answers for it.
     download.sizeBytes.then(
-      () => this.#catalog.link(where, digest),
+      () => this.#link(where, digest),
       () => {},
     );
     return download;
@@ -113,8 +117,12 @@ export class Blobs {
   async #askUpstream(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
     const { where, client } = target;
     const { sizeBytes } = await client.statBlob(where.repository, digest, { signal });
-    this.#catalog.link(where, digest);
+    this.#link(where, digest);
     return sizeBytes;
+  }
+
+  #link(where: RepositoryName, digest: Digest): void {
+    tryToKeep(this.#log, () => this.#catalog.link(where, digest));
   }
 }
 
@@ -124,16 +132,15 @@ export async function leave(found: FoundBlob): Promise<void> {
   else found.reader.leave();
 }
 
-function isSame(a: RepositoryName, b: RepositoryName): boolean {
-  return a.upstream === b.upstream && a.repository === b.repository;
+/** Whether upstream sends it: resolves when it answers. */
+function begins(download: Download, signal: AbortSignal): Promise<boolean> {
+  const answered = download.sizeBytes.then(
+    () => true,
+    () => false,
+  );
+  return unlessAborted(answered, signal);
 }
 
-/** A body whose failure says whose it is. */
-async function* explained(body: AsyncIterable<Buffer>, context: RegistryContext): AsyncGenerator<Buffer> {
-  try {
-    yield* body;
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new RegistryError('ERR_REGISTRY_BODY', context, `the download broke off: ${reason}`, { cause });
-  }
+function isSame(a: RepositoryName, b: RepositoryName): boolean {
+  return a.upstream === b.upstream && a.repository === b.repository;
 }

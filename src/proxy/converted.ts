@@ -43,8 +43,7 @@ export class ConvertedImages {
     const converted = record === null ? null : await this.#show(target.where, record);
     if (converted !== null) return { ...converted, warning: original.warning };
     throw new RequestError('MANIFEST_UNKNOWN', this.#explain(original, record), {
-      original: original.digest,
-      conversion: record?.state ?? 'none',
+      detail: { original: original.digest, conversion: record?.state ?? 'none' },
     });
   }
 

@@ -5,6 +5,7 @@ import { answerBlob } from './blob-answer.ts';
 import type { Blobs } from './blobs.ts';
 import { answerManifest, type Conversion } from './manifest-answer.ts';
 import type { Manifests } from './manifests.ts';
+import type { Outages } from './outages.ts';
 import { parseDistributionPath } from './paths.ts';
 import { answerReferrers } from './referrers.ts';
 import { answerTags } from './tags.ts';
@@ -16,6 +17,7 @@ export interface DistributionParts {
   readonly manifests: Manifests;
   readonly blobs: Blobs;
   readonly catalog: Catalog;
+  readonly outages: Outages;
   /** Null where nothing is converted. */
   readonly conversion: Conversion | null;
   readonly log: Logger;
@@ -28,7 +30,7 @@ export interface DistributionParts {
 export async function answerDistribution(parts: DistributionParts, request: ProxyRequest): Promise<Answer> {
   const path = parseDistributionPath(request.pathname);
   if (path.kind === 'base') return jsonAnswer({});
-  const { manifests, blobs, conversion, catalog, log } = parts;
+  const { manifests, blobs, conversion, catalog, outages, log } = parts;
   const target = parts.upstreams.choose(path.name, request.query.get('ns'));
   switch (path.kind) {
     case 'manifest':
@@ -36,7 +38,7 @@ export async function answerDistribution(parts: DistributionParts, request: Prox
     case 'blob':
       return answerBlob(blobs, target, path.digest, request);
     case 'referrers':
-      return answerReferrers(conversion?.images ?? null, target, path.digest, request, log);
+      return answerReferrers(conversion?.images ?? null, target, path.digest, request, outages, log);
     case 'tags':
       return answerTags(catalog, target, path.name, request, log);
   }

@@ -1,9 +1,13 @@
 import { close, openSync, read } from 'node:fs';
+import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Digest } from '../oci/digest.ts';
-import { RegistryError } from '../oci/errors.ts';
+import { type RegistryContext, RegistryError } from '../oci/errors.ts';
+import { discard } from '../oci/registry-http.ts';
 import type { BlobStore, BlobWriter, StoredBlob } from '../store/blob-store.ts';
+import { StoreError } from '../store/errors.ts';
+import type { ByteRange } from './range.ts';
 import { unlessAborted } from './single-flight.ts';
 import type { StreamSource } from './stream.ts';
 
@@ -16,8 +20,8 @@ export interface BlobBody {
   readonly sizeBytes: number;
   /** Where in the blob `body` starts: not where it was asked to, if upstream does not know ranges. */
   readonly offsetBytes: number;
-  /** Fails with RegistryError ERR_REGISTRY_BODY when the connection breaks. */
-  readonly body: AsyncIterable<Buffer>;
+  /** Fails when the connection breaks. */
+  readonly body: Readable;
 }
 
 export interface DownloadReader extends StreamSource {
@@ -28,13 +32,14 @@ export interface DownloadReader extends StreamSource {
 type FetchBlob = (offset: number, signal: AbortSignal) => Promise<BlobBody>;
 
 /**
- * Readers stay this far behind until the digest is verified, so that nobody ever holds the whole of a blob
- * that turns out to be another one.
+ * The last bytes of an answer, which no reader gets before the digest is verified: so no answer out of a blob that
+ * turns out to be another one, whole or part, is ever complete.
  */
 export const HELD_BACK_BYTES = 64 * 1024;
 
-/** How often a download that breaks off is taken up again. */
+/** How often a download that breaks off again and again is taken up, unless it gets on. */
 const MAX_RESUMES = 5;
+const GETS_ON_BYTES = 1024 * 1024;
 const RESUME_DELAY_MS = 100;
 
 /**
@@ -53,11 +58,22 @@ export class Download {
   #isOver = false;
   #progress = Promise.withResolvers<void>();
   readonly #digest: Digest;
+  readonly #context: RegistryContext;
   readonly #fetch: FetchBlob;
 
-  /** @param fetch asks upstream for the blob from an offset on, with retries of its own */
-  constructor(digest: Digest, store: BlobStore, fetch: FetchBlob, signal: AbortSignal) {
+  /**
+   * @param context whom `fetch` asks
+   * @param fetch asks upstream for the blob from an offset on, with retries of its own
+   */
+  constructor(
+    digest: Digest,
+    store: BlobStore,
+    context: RegistryContext,
+    fetch: FetchBlob,
+    signal: AbortSignal,
+  ) {
     this.#digest = digest;
+    this.#context = context;
     this.#fetch = fetch;
     const size = Promise.withResolvers<number>();
     this.sizeBytes = size.promise;
@@ -73,7 +89,7 @@ export class Download {
   join(): DownloadReader {
     this.#readers++;
     return {
-      readableTo: (offset, signal) => this.#readableTo(offset, signal),
+      readableTo: (range, signal) => this.#readableTo(range, signal),
       read: (offset, target) => this.#read(offset, target),
       leave: () => {
         this.#readers--;
@@ -90,11 +106,16 @@ export class Download {
     let writer: BlobWriter | null = null;
     try {
       for (let resumes = 0; ; resumes++) {
-        const { sizeBytes, offsetBytes, body } = await this.#fetch(this.#arrivedBytes, signal);
-        writer ??= await this.#begin(store, sizeBytes);
+        const before = this.#arrivedBytes;
+        const { sizeBytes, offsetBytes, body } = await this.#fetch(before, signal);
+        writer ??= await this.#begin(store, sizeBytes).catch((error: unknown) => {
+          discard(body);
+          throw error;
+        });
         announce(sizeBytes);
         const failure = await this.#take(body, offsetBytes, writer);
         if (failure === null || this.#arrivedBytes === sizeBytes) break;
+        if (this.#arrivedBytes - before >= GETS_ON_BYTES) resumes = 0;
         if (signal.aborted || resumes === MAX_RESUMES) throw failure;
         await delay(RESUME_DELAY_MS * 2 ** resumes, undefined, { signal });
       }
@@ -119,14 +140,10 @@ export class Download {
   }
 
   /** Stores what comes. Resolves with what interrupted it, or null at the body's end. */
-  async #take(
-    body: AsyncIterable<Buffer>,
-    offsetBytes: number,
-    writer: BlobWriter,
-  ): Promise<RegistryError | null> {
+  async #take(body: Readable, offsetBytes: number, writer: BlobWriter): Promise<RegistryError | null> {
     let skip = this.#arrivedBytes - offsetBytes;
     try {
-      for await (const piece of body) {
+      for await (const piece of body as AsyncIterable<Buffer>) {
         const fresh = piece.subarray(Math.min(skip, piece.length));
         skip -= piece.length - fresh.length;
         await writer.write(fresh);
@@ -134,9 +151,11 @@ export class Download {
         this.#wake();
       }
       return null;
-    } catch (error) {
-      if (error instanceof RegistryError && error.code === 'ERR_REGISTRY_BODY') return error;
-      throw error;
+    } catch (cause) {
+      if (cause instanceof StoreError) throw cause;
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      const message = `the download broke off: ${reason}`;
+      return new RegistryError('ERR_REGISTRY_BODY', this.#context, message, { cause });
     }
   }
 
@@ -152,10 +171,11 @@ export class Download {
     resolve();
   }
 
-  async #readableTo(offset: number, signal: AbortSignal): Promise<number> {
+  async #readableTo({ start, end }: ByteRange, signal: AbortSignal): Promise<number> {
     while (true) {
-      const readable = this.#isVerified ? this.#arrivedBytes : this.#arrivedBytes - HELD_BACK_BYTES;
-      if (readable > offset) return readable;
+      const limit = this.#isVerified ? end : end - HELD_BACK_BYTES;
+      const readable = Math.min(this.#arrivedBytes, limit);
+      if (readable > start) return readable;
       if (this.#isOver) {
         const { sizeBytes } = await this.finished;
         return sizeBytes;

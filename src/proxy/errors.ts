@@ -19,15 +19,20 @@ export class RequestError extends Error {
   readonly code = 'ERR_PROXY_REQUEST';
   readonly distributionCode: DistributionErrorCode;
   readonly detail: Readonly<Record<string, unknown>> | null;
+  readonly headers: Readonly<Record<string, string>>;
 
   constructor(
     distributionCode: DistributionErrorCode,
     message: string,
-    detail: Readonly<Record<string, unknown>> | null = null,
+    more: {
+      readonly detail?: Readonly<Record<string, unknown>>;
+      readonly headers?: Readonly<Record<string, string>>;
+    } = {},
   ) {
     super(message);
     this.distributionCode = distributionCode;
-    this.detail = detail;
+    this.detail = more.detail ?? null;
+    this.headers = more.headers ?? {};
   }
 }
 
@@ -43,9 +48,8 @@ export interface ErrorAnswer {
 /** `unknownCode` says what was asked for: a registry's 404 does not tell. */
 export function errorAnswer(error: unknown, unknownCode: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN'): ErrorAnswer {
   if (error instanceof RequestError) {
-    const headers: Record<string, string> =
-      error.distributionCode === 'UNSUPPORTED' ? { allow: 'GET, HEAD' } : {};
-    return answer(error.distributionCode, error.message, { detail: error.detail, headers, isFault: false });
+    const { detail, headers } = error;
+    return answer(error.distributionCode, error.message, { detail, headers, isFault: false });
   }
   if (error instanceof RegistryError) return upstreamAnswer(error, unknownCode);
   if (error instanceof StoreError) {

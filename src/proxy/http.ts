@@ -64,7 +64,11 @@ export class HttpSide {
     const startedMs = performance.now();
     const bytesBefore = socket.bytesWritten;
     const gone = new AbortController();
-    outgoing.once('close', () => {
+    let isClosed = false;
+    const onClose = () => {
+      if (isClosed) return;
+      isClosed = true;
+      socket.off('close', onClose);
       if (!outgoing.writableFinished) gone.abort(new Error('the client is gone'));
       log.info({
         method,
@@ -74,8 +78,11 @@ export class HttpSide {
         ms: Math.round(performance.now() - startedMs),
         ...(outgoing.writableFinished ? {} : { broken: true }),
       });
-    });
-    const { pathname, searchParams: query } = new URL(url, 'http://proxy');
+    };
+    outgoing.once('close', onClose);
+    // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
+    socket.once('close', onClose);
+    const { pathname, searchParams: query } = new URL(url.startsWith('/') ? `http://proxy${url}` : url);
     const request = { method, pathname, query, headers, signal: gone.signal };
     const answer = await settle(handler, request, log);
     const common = commonHeaders(request);
@@ -98,6 +105,7 @@ async function settle(
       throw new RequestError(
         'UNSUPPORTED',
         `${request.method} is not served: this is a mirror, push to the registry it mirrors`,
+        { headers: { allow: 'GET, HEAD' } },
       );
     }
     return await handler(request);

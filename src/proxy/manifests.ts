@@ -1,9 +1,11 @@
 import type { Logger } from 'pino';
-import type { Digest } from '../oci/digest.ts';
+import { type Digest, matchesDigest } from '../oci/digest.ts';
 import { RegistryError } from '../oci/errors.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, TagRecord } from '../store/catalog.ts';
+import { tryToKeep } from './keep.ts';
+import type { Outages } from './outages.ts';
 import { SingleFlight } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
 
@@ -19,14 +21,12 @@ export interface ServedManifest {
 /** Upstream said something about the tag: not an outage, and not to be answered from the cache. */
 const VERDICTS: ReadonlySet<string> = new Set(['ERR_REGISTRY_NOT_FOUND', 'ERR_REGISTRY_UNAUTHORIZED']);
 
-/** How long upstream may take to say what a tag means, where there is an older answer to fall back on. */
-const REVALIDATION_MS = 5_000;
-
 /** Manifests by tag and digest, fetched when they are first asked for. */
 export class Manifests {
   readonly #store: BlobStore;
   readonly #catalog: Catalog;
   readonly #tagTtlMs: number;
+  readonly #outages: Outages;
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   readonly #flights = new SingleFlight<ServedManifest>();
@@ -36,12 +36,14 @@ export class Manifests {
     store: BlobStore;
     catalog: Catalog;
     tagTtlMs: number;
+    outages: Outages;
     log: Logger;
     signal: AbortSignal;
   }) {
     this.#store = parts.store;
     this.#catalog = parts.catalog;
     this.#tagTtlMs = parts.tagTtlMs;
+    this.#outages = parts.outages;
     this.#log = parts.log;
     this.#signal = parts.signal;
   }
@@ -59,7 +61,7 @@ export class Manifests {
       if (fresh !== null) return fresh;
     }
     return this.#flights.run(`${where.upstream}/${where.repository}:${tag}`, () =>
-      known === null ? this.#resolve(target, tag, this.#signal) : this.#revalidate(target, tag, known),
+      known === null ? this.#resolve(target, tag) : this.#revalidate(target, tag, known),
     );
   }
 
@@ -79,7 +81,7 @@ export class Manifests {
     return stored;
   }
 
-  /** A manifest that is kept, without asking whose it is. */
+  /** A manifest that is kept, and still what it was, without asking whose it is. */
   async stored(digest: Digest): Promise<ServedManifest | null> {
     const mediaType = this.#catalog.manifestMediaType(digest);
     const source = mediaType === null ? null : await this.#store.open(digest);
@@ -87,29 +89,29 @@ export class Manifests {
     try {
       const bytes = Buffer.alloc(source.size);
       await source.read(0, bytes);
+      if (!matchesDigest(bytes, digest)) return null;
       return { digest, mediaType, bytes, warning: null };
     } finally {
       await source.close();
     }
   }
 
-  async #resolve(target: Target, tag: string, signal: AbortSignal): Promise<ServedManifest> {
+  async #resolve(target: Target, tag: string): Promise<ServedManifest> {
     const { where, client } = target;
-    const { digest } = await client.resolve(where.repository, tag, { signal });
+    const { digest } = await client.resolve(where.repository, tag, { signal: this.#signal });
     const manifest = await this.byDigest(target, digest);
-    this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() });
+    this.#keep(() => this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() }));
     return manifest;
   }
 
   async #revalidate(target: Target, tag: string, known: TagRecord): Promise<ServedManifest> {
     const { where } = target;
-    const timeout = AbortSignal.timeout(REVALIDATION_MS);
     try {
-      return await this.#resolve(target, tag, AbortSignal.any([this.#signal, timeout]));
+      return await this.#outages.ask(target, () => this.#resolve(target, tag));
     } catch (error) {
       this.#signal.throwIfAborted();
-      const code = timeout.aborted ? 'no answer' : error instanceof RegistryError ? error.code : null;
-      if (code === 'ERR_REGISTRY_NOT_FOUND') this.#catalog.removeTag(where, tag);
+      const code = error instanceof RegistryError ? error.code : null;
+      if (code === 'ERR_REGISTRY_NOT_FOUND') this.#keep(() => this.#catalog.removeTag(where, tag));
       const stale = code === null || VERDICTS.has(code) ? null : await this.stored(known.digest);
       if (stale === null) throw error;
       this.#log.warn({ err: error, ...where, tag, digest: known.digest }, 'serving a tag from the cache');
@@ -127,14 +129,18 @@ export class Manifests {
     await writer.write(bytes);
     await writer.commit();
     const manifest = { digest, mediaType, bytes, warning: null };
-    this.#catalog.putManifest(digest, mediaType, bytes.length);
+    this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length));
     this.#link(target, manifest);
     return manifest;
   }
 
   /** What a manifest of a repository names is that repository's too. */
   #link({ where }: Target, served: ServedManifest): void {
-    this.#catalog.link(where, served.digest, ...namedDigests(served));
+    this.#keep(() => this.#catalog.link(where, served.digest, ...namedDigests(served)));
+  }
+
+  #keep(write: () => void): void {
+    tryToKeep(this.#log, write);
   }
 }
 

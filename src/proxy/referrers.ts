@@ -8,6 +8,7 @@ import { type Answer, bufferAnswer, type ProxyRequest } from './answer.ts';
 import type { ConvertedImages } from './converted.ts';
 import { warningHeader } from './manifest-answer.ts';
 import { readManifest } from './manifests.ts';
+import type { Outages } from './outages.ts';
 import type { Target } from './upstreams.ts';
 
 /**
@@ -19,11 +20,12 @@ export async function answerReferrers(
   target: Target,
   digest: Digest,
   { query, signal }: ProxyRequest,
+  outages: Outages,
   log: Logger,
 ): Promise<Answer> {
   const artifactType = query.get('artifactType');
   const own = await convertedReferrer(images, target.where, digest);
-  const upstream = await upstreamReferrers(target, digest, signal, log);
+  const upstream = await upstreamReferrers(target, digest, outages, signal, log);
   const known = new Set(own.map((descriptor) => descriptor.digest));
   const all = [...own, ...upstream.descriptors.filter((descriptor) => !known.has(descriptor.digest))];
   const manifests =
@@ -57,13 +59,16 @@ async function convertedReferrer(
 }
 
 async function upstreamReferrers(
-  { where, client }: Target,
+  target: Target,
   digest: Digest,
+  outages: Outages,
   signal: AbortSignal,
   log: Logger,
 ): Promise<{ descriptors: Descriptor[]; warning: string | null }> {
+  const { where, client } = target;
   try {
-    return { descriptors: await client.referrers(where.repository, digest, { signal }), warning: null };
+    const ask = () => client.referrers(where.repository, digest, { signal });
+    return { descriptors: await outages.ask(target, ask), warning: null };
   } catch (error) {
     if (!(error instanceof RegistryError)) throw error;
     if (error.code === 'ERR_REGISTRY_NOT_FOUND') return { descriptors: [], warning: null };

@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
+import { join } from 'node:path';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { FakeRegistry } from '../../test/support/fake-registry.ts';
@@ -132,7 +134,32 @@ test('when upstream hangs, a tag is served from the cache before clients give up
   const stale = await proxy.fetch('/v2/lib/a/manifests/1');
   expect(performance.now() - startedMs).toBeLessThan(10_000);
   expect(stale.headers.get('docker-content-digest')).toBe(image.digest);
-  expect(stale.headers.get('warning')).toContain('no answer');
+  expect(stale.headers.get('warning')).toContain('cannot be asked');
+});
+
+test('when upstream hung a moment ago, nobody waits for it again to get what is cached', async () => {
+  const images = ['1', '2'].map((tag) => upstream.putImage([SMALL, Buffer.from(tag)], tag));
+  for (const tag of ['1', '2']) await proxy.fetch(`/v2/lib/a/manifests/${tag}`);
+  upstream.intercept = () => true;
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const before = upstream.requests.length;
+  const startedMs = performance.now();
+  const [stale, referrers] = await Promise.all([
+    proxy.fetch('/v2/lib/a/manifests/2'),
+    proxy.fetch(`/v2/lib/a/referrers/${images[0]!.digest}`),
+  ]);
+  expect(performance.now() - startedMs).toBeLessThan(1_000);
+  expect(stale.headers.get('docker-content-digest')).toBe(images[1]!.digest);
+  expect(referrers.headers.get('warning')).toContain('cannot be asked');
+  expect(upstream.requests).toHaveLength(before);
+});
+
+test('a kept manifest that rots on the disk is fetched again', async () => {
+  const image = upstream.putImage([SMALL], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  const hex = image.digest.slice('sha256:'.length);
+  writeFileSync(join(proxy.directory, 'blobs', 'sha256', hex.slice(0, 2), hex), '{}');
+  expect(await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'))).toEqual(image.bytes);
 });
 
 test('what was pulled is served after a restart without upstream', async () => {

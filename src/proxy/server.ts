@@ -18,6 +18,7 @@ import { ConfigError } from './errors.ts';
 import { HttpSide } from './http.ts';
 import { imageConverter } from './image-converter.ts';
 import { Manifests } from './manifests.ts';
+import { Outages } from './outages.ts';
 import { answerConversion, answerConversions } from './status.ts';
 import { type Upstream, Upstreams } from './upstreams.ts';
 
@@ -73,8 +74,9 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
 
   const stop = new AbortController();
   const { signal } = stop;
-  const manifests = new Manifests({ store, catalog, tagTtlMs: config.tagTtlMs, log, signal });
-  const blobs = new Blobs({ store, catalog, signal });
+  const outages = new Outages();
+  const manifests = new Manifests({ store, catalog, tagTtlMs: config.tagTtlMs, outages, log, signal });
+  const blobs = new Blobs({ store, catalog, log, signal });
   opened.add(() => blobs.close());
 
   const { enabled, concurrency, ...options } = config.conversion;
@@ -88,7 +90,7 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   const images = new ConvertedImages({ catalog, manifests, queue, profile });
   const conversion = enabled ? { queue, images } : null;
 
-  const parts = { upstreams, manifests, blobs, catalog, conversion, log };
+  const parts = { upstreams, manifests, blobs, catalog, outages, conversion, log };
   const http = new HttpSide(
     {
       distribution: (request) => answerDistribution(parts, request),

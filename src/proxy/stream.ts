@@ -2,11 +2,12 @@ import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import type { ByteSource } from '../format/byte-source.ts';
 import type { ByteRange } from './range.ts';
+import { unlessAborted } from './single-flight.ts';
 
 /** Bytes of a blob to send, some of which may still be on their way. */
 export interface StreamSource extends Pick<ByteSource, 'read'> {
-  /** Resolves when at least one byte at `offset` can be read, to the offset up to which that is so. */
-  readableTo(offset: number, signal: AbortSignal): Promise<number>;
+  /** Resolves when at least the first byte of `range` can be read, to the offset up to which that is so. */
+  readableTo(range: ByteRange, signal: AbortSignal): Promise<number>;
 }
 
 /** Read and written at once. Two of them a response are all that is held, however slow the client. */
@@ -34,19 +35,18 @@ export async function sendRange(
   const pieces = [Buffer.alloc(0), Buffer.alloc(0)];
   let written: Promise<void> = Promise.resolve();
   for (let offset = start, turn = 0; offset < end; turn = 1 - turn) {
-    const readable = Math.min(await source.readableTo(offset, signal), end);
+    const readable = Math.min(await source.readableTo({ start: offset, end }, signal), end);
     const length = Math.min(readable - offset, PIECE_BYTES);
     const piece = takeBuffer(pieces, turn, length);
     await source.read(offset, piece, signal);
     // The piece before must be out before its buffer comes round again.
-    await written;
-    signal.throwIfAborted();
+    await unlessAborted(written, signal);
     written = write(outgoing, piece);
     // Awaited a round later; a failure in between must not count as unhandled.
     written.catch(() => {});
     offset += length;
   }
-  await written;
+  await unlessAborted(written, signal);
   outgoing.end();
   if (!outgoing.writableFinished) await once(outgoing, 'finish', { signal });
 }

@@ -1,0 +1,75 @@
+import { randomBytes } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { FakeRegistry } from '../../test/support/fake-registry.ts';
+import { bytesOf, errorOf, TestProxy } from '../../test/support/test-proxy.ts';
+import { Catalog } from '../store/catalog.ts';
+
+const BIG = randomBytes(8 * 1024 * 1024);
+
+let upstream: FakeRegistry;
+let proxy: TestProxy;
+
+beforeEach(async () => {
+  upstream = await FakeRegistry.start();
+  proxy = await TestProxy.start({
+    upstreams: [{ name: 'reg.example', url: upstream.url }],
+    tagTtlMs: 0,
+    conversion: { enabled: false },
+  });
+});
+
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await proxy.remove();
+  await upstream.stop();
+});
+
+test('a repository gets its blob although another one was refused it at the same time', async () => {
+  const image = upstream.putImage([BIG], '1');
+  await proxy.fetch('/v2/lib/b/manifests/1');
+  const asked = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  upstream.intercept = (request, response) => {
+    if (!request.url?.startsWith('/v2/lib/a/')) return false;
+    asked.resolve();
+    void go.promise.then(() => response.writeHead(404).end());
+    return true;
+  };
+  const refused = proxy.fetch(`/v2/lib/a/blobs/${image.layers[0]}`);
+  await asked.promise;
+  const given = proxy.fetch(`/v2/lib/b/blobs/${image.layers[0]}`);
+  await sleep(200);
+  go.resolve();
+  expect((await refused).status).toBe(404);
+  expect((await bytesOf(await given)).equals(BIG)).toBe(true);
+});
+
+test('a store that cannot take a blob lets go of the connection to upstream', async () => {
+  const digest = upstream.putBlob(BIG);
+  const closed = Promise.withResolvers<void>();
+  upstream.intercept = (_request, response) => {
+    response.once('close', closed.resolve);
+    return false;
+  };
+  rmSync(join(proxy.directory, 'ingest'), { recursive: true });
+  const refused = await proxy.fetch(`/v2/lib/a/blobs/${digest}`);
+  expect(await errorOf(refused)).toMatchObject({ status: 503, code: 'UNAVAILABLE' });
+  await closed.promise;
+});
+
+test('with a catalog that cannot be written, what is at hand is served all the same', async () => {
+  const image = upstream.putImage([BIG], '1');
+  for (const method of ['link', 'putTag', 'putManifest'] as const) {
+    vi.spyOn(Catalog.prototype, method).mockImplementation(() => {
+      throw new Error('database or disk is full');
+    });
+  }
+  expect(await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'))).toEqual(image.bytes);
+  for (let round = 0; round < 2; round++) {
+    const blob = await proxy.fetch(`/v2/lib/a/blobs/${image.layers[0]}`);
+    expect((await bytesOf(blob)).equals(BIG)).toBe(true);
+  }
+});
