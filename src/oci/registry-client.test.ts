@@ -468,3 +468,10 @@ test('a list of pages without end is given up', async () => {
   await expect(clientOf(url).tags('lib/a')).rejects.toMatchObject({ code: 'ERR_REGISTRY_PROTOCOL' });
   expect(seen).toHaveLength(1000);
 });
+
+test('a list that would fill the memory is given up', async () => {
+  const page = `{"tags":["a"]}${' '.repeat(4_000_000)}`;
+  const { url, seen } = await serve(answer(200, { link: '</v2/lib/a/tags/list?last=a>; rel="next"' }, page));
+  await expect(clientOf(url).tags('lib/a')).rejects.toMatchObject({ code: 'ERR_REGISTRY_TOO_BIG' });
+  expect(seen).toHaveLength(17);
+});
