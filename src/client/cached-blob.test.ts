@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import {
+  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -279,12 +280,26 @@ test('when the disk takes nothing, reads go on from memory, without a request fo
   const [data, map] = ['data', 'map'].map((kind) =>
     openSync(join(directory, readdirSync(directory).find((name) => name.endsWith(kind))!), 'r'),
   );
-  cache.blob = async () => new CachedChunks(cache, digest, table, data!, map!);
+  cache.blob = async () => new CachedChunks(cache, 'a', table, data!, map!);
   const source = await openBlob(honest, { cache });
   expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);
   expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);
   expect(requested).toEqual([[0, 11]]);
   expect(told).toHaveLength(1);
+});
+
+test('where no cache files can be made, blobs are read without them, and it is said once', async () => {
+  const told: unknown[] = [];
+  const cache = ChunkCache.open(directory, { onWriteError: (error) => told.push(error) });
+  await (await cache.blob(table)).close();
+  for (const name of readdirSync(directory)) {
+    rmSync(join(directory, name));
+    mkdirSync(join(directory, name));
+  }
+  const source = await openBlob(honest, { cache });
+  for (let i = 0; i < 2; i++) expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);
+  expect(requested).toEqual([[0, 11]]);
+  expect(told).toMatchObject([{ code: 'EISDIR' }]);
 });
 
 test('two processes that fill the same blob do not lose marks of each other', async () => {

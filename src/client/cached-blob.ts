@@ -128,13 +128,13 @@ class CachedBlob implements ByteSource {
       } else misses.push(index);
     }
     for (const { first, count } of runs(misses, Math.floor(MAX_REQUEST_BYTES / this.#table.chunkSize))) {
-      const stores: Promise<void>[] = [];
+      const missing = new Set(Array.from({ length: count }, (_, i) => first + i));
       const deliver = (index: number, bytes: Buffer) => {
-        stores.push(this.#chunks.store(index, bytes).then((onDisk) => this.#settle(index, bytes, onDisk)));
+        missing.delete(index);
+        void this.#chunks.store(index, bytes).then((onDisk) => this.#settle(index, bytes, onDisk));
       };
-      void this.#fetcher.fetch(first, count, deliver).catch(async (error) => {
-        await Promise.all(stores);
-        for (let index = first; index < first + count; index++) {
+      void this.#fetcher.fetch(first, count, deliver).catch((error) => {
+        for (const index of missing) {
           this.#pending.get(index)?.reject(error);
           this.#pending.delete(index);
         }

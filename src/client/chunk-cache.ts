@@ -44,7 +44,7 @@ export class ChunkCache {
     return new ChunkCache(directory, options.onWriteError ?? (() => {}));
   }
 
-  /** The cached part of the blob that a table describes, to be closed by the caller. */
+  /** The cached part of the blob that a table describes, to be closed by the caller. Without files if the disk takes none. */
   async blob(table: ChunkTable): Promise<CachedChunks> {
     const name = digestHex(digestOf(encodeChunkTable(table)));
     const path = join(this.directory, name);
@@ -63,14 +63,14 @@ export class ChunkCache {
       return new CachedChunks(this, name, table, opened[0]!, opened[1]!);
     } catch (error) {
       await Promise.all(opened.map((fd) => closeAsync(fd)));
-      throw error;
+      this.#tell(error);
+      return new CachedChunks(this, name, table, null, null);
     }
   }
 
   /** Keeps a chunk in memory that could not be written, and says so the first time. */
   keepInMemory(key: string, bytes: Buffer, error: unknown): void {
-    if (!this.#writeErrorTold) this.#onWriteError(error);
-    this.#writeErrorTold = true;
+    this.#tell(error);
     if (this.#overflow.has(key)) return;
     // A copy: the chunk may be a small part of a large answer.
     this.#overflow.set(key, Buffer.from(bytes));
@@ -80,6 +80,11 @@ export class ChunkCache {
       this.#overflow.delete(oldest);
       this.#overflowBytes -= old.length;
     }
+  }
+
+  #tell(error: unknown): void {
+    if (!this.#writeErrorTold) this.#onWriteError(error);
+    this.#writeErrorTold = true;
   }
 
   fromMemory(key: string): Buffer | null {
@@ -105,7 +110,7 @@ export class CachedChunks {
   #data: number | null;
   #map: number | null;
 
-  constructor(cache: ChunkCache, name: string, table: ChunkTable, data: number, map: number) {
+  constructor(cache: ChunkCache, name: string, table: ChunkTable, data: number | null, map: number | null) {
     this.#cache = cache;
     this.#name = name;
     this.#table = table;
