@@ -73,3 +73,28 @@ test('with a catalog that cannot be written, what is at hand is served all the s
     expect((await bytesOf(blob)).equals(BIG)).toBe(true);
   }
 });
+
+test('to name a foreign layer, which registries take unseen, opens no blob of another repository', async () => {
+  const image = upstream.putImage([BIG], '1');
+  const layer = image.layers[0]!;
+  await proxy.fetch('/v2/lib/private/manifests/1');
+  await bytesOf(await proxy.fetch(`/v2/lib/private/blobs/${layer}`));
+  upstream.intercept = (request, response) => {
+    if (!request.url?.startsWith('/v2/lib/thief/blobs/')) return false;
+    response.writeHead(404).end();
+    return true;
+  };
+  const manifest = JSON.parse(image.bytes.toString());
+  manifest.layers = [
+    { mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar', digest: layer, size: BIG.length },
+    {
+      mediaType: manifest.layers[0].mediaType,
+      digest: layer,
+      size: BIG.length,
+      urls: ['https://reg.example/'],
+    },
+  ];
+  upstream.putManifest(Buffer.from(JSON.stringify(manifest)), manifest.mediaType, 'foreign');
+  expect((await proxy.fetch('/v2/lib/thief/manifests/foreign')).status).toBe(200);
+  expect((await proxy.fetch(`/v2/lib/thief/blobs/${layer}`)).status).toBe(404);
+});

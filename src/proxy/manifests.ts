@@ -2,6 +2,7 @@ import type { Logger } from 'pino';
 import { type Digest, matchesDigest } from '../oci/digest.ts';
 import { RegistryError } from '../oci/errors.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
+import { layerFormat } from '../oci/media-types.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, TagRecord } from '../store/catalog.ts';
 import { tryToKeep } from './keep.ts';
@@ -144,12 +145,17 @@ export class Manifests {
   }
 }
 
-/** The digests that a manifest names; none of one that we cannot read (it is passed on as it is). */
+/**
+ * The digests that a manifest names; none of one that we cannot read (it is passed on as it is). Not those that come
+ * from elsewhere (foreign layers): registries take them from anybody unseen, so naming one proves no right to it.
+ */
 export function namedDigests(served: ServedManifest): Digest[] {
   const manifest = readManifest(served);
   if (manifest === null) return [];
   const named = manifest.kind === 'index' ? manifest.manifests : [manifest.config, ...manifest.layers];
-  return named.map((descriptor) => descriptor.digest);
+  return named
+    .filter(({ mediaType, urls }) => urls === undefined && layerFormat(mediaType)?.foreign !== true)
+    .map(({ digest }) => digest);
 }
 
 /** What a manifest that came without a media type is. */
