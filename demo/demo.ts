@@ -58,6 +58,14 @@ async function demonstrate(cleanup: CleanupStack, signal: AbortSignal): Promise<
     return [{ ...built, bytes }, `${built.layers.length} layers, ${formatBytes(bytes)} unpacked`];
   });
 
+  await steps.step('build', async () => {
+    const project = join(import.meta.dirname, '..');
+    await run(join(project, 'node_modules/.bin/tsc'), ['-p', join(project, 'tsconfig.build.json')], {
+      signal,
+    });
+    return [undefined, 'the dadi command, from this checkout'];
+  });
+
   const directory = mkdtempSync(join(tmpdir(), 'dadi-demo-'));
   cleanup.defer(`remove ${directory}`, () => removeTree(directory));
 

@@ -6,9 +6,9 @@ import type { CleanupStack } from './cleanup.ts';
 import { Service } from './process.ts';
 
 const READY_MS = 20_000;
-const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
+const MAIN = resolve(import.meta.dirname, '../bin/dadi.mjs');
 
-/** The `dadi` command as this checkout has it: program and first argument. */
+/** The `dadi` command as its users have it, built from this checkout: program and first argument. */
 export const DADI: readonly [string, string] = [process.execPath, MAIN];
 
 interface StartOptions {
