@@ -16,119 +16,126 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ErofsReader } from '../src/format/erofs-reader.ts';
 import { FileSource } from '../src/format/file-source.ts';
+import { requireCapability } from './support/capabilities.ts';
 import { type BlockDevice, LayerDraft } from './support/erofs-device.ts';
-import { canMount, MountBench } from './support/kernel-tree.ts';
+import { MountBench } from './support/kernel-tree.ts';
 import { LayerModel, ModelConflict } from './support/layer-model.ts';
 import { draftOf, stackOfLayers } from './support/random-layers.ts';
 import { snapshotByReader } from './support/tree-snapshot.ts';
 
-describe.skipIf(!canMount)('the kernel and fsck.erofs', () => {
-  let bench: MountBench;
-  beforeAll(() => {
-    bench = new MountBench();
-  });
-  afterAll(() => bench.remove());
-
-  async function expectKernelToAgree(device: BlockDevice): Promise<void> {
-    expect(bench.snapshotByKernel(bench.checkedImage(device))).toEqual(await snapshotByReader(device));
-  }
-
-  it('accept every state of random stacks of layers and show what the image specification asks for', async () => {
-    await fc.assert(
-      fc.asyncProperty(stackOfLayers(), async (stack) => {
-        const model = new LayerModel();
-        let device: BlockDevice | null = null;
-        for (const operations of stack) {
-          const { draft, contentOf } = draftOf(operations, model);
-          try {
-            model.apply(draft.entries, contentOf);
-          } catch (error) {
-            if (error instanceof ModelConflict) continue;
-            throw error;
-          }
-          device = (await draft.on(device)).device;
-          expect(bench.snapshotByKernel(bench.checkedImage(device))).toEqual(model.snapshot());
-        }
-      }),
-      { numRuns: 60, seed: 20_260_802 },
-    );
-  });
-
-  it('find all names of a directory of 20,000 entries, also after one in the middle is gone', async () => {
-    const draft = new LayerDraft();
-    for (let index = 0; index < 20_000; index++) draft.file(`big/file-${index}`, `${index}`);
-    const first = await draft.on(null);
-    await expectKernelToAgree(first.device);
-    const second = await new LayerDraft().whiteout('big/file-10000').file('big/zz', 'new').on(first.device);
-    await expectKernelToAgree(second.device);
-    bench.mounted(bench.checkedImage(second.device), (directory) => {
-      expect(readdirSync(path.join(directory, 'big'))).toHaveLength(20_000);
+describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'python'))(
+  'the kernel and fsck.erofs',
+  () => {
+    let bench: MountBench;
+    beforeAll(() => {
+      bench = new MountBench();
     });
-  });
+    afterAll(() => bench.remove());
 
-  it('find the last name of a directory that ends where the next inode begins', async () => {
-    const draft = new LayerDraft();
-    for (let length = 1; length <= 64; length++) {
-      draft.directory(`d${length}`).file(`d${length}/${'n'.repeat(length)}`, `${length}`);
+    async function expectKernelToAgree(device: BlockDevice): Promise<void> {
+      expect(bench.snapshotByKernel(bench.checkedImage(device))).toEqual(await snapshotByReader(device));
     }
-    await expectKernelToAgree((await draft.on(null)).device);
-  });
 
-  it('read xattrs that need many blocks, and files behind them', async () => {
-    const xattrs = new Map([
-      ['trusted.a', Buffer.alloc(65_535, 1)],
-      ['trusted.b', Buffer.alloc(65_535, 2)],
-      ['security.x', Buffer.alloc(65_535, 3)],
-    ]);
-    const first = await new LayerDraft()
-      .file('file', Buffer.alloc(5000, 'f'), { xattrs })
-      .directory('directory', { xattrs })
-      .symlink('link', 'x'.repeat(4095), { xattrs })
-      .file('directory/small', 'small')
-      .on(null);
-    await expectKernelToAgree(first.device);
-    const second = await new LayerDraft().directory('directory').hardlink('second', 'file').on(first.device);
-    await expectKernelToAgree(second.device);
-  });
-
-  it('obey POSIX ACLs and file capabilities that a layer brings', async () => {
-    const acl = Buffer.from(
-      '0200000001000600ffffffff02000700e803000004000400ffffffff10000700ffffffff20000400ffffffff',
-      'hex',
-    );
-    const capability = Buffer.from('0100000200200000000000000000000000000000', 'hex');
-    const { device } = await new LayerDraft()
-      .file('with-acl', 'a', { mode: 0o674, xattrs: new Map([['system.posix_acl_access', acl]]) })
-      .directory('inherited', { xattrs: new Map([['system.posix_acl_default', acl]]) })
-      .file('ping', 'p', { mode: 0o755, xattrs: new Map([['security.capability', capability]]) })
-      .on(null);
-    await expectKernelToAgree(device);
-  });
-
-  it('walk paths 2,000 directories deep', async () => {
-    const deep = Array(2000).fill('d').join('/');
-    const first = await new LayerDraft().file(`${deep}/file`, 'deep').on(null);
-    const second = await new LayerDraft()
-      .file(`${deep}/second`, 'deep too')
-      .whiteout(`${deep}/file`)
-      .on(first.device);
-    const image = bench.checkedImage(second.device);
-    bench.mounted(image, (directory) => {
-      expect(execFileSync('sh', ['-c', `cd '${directory}' && cat ${deep}/*`], { encoding: 'utf8' })).toBe(
-        'deep too',
+    it('accept every state of random stacks of layers and show what the image specification asks for', async () => {
+      await fc.assert(
+        fc.asyncProperty(stackOfLayers(), async (stack) => {
+          const model = new LayerModel();
+          let device: BlockDevice | null = null;
+          for (const operations of stack) {
+            const { draft, contentOf } = draftOf(operations, model);
+            try {
+              model.apply(draft.entries, contentOf);
+            } catch (error) {
+              if (error instanceof ModelConflict) continue;
+              throw error;
+            }
+            device = (await draft.on(device)).device;
+            expect(bench.snapshotByKernel(bench.checkedImage(device))).toEqual(model.snapshot());
+          }
+        }),
+        { numRuns: 60, seed: 20_260_802 },
       );
     });
-    const third = await new LayerDraft().whiteout('d').on(second.device);
-    expect(third.inodes).toBe(1);
-    bench.checkedImage(third.device);
-  });
 
-  it('accept an empty first layer', async () => {
-    const { device, totalBlocks } = await new LayerDraft().on(null);
-    expect(totalBlocks).toBe(1);
-    await expectKernelToAgree(device);
-  });
-});
+    it('find all names of a directory of 20,000 entries, also after one in the middle is gone', async () => {
+      const draft = new LayerDraft();
+      for (let index = 0; index < 20_000; index++) draft.file(`big/file-${index}`, `${index}`);
+      const first = await draft.on(null);
+      await expectKernelToAgree(first.device);
+      const second = await new LayerDraft().whiteout('big/file-10000').file('big/zz', 'new').on(first.device);
+      await expectKernelToAgree(second.device);
+      bench.mounted(bench.checkedImage(second.device), (directory) => {
+        expect(readdirSync(path.join(directory, 'big'))).toHaveLength(20_000);
+      });
+    });
+
+    it('find the last name of a directory that ends where the next inode begins', async () => {
+      const draft = new LayerDraft();
+      for (let length = 1; length <= 64; length++) {
+        draft.directory(`d${length}`).file(`d${length}/${'n'.repeat(length)}`, `${length}`);
+      }
+      await expectKernelToAgree((await draft.on(null)).device);
+    });
+
+    it('read xattrs that need many blocks, and files behind them', async () => {
+      const xattrs = new Map([
+        ['trusted.a', Buffer.alloc(65_535, 1)],
+        ['trusted.b', Buffer.alloc(65_535, 2)],
+        ['security.x', Buffer.alloc(65_535, 3)],
+      ]);
+      const first = await new LayerDraft()
+        .file('file', Buffer.alloc(5000, 'f'), { xattrs })
+        .directory('directory', { xattrs })
+        .symlink('link', 'x'.repeat(4095), { xattrs })
+        .file('directory/small', 'small')
+        .on(null);
+      await expectKernelToAgree(first.device);
+      const second = await new LayerDraft()
+        .directory('directory')
+        .hardlink('second', 'file')
+        .on(first.device);
+      await expectKernelToAgree(second.device);
+    });
+
+    it('obey POSIX ACLs and file capabilities that a layer brings', async () => {
+      const acl = Buffer.from(
+        '0200000001000600ffffffff02000700e803000004000400ffffffff10000700ffffffff20000400ffffffff',
+        'hex',
+      );
+      const capability = Buffer.from('0100000200200000000000000000000000000000', 'hex');
+      const { device } = await new LayerDraft()
+        .file('with-acl', 'a', { mode: 0o674, xattrs: new Map([['system.posix_acl_access', acl]]) })
+        .directory('inherited', { xattrs: new Map([['system.posix_acl_default', acl]]) })
+        .file('ping', 'p', { mode: 0o755, xattrs: new Map([['security.capability', capability]]) })
+        .on(null);
+      await expectKernelToAgree(device);
+    });
+
+    it('walk paths 2,000 directories deep', async () => {
+      const deep = Array(2000).fill('d').join('/');
+      const first = await new LayerDraft().file(`${deep}/file`, 'deep').on(null);
+      const second = await new LayerDraft()
+        .file(`${deep}/second`, 'deep too')
+        .whiteout(`${deep}/file`)
+        .on(first.device);
+      const image = bench.checkedImage(second.device);
+      bench.mounted(image, (directory) => {
+        expect(execFileSync('sh', ['-c', `cd '${directory}' && cat ${deep}/*`], { encoding: 'utf8' })).toBe(
+          'deep too',
+        );
+      });
+      const third = await new LayerDraft().whiteout('d').on(second.device);
+      expect(third.inodes).toBe(1);
+      bench.checkedImage(third.device);
+    });
+
+    it('accept an empty first layer', async () => {
+      const { device, totalBlocks } = await new LayerDraft().on(null);
+      expect(totalBlocks).toBe(1);
+      await expectKernelToAgree(device);
+    });
+  },
+);
 
 describe('an image made by mkfs.erofs', () => {
   let bench: MountBench;

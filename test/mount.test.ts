@@ -132,6 +132,16 @@ async function processOf(directory: string): Promise<number> {
 /** The compact inodes that mkfs.erofs makes have no times of their own. */
 const ignored = (field: TreeField): boolean => field === 'mtimeNs';
 
+/** How far a conversion is that the proxy reports. */
+const HALF_DONE = {
+  layersDone: 0,
+  layersTotal: 1,
+  bytesDone: 5,
+  bytesTotal: 10,
+  error: null,
+  converted: null,
+};
+
 describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', 'erofs-utils'))(
   'dadi mount',
   () => {
@@ -323,22 +333,14 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
 
     test('the original image waits for its conversion, and is mounted in its converted form', async () => {
       const { image, original, converted, registry } = await serve([layerOfDisk(erofsDisk().disk)]);
-      const progress = {
-        layersDone: 0,
-        layersTotal: 1,
-        bytesDone: 5,
-        bytesTotal: 10,
-        error: null,
-        converted: null,
-      };
-      registry.conversions.set(original, { ...progress, state: 'running' });
+      registry.conversions.set(original, { ...HALF_DONE, state: 'running' });
       const mounting = dadi('mount', '--json', image.replace(':converted', ':original'), mountPoint);
       while (registry.requests.filter((path) => path.startsWith('/dadi/')).length < 3) await sleep(20);
       // A proxy may be restarted meanwhile.
       await registry.close();
       await sleep(500);
       await registry.resume();
-      registry.conversions.set(original, { ...progress, state: 'done', converted: { digest: converted } });
+      registry.conversions.set(original, { ...HALF_DONE, state: 'done', converted: { digest: converted } });
       expect(JSON.parse((await mounting).stdout).manifestDigest).toBe(converted);
       await dadi('umount', mountPoint);
     });
@@ -355,15 +357,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       ['a tag that is not there', 'nothing', null, 'ERR_REGISTRY_NOT_FOUND'],
     ])('%s is a clear error, and leaves nothing', async (_, tag, status, expected) => {
       const { image, original, registry } = await serve([layerOfDisk(erofsDisk().disk)]);
-      const progress = {
-        layersDone: 0,
-        layersTotal: 1,
-        bytesDone: 5,
-        bytesTotal: 10,
-        error: null,
-        converted: null,
-      };
-      if (status !== null) registry.conversions.set(original, { ...progress, ...status });
+      if (status !== null) registry.conversions.set(original, { ...HALF_DONE, ...status });
       const mounting = dadi('mount', '--wait', '0.4', image.replace(':converted', `:${tag}`), mountPoint);
       const error = await complaint(mounting);
       expect(error).toContain(expected);
@@ -375,15 +369,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       '%s while the conversion is awaited leaves nothing',
       async (signal) => {
         const { image, original, registry } = await serve([layerOfDisk(erofsDisk().disk)]);
-        const progress = {
-          layersDone: 0,
-          layersTotal: 1,
-          bytesDone: 5,
-          bytesTotal: 10,
-          error: null,
-          converted: null,
-        };
-        registry.conversions.set(original, { ...progress, state: 'running' });
+        registry.conversions.set(original, { ...HALF_DONE, state: 'running' });
         const args = [MAIN, 'mount', '--run-dir', runDirectory, '--cache-dir', join(root, 'cache')];
         const child = spawn(process.execPath, [
           ...args,
@@ -400,15 +386,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
 
     test('a mount that is not ready yet can be unmounted', async () => {
       const { image, original, registry } = await serve([layerOfDisk(erofsDisk().disk)]);
-      const progress = {
-        layersDone: 0,
-        layersTotal: 1,
-        bytesDone: 5,
-        bytesTotal: 10,
-        error: null,
-        converted: null,
-      };
-      registry.conversions.set(original, { ...progress, state: 'running' });
+      registry.conversions.set(original, { ...HALF_DONE, state: 'running' });
       const mounting = complaint(dadi('mount', image.replace(':converted', ':original'), mountPoint));
       while (!registry.requests.some((path) => path.startsWith('/dadi/'))) await sleep(20);
       await dadi('umount', mountPoint);

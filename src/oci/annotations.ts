@@ -10,7 +10,7 @@ export const OVERLAYBD_BLOB_DIGEST_ANNOTATION = 'containerd.io/snapshot/overlayb
 export const OVERLAYBD_BLOB_SIZE_ANNOTATION = 'containerd.io/snapshot/overlaybd/blob-size';
 /** On a layer: digest of the blob that holds the layer's chunk table. */
 export const CHUNK_TABLE_DIGEST_ANNOTATION = 'org.dadi-mirror.chunk-table.digest';
-/** On a layer and on a manifest: the conversion profile that decided the bytes. */
+/** On a manifest or an index: the conversion profile that decided the bytes. */
 export const PROFILE_ANNOTATION = 'org.dadi-mirror.profile';
 
 /** In an image layout's index: the tag. */

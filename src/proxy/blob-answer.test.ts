@@ -2,31 +2,16 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { FakeRegistry } from '../../test/support/fake-registry.ts';
-import { brokenBody, bytesOf, errorOf, TestProxy } from '../../test/support/test-proxy.ts';
+import { expect, test, vi } from 'vitest';
+import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
+import { brokenBody, bytesOf, errorOf } from '../../test/support/test-proxy.ts';
 import { digestOf } from '../oci/digest.ts';
 import { HELD_BACK_BYTES } from './download.ts';
 
 const BIG = randomBytes(3 * 1024 * 1024 + 17);
 const SMALL = Buffer.from('small');
 
-let upstream: FakeRegistry;
-let proxy: TestProxy;
-
-beforeEach(async () => {
-  upstream = await FakeRegistry.start();
-  proxy = await TestProxy.start({
-    upstreams: [{ name: 'reg.example', url: upstream.url }],
-    tagTtlMs: 0,
-    conversion: { enabled: false },
-  });
-});
-
-afterEach(async () => {
-  await proxy.remove();
-  await upstream.stop();
-});
+useProxiedRegistry();
 
 test('a blob is whole on a miss and on a hit, and upstream is asked once', async () => {
   upstream.putBlob(BIG);
@@ -302,7 +287,6 @@ test('an upstream that vanishes during a download breaks the connection, and not
   expect(proxy.unfinished()).toEqual([]);
   const refused = await proxy.fetch(`/v2/lib/a/blobs/${digest}`);
   expect(await errorOf(refused)).toMatchObject({ status: 503, code: 'UNAVAILABLE' });
-  upstream = await FakeRegistry.start();
 }, 60_000);
 
 test.each([-7, 7])(

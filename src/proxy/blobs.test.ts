@@ -2,29 +2,17 @@ import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { FakeRegistry } from '../../test/support/fake-registry.ts';
-import { bytesOf, errorOf, TestProxy } from '../../test/support/test-proxy.ts';
+import { afterEach, expect, test, vi } from 'vitest';
+import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
+import { bytesOf, errorOf } from '../../test/support/test-proxy.ts';
 import { Catalog } from '../store/catalog.ts';
 
 const BIG = randomBytes(8 * 1024 * 1024);
 
-let upstream: FakeRegistry;
-let proxy: TestProxy;
+useProxiedRegistry();
 
-beforeEach(async () => {
-  upstream = await FakeRegistry.start();
-  proxy = await TestProxy.start({
-    upstreams: [{ name: 'reg.example', url: upstream.url }],
-    tagTtlMs: 0,
-    conversion: { enabled: false },
-  });
-});
-
-afterEach(async () => {
+afterEach(() => {
   vi.restoreAllMocks();
-  await proxy.remove();
-  await upstream.stop();
 });
 
 test('a repository gets its blob although another one was refused it at the same time', async () => {

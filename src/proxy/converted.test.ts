@@ -1,7 +1,7 @@
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { FakeRegistry } from '../../test/support/fake-registry.ts';
+import { expect, test, vi } from 'vitest';
+import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../test/support/tar-blocks.ts';
-import { bytesOf, errorOf, TestProxy } from '../../test/support/test-proxy.ts';
+import { bytesOf, errorOf } from '../../test/support/test-proxy.ts';
 import {
   CHUNK_TABLE_DIGEST_ANNOTATION,
   OVERLAYBD_ARTIFACT_TYPE,
@@ -12,22 +12,7 @@ import { type Digest, digestOf } from '../oci/digest.ts';
 import { type ImageManifest, type IndexManifest, parseManifest } from '../oci/manifest.ts';
 import type { ConversionStatus } from './conversion-status.ts';
 
-let upstream: FakeRegistry;
-let proxy: TestProxy;
-
-beforeEach(async () => {
-  upstream = await FakeRegistry.start();
-  proxy = await TestProxy.start({
-    upstreams: [{ name: 'reg.example', url: upstream.url }],
-    tagTtlMs: 60_000,
-    conversion: { concurrency: 2 },
-  });
-});
-
-afterEach(async () => {
-  await proxy.remove();
-  await upstream.stop();
-});
+useProxiedRegistry({ tagTtlMs: 60_000, conversion: { concurrency: 2 } });
 
 function layer(name: string, bytes = 100_000): Buffer {
   return Buffer.concat([tarMember({ path: name }, Buffer.alloc(bytes, name)), END_BLOCKS]);
@@ -205,7 +190,6 @@ test('converted images are there after a restart without upstream', async () => 
   await proxy.start();
   const response = await proxy.fetch('/v2/lib/a/manifests/1_obd');
   expect(response.headers.get('docker-content-digest')).toBe(made?.digest);
-  upstream = await FakeRegistry.start();
 });
 
 test('a converted image that is pulled is not converted again', async () => {

@@ -3,8 +3,9 @@ import { writeFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { FakeRegistry } from '../../test/support/fake-registry.ts';
+import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { bytesOf, errorOf, TestProxy } from '../../test/support/test-proxy.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
@@ -14,22 +15,7 @@ import { startProxy } from './server.ts';
 const BIG = randomBytes(3 * 1024 * 1024 + 17);
 const SMALL = Buffer.from('small');
 
-let upstream: FakeRegistry;
-let proxy: TestProxy;
-
-beforeEach(async () => {
-  upstream = await FakeRegistry.start();
-  proxy = await TestProxy.start({
-    upstreams: [{ name: 'reg.example', url: upstream.url }],
-    tagTtlMs: 0,
-    conversion: { enabled: false },
-  });
-});
-
-afterEach(async () => {
-  await proxy.remove();
-  await upstream.stop();
-});
+useProxiedRegistry();
 
 test('the base answers, and what is not pulling is refused', async () => {
   const base = await proxy.fetch('/v2/');
@@ -174,7 +160,6 @@ test('what was pulled is served after a restart without upstream', async () => {
   expect(byTag.headers.get('warning')).toContain('cannot be asked');
   expect(await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${digestOf(BIG)}`))).toEqual(BIG);
   expect(await errorOf(await proxy.fetch('/v2/lib/a/manifests/2'))).toMatchObject({ status: 503 });
-  upstream = await FakeRegistry.start();
 });
 
 test('a manifest that is not what its digest says is refused and not kept', async () => {
@@ -226,7 +211,6 @@ test('tags are those of upstream, page by page, and those of the cache without i
   const cached = await proxy.fetch('/v2/lib/a/tags/list');
   expect(await cached.json()).toMatchObject({ tags: ['b'] });
   expect(cached.headers.get('warning')).toContain('cannot be asked');
-  upstream = await FakeRegistry.start();
 });
 
 test('referrers are those of upstream, filtered, and an empty list where there are none', async () => {
@@ -252,7 +236,6 @@ test('referrers are those of upstream, filtered, and an empty list where there a
   const without = await proxy.fetch(`/v2/lib/a/referrers/${digest}`);
   expect(without.status).toBe(200);
   expect(without.headers.get('warning')).toContain('cannot be asked');
-  upstream = await FakeRegistry.start();
 });
 
 test('each request is one line in the log', async () => {

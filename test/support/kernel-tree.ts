@@ -31,9 +31,6 @@ sys.setrecursionlimit(10000)
 show(b'')
 `;
 
-/** True where file systems can be mounted. */
-export const canMount = process.getuid?.() === 0;
-
 /** A directory for images and mounts; `remove` it at the end. */
 export class MountBench {
   readonly #scratch = mkdtempSync(path.join(tmpdir(), 'dadi-erofs-'));
