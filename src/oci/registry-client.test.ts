@@ -475,3 +475,20 @@ test('a list that would fill the memory is given up', async () => {
   await expect(clientOf(url).tags('lib/a')).rejects.toMatchObject({ code: 'ERR_REGISTRY_TOO_BIG' });
   expect(seen).toHaveLength(17);
 });
+
+test('a range that gets no answer is asked for again by who has set a time for it, else not', async () => {
+  const part = answer(206, { 'content-range': 'bytes 0-9/100000' }, blob.subarray(0, 10));
+  const silence: Handler = () => {};
+  const { url, seen } = await serve(inTurn(silence, part));
+  const client = clientOf(url, { timeouts: { headersMs: 100 } });
+  const retry = { retries: 5, maxMs: 10_000 };
+  expect(await client.readBlobRange('lib/a', digest, 0, 10, undefined, retry)).toEqual(blob.subarray(0, 10));
+  expect(seen).toHaveLength(2);
+
+  const silent = await serve(silence);
+  const impatient = clientOf(silent.url, { timeouts: { headersMs: 100 } });
+  await expect(impatient.readBlobRange('lib/a', digest, 0, 10)).rejects.toMatchObject({
+    code: 'ERR_REGISTRY_UNREACHABLE',
+  });
+  expect(silent.seen).toHaveLength(1);
+});

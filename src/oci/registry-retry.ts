@@ -20,6 +20,8 @@ const TRANSIENT_CODES: ReadonlySet<string> = new Set([
   ...['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH'],
   ...['UND_ERR_SOCKET', 'UND_ERR_CONNECT_TIMEOUT'],
 ]);
+/** No answer came: asking again is for who has set the time it may take, for it doubles the wait. */
+const NO_ANSWER_CODE = 'UND_ERR_HEADERS_TIMEOUT';
 const TRANSIENT_STATUSES: ReadonlySet<number> = new Set([502, 503, 504]);
 
 /**
@@ -47,7 +49,7 @@ export function withRetries<T>(
   });
 }
 
-function isTransient(error: unknown, { maxRetryAfterMs }: RetryPolicy): boolean {
+function isTransient(error: unknown, { maxRetryAfterMs, maxMs }: RetryPolicy): boolean {
   if (!(error instanceof RegistryError)) return false;
   if (error.retryAfterMs !== null && error.retryAfterMs > maxRetryAfterMs) return false;
   switch (error.code) {
@@ -57,8 +59,10 @@ function isTransient(error: unknown, { maxRetryAfterMs }: RetryPolicy): boolean 
       return error.retryAfterMs !== null;
     case 'ERR_REGISTRY_STATUS':
       return TRANSIENT_STATUSES.has(error.status ?? 0);
-    case 'ERR_REGISTRY_UNREACHABLE':
-      return TRANSIENT_CODES.has(errorCode(error.cause) ?? '');
+    case 'ERR_REGISTRY_UNREACHABLE': {
+      const code = errorCode(error.cause) ?? '';
+      return TRANSIENT_CODES.has(code) || (code === NO_ANSWER_CODE && maxMs !== undefined);
+    }
     default:
       return false;
   }
