@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { findAttached } from '../src/client/detach.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { layerOfDisk } from './support/device-layer.ts';
 import { golden } from './support/golden.ts';
@@ -268,6 +269,17 @@ describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'erofs', 'nbdfuse', '
       await dadi('mount', image, mountPoint);
       process.kill(await processOf(mountPoint), 'SIGKILL');
       while (!(await dadi('mount')).stdout.includes('dead')) await sleep(20);
+      await dadi('umount', mountPoint);
+      await expectNothingLeft();
+    });
+
+    test('a mount whose nbdfuse was killed is listed as broken, and can be unmounted', async () => {
+      const { image } = await serve([layerOfDisk(erofsDisk().disk)]);
+      await dadi('mount', image, mountPoint);
+      const [id] = readdirSync(runDirectory).filter((name) => !name.endsWith('.log'));
+      const { nbdfuse } = await findAttached(join(runDirectory, id!));
+      process.kill(nbdfuse!.pid, 'SIGKILL');
+      while (!(await dadi('mount')).stdout.includes('broken')) await sleep(20);
       await dadi('umount', mountPoint);
       await expectNothingLeft();
     });

@@ -15,6 +15,8 @@ const statsSchema = z.object({
   /** All blobs of the image together. */
   imageBytes: z.number(),
   deviceBytes: z.number(),
+  /** NBD clients. Without any, what attached the device is gone, and reads of the mounted image fail. */
+  clients: z.number(),
   uptimeMs: z.number(),
 });
 

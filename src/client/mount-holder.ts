@@ -112,6 +112,7 @@ export class MountHolder {
       ...this.#opened?.stats,
       imageBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
       deviceBytes: this.#opened?.device.size ?? 0,
+      clients: this.#nbd?.connections ?? 0,
       uptimeMs: Math.round(performance.now() - this.#startMs),
     };
   }

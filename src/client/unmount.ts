@@ -15,8 +15,11 @@ const EXIT_TIMEOUT_MS = 10_000;
 export interface ListedMount {
   readonly id: string;
   readonly state: MountState | null;
-  /** `dead`: its process is gone, what it left is removed by the next mount or by unmounting it. */
-  readonly status: MountState['status'] | 'dead';
+  /**
+   * `dead`: its process is gone, what it left is removed by the next mount or by unmounting it. `broken`: the
+   * program that attached its device is gone, reads fail; unmount it and mount it again.
+   */
+  readonly status: MountState['status'] | 'dead' | 'broken';
   /** Null if its process does not answer. */
   readonly stats: MountStats | null;
 }
@@ -28,9 +31,15 @@ export async function listMounts(runDirectory: string): Promise<ListedMount[]> {
       const stats = isAlive
         ? await requestStats(mountPaths(runDirectory, id).controlSocket).catch(() => null)
         : null;
-      return { id, state, status: isAlive && state !== null ? state.status : 'dead', stats };
+      return { id, state, status: statusOf(isAlive ? state : null, stats), stats };
     }),
   );
+}
+
+/** @param state null if the mount's process is gone */
+function statusOf(state: MountState | null, stats: MountStats | null): ListedMount['status'] {
+  if (state === null) return 'dead';
+  return state.status === 'mounted' && stats?.clients === 0 ? 'broken' : state.status;
 }
 
 /**
