@@ -33,6 +33,15 @@ describe('golden files', () => {
     },
   );
 
+  test('of turboOCI layers are refused, since their data stands in a tar elsewhere', async () => {
+    const turbo = goldenFiles('erofs', 'turbo-ext4');
+    expect(turbo).toHaveLength(6);
+    for (const { bytes } of turbo) {
+      const content = await openLayerBlob(new BufferSource(bytes()));
+      await expect(LsmtLayer.open(content)).rejects.toMatchObject({ code: 'ERR_LSMT_CORRUPT' });
+    }
+  });
+
   test('of writable layers are refused as unsupported', async () => {
     for (const name of ['rw/layer3.append.writable_data', 'rw/layer3.append.writable_index']) {
       await expect(openBytes(golden(name).bytes())).rejects.toMatchObject({

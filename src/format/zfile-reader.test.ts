@@ -8,7 +8,9 @@ import { decodeZFileHeader, encodeZFileHeader, type ZFileHeader } from './zfile-
 import { ZFileReader } from './zfile-reader.ts';
 import { ZFileWriter } from './zfile-writer.ts';
 
-const goldens = goldenFiles('zfile', 'ext4', 'lsmt', 'merge', 'rw').filter((g) => g.sidecar.obd_info?.zfile);
+const goldens = goldenFiles('zfile', 'ext4', 'lsmt', 'merge', 'rw', 'erofs', 'turbo-ext4').filter(
+  (g) => g.sidecar.obd_info?.zfile,
+);
 
 /** What a file holds of which the stock reader fails on what the stock writer wrote. */
 const STOCK_READER_FAILS: Readonly<Record<string, string>> = {
@@ -19,7 +21,7 @@ const STOCK_READER_FAILS: Readonly<Record<string, string>> = {
 
 describe('golden files', () => {
   test('are there', () => {
-    expect(goldens.length).toBe(58);
+    expect(goldens.length).toBe(64);
     const failing = goldens.filter((g) => g.sidecar.obd_info!.decompressed_sha256 === 'READ-ERROR');
     expect(failing.map((g) => g.name).sort()).toEqual(Object.keys(STOCK_READER_FAILS).sort());
   });
