@@ -47,8 +47,13 @@ let convertedBytes = 0;
 const programs = {
   'dadi convert': async (round: number) => {
     const { stdout, ...measured } = await measure([
-      process.execPath, DADI, 'convert', `oci:${layoutPath}:${tag}`, `oci:${join(work, `converted-${round}`)}`, '--json',
-    ]); // biome-ignore format: one command
+      process.execPath,
+      DADI,
+      'convert',
+      `oci:${layoutPath}:${tag}`,
+      `oci:${join(work, `converted-${round}`)}`,
+      '--json',
+    ]);
     const result = JSON.parse(stdout) as { tarBytes: number; images: { convertedBytes: number }[] };
     tarBytes = result.tarBytes;
     convertedBytes = result.images[0]!.convertedBytes;

@@ -138,9 +138,19 @@ async function assemble(layout: string, tars: readonly string[], signal: AbortSi
   await umoci('init', '--layout', layout);
   await umoci('new', '--image', working);
   await umoci(
-    'config', '--image', working, '--no-history', '--created', created,
-    '--architecture', architecture, '--os', 'linux', '--config.cmd', '/bin/bash',
-  ); // biome-ignore format: one option and its value after the other
+    'config',
+    '--image',
+    working,
+    '--no-history',
+    '--created',
+    created,
+    '--architecture',
+    architecture,
+    '--os',
+    'linux',
+    '--config.cmd',
+    '/bin/bash',
+  );
   for (const [index, tar] of tars.entries()) {
     await umoci('raw', 'add-layer', '--image', working, '--history.created', created, tar);
     await umoci('tag', '--image', working, String(index + 1));

@@ -36,8 +36,15 @@ export async function startProxy(
   const upstream = `127.0.0.1:${upstreamPort}=http://127.0.0.1:${upstreamPort}`;
   const [node, main] = DADI;
   const service = new Service('dadi proxy', node, [
-    main, 'proxy', '--listen', `127.0.0.1:${port}`, '--data', data, '--upstream', upstream,
-  ]); // biome-ignore format: an option and its value side by side
+    main,
+    'proxy',
+    '--listen',
+    `127.0.0.1:${port}`,
+    '--data',
+    data,
+    '--upstream',
+    upstream,
+  ]);
   cleanup.defer('stop dadi proxy', () => service.stop());
   await service.ready(() => answers(port), READY_MS, signal);
   return port;

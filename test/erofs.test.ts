@@ -19,8 +19,7 @@ import { FileSource } from '../src/format/file-source.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { type BlockDevice, LayerDraft } from './support/erofs-device.ts';
 import { MountBench } from './support/kernel-tree.ts';
-import { LayerModel, ModelConflict } from './support/layer-model.ts';
-import { draftOf, stackOfLayers } from './support/random-layers.ts';
+import { buildStack, stackOfLayers } from './support/random-layers.ts';
 import { snapshotByReader } from './support/tree-snapshot.ts';
 
 describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'python'))(
@@ -39,18 +38,9 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
     it('accept every state of random stacks of layers and show what the image specification asks for', async () => {
       await fc.assert(
         fc.asyncProperty(stackOfLayers(), async (stack) => {
-          const model = new LayerModel();
-          let device: BlockDevice | null = null;
-          for (const operations of stack) {
-            const { draft, contentOf } = draftOf(operations, model);
-            try {
-              model.apply(draft.entries, contentOf);
-            } catch (error) {
-              if (error instanceof ModelConflict) continue;
-              throw error;
-            }
-            device = (await draft.on(device)).device;
-            expect(bench.snapshotByKernel(bench.checkedImage(device))).toEqual(model.snapshot());
+          for await (const { model, built } of buildStack(stack)) {
+            if (built === null) continue;
+            expect(bench.snapshotByKernel(bench.checkedImage(built.device))).toEqual(model.snapshot());
           }
         }),
         { numRuns: 60, seed: 20_260_802 },

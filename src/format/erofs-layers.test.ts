@@ -1,8 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type BlockDevice, LayerDraft } from '../../test/support/erofs-device.ts';
-import { LayerModel, ModelConflict } from '../../test/support/layer-model.ts';
-import { draftOf, stackOfLayers } from '../../test/support/random-layers.ts';
+import { LayerDraft } from '../../test/support/erofs-device.ts';
+import { buildStack, stackOfLayers } from '../../test/support/random-layers.ts';
 import { snapshotByReader } from '../../test/support/tree-snapshot.ts';
 import { ErofsReader } from './erofs-reader.ts';
 
@@ -12,28 +11,16 @@ describe('a stack of layers', () => {
     let refused = 0;
     await fc.assert(
       fc.asyncProperty(stackOfLayers(), async (stack) => {
-        const model = new LayerModel();
-        let device: BlockDevice | null = null;
-        for (const operations of stack) {
-          const { draft, contentOf } = draftOf(operations, model);
-          let conflict: unknown = null;
-          try {
-            model.apply(draft.entries, contentOf);
-          } catch (error) {
-            if (!(error instanceof ModelConflict)) throw error;
-            conflict = error;
-          }
-          if (conflict !== null) {
+        for await (const { draft, below, model, built } of buildStack(stack)) {
+          if (built === null) {
             refused++;
-            await expect(draft.on(device)).rejects.toMatchObject({ code: 'ERR_LAYER_CONFLICT' });
+            await expect(draft.on(below)).rejects.toMatchObject({ code: 'ERR_LAYER_CONFLICT' });
             continue;
           }
           applied++;
-          const layer = await draft.on(device);
-          device = layer.device;
-          expect(await snapshotByReader(device)).toEqual(model.snapshot());
-          const { superblock } = await ErofsReader.open(device);
-          expect(superblock).toMatchObject({ inodes: model.inodes(), blocks: layer.totalBlocks });
+          expect(await snapshotByReader(built.device)).toEqual(model.snapshot());
+          const { superblock } = await ErofsReader.open(built.device);
+          expect(superblock).toMatchObject({ inodes: model.inodes(), blocks: built.totalBlocks });
         }
       }),
       { numRuns: 300, seed: 20_260_801 },
@@ -44,19 +31,10 @@ describe('a stack of layers', () => {
   it('is the same file system however often it is built', async () => {
     await fc.assert(
       fc.asyncProperty(stackOfLayers(), async (stack) => {
-        const model = new LayerModel();
-        let device: BlockDevice | null = null;
-        for (const operations of stack) {
-          const { draft, contentOf } = draftOf(operations, model);
-          try {
-            model.apply(draft.entries, contentOf);
-          } catch {
-            continue;
-          }
-          const layer = await draft.on(device);
-          expect((await draft.on(device)).device.blocks).toEqual(layer.device.blocks);
-          expect(layer.emitted).toEqual([...new Set(layer.emitted)].sort((a, b) => a - b));
-          device = layer.device;
+        for await (const { draft, below, built } of buildStack(stack)) {
+          if (built === null) continue;
+          expect((await draft.on(below)).device.blocks).toEqual(built.device.blocks);
+          expect(built.emitted).toEqual([...new Set(built.emitted)].sort((a, b) => a - b));
         }
       }),
       { numRuns: 40, seed: 3 },

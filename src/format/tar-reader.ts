@@ -1,13 +1,9 @@
 import { type ByteString, toDisplay } from './byte-string.ts';
 import { FormatError } from './errors.ts';
-import { checkName, memberOf, type TarEntry, type TarMember } from './tar-entry.ts';
+import { memberOf, type TarEntry, type TarMember } from './tar-entry.ts';
+import { ExtendedHeaders, type ExtendedTypeflag } from './tar-extensions.ts';
 import { decodeHeader, isZeroBlock, TAR_BLOCK_BYTES, type TarHeader } from './tar-header.ts';
-import {
-  MAX_EXTENDED_HEADER_BYTES,
-  mergeGlobalRecords,
-  type PaxRecords,
-  parsePaxRecords,
-} from './tar-pax.ts';
+import { MAX_EXTENDED_HEADER_BYTES } from './tar-pax.ts';
 import {
   checkExtents,
   readOldGnuExtents,
@@ -32,7 +28,7 @@ type State =
   | { readonly kind: 'header' }
   | {
       readonly kind: 'extended';
-      readonly typeflag: 'x' | 'g' | 'L' | 'K';
+      readonly typeflag: ExtendedTypeflag;
       readonly body: Buffer;
       filled: number;
     }
@@ -67,10 +63,7 @@ export class TarReader {
   #zeroBlocks = 0;
   /** Where the header of the current member stands. */
   #headerOffset = 0;
-  #global: PaxRecords | null = null;
-  #local: PaxRecords | null = null;
-  #longName: ByteString | null = null;
-  #longLink: ByteString | null = null;
+  readonly #extended = new ExtendedHeaders();
   /** Of the current file: the pieces of its data, the next one, the bytes left of this one, and where it is. */
   #extents: SparseExtents = [];
   #nextExtent = 0;
@@ -119,7 +112,7 @@ export class TarReader {
       case 'padding':
       case 'header':
         if (this.#blockFilled > 0) return 'inside a header';
-        return this.#hasExtensions() ? 'behind an extended header whose entry is missing' : null;
+        return this.#extended.isPending ? 'behind an extended header whose entry is missing' : null;
     }
   }
 
@@ -196,7 +189,7 @@ export class TarReader {
   #takeHeader(block: Buffer): void {
     if (isZeroBlock(block)) {
       this.#zeroBlocks++;
-      if (this.#hasExtensions()) {
+      if (this.#extended.isPending) {
         throw this.#corrupt('the archive ends behind an extended header whose entry is missing');
       }
       // A single one is passed over.
@@ -224,7 +217,7 @@ export class TarReader {
     }
   }
 
-  #startExtended(typeflag: 'x' | 'g' | 'L' | 'K', header: TarHeader): void {
+  #startExtended(typeflag: ExtendedTypeflag, header: TarHeader): void {
     const size = this.#located(header.path, () => nonNegative(header.sizeBytes));
     if (size > MAX_EXTENDED_HEADER_BYTES) {
       throw new FormatError(
@@ -237,33 +230,14 @@ export class TarReader {
     else this.#state = { kind: 'extended', typeflag, body, filled: 0 };
   }
 
-  #takeExtended(typeflag: 'x' | 'g' | 'L' | 'K', body: Buffer): void {
-    this.#located(null, () => {
-      switch (typeflag) {
-        case 'x':
-          this.#local = parsePaxRecords(body);
-          break;
-        case 'g':
-          this.#global = mergeGlobalRecords(this.#global, parsePaxRecords(body));
-          break;
-        case 'L':
-          this.#longName = readLongName(body);
-          break;
-        case 'K':
-          this.#longLink = readLongName(body);
-          break;
-      }
-    });
+  #takeExtended(typeflag: ExtendedTypeflag, body: Buffer): void {
+    this.#located(null, () => this.#extended.add(typeflag, body));
     this.#pad(paddingOf(body.length));
   }
 
   #startMember(header: TarHeader, block: Buffer): void {
     this.#headerOffset = this.#blockOffset;
-    const pax = [this.#local, this.#global].filter((records) => records !== null);
-    const extensions = { pax, longName: this.#longName, longLink: this.#longLink };
-    this.#local = null;
-    this.#longName = null;
-    this.#longLink = null;
+    const extensions = this.#extended.takeForMember();
     const member = this.#located(header.path, () => memberOf(header, extensions));
     const { entry, archivedBytes, content } = member;
     switch (content.kind) {
@@ -363,10 +337,6 @@ export class TarReader {
     this.#state = paddingBytes === 0 ? HEADER : { kind: 'padding', left: paddingBytes };
   }
 
-  #hasExtensions(): boolean {
-    return this.#local !== null || this.#longName !== null || this.#longLink !== null;
-  }
-
   #corrupt(message: string): FormatError {
     return new FormatError('ERR_TAR_CORRUPT', `tar archive, at byte ${this.#blockOffset}: ${message}`);
   }
@@ -396,13 +366,4 @@ function paddingOf(sizeBytes: number): number {
 function nonNegative(sizeBytes: number): number {
   if (sizeBytes < 0) throw new FormatError('ERR_TAR_CORRUPT', `its size is negative: ${sizeBytes}`);
   return sizeBytes;
-}
-
-/** The name in the body of GNU's L and K headers, which ends with a NUL. */
-function readLongName(body: Buffer): ByteString {
-  let end = body.length;
-  while (end > 0 && body[end - 1] === 0) end--;
-  const name = body.toString('latin1', 0, end);
-  checkName('long name', name);
-  return name;
 }

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import type { ByteString } from '../../src/format/byte-string.ts';
 import type { Attributes, LayerEntry } from '../../src/format/layer-entry.ts';
-import { LayerDraft } from './erofs-device.ts';
-import type { LayerModel } from './layer-model.ts';
+import { type BlockDevice, LayerDraft, type StackedLayer } from './erofs-device.ts';
+import { LayerModel, ModelConflict } from './layer-model.ts';
 import { contentHash } from './tree-snapshot.ts';
 
 /** One change, its paths still to be chosen from what the tree holds by then. */
@@ -82,8 +82,41 @@ export function stackOfLayers(): fc.Arbitrary<Operation[][]> {
   return fc.array(fc.array(operation, { minLength: 1, maxLength: 12 }), { minLength: 1, maxLength: 5 });
 }
 
+/** A layer of a stack, on the device of those below it. */
+export interface StackStep {
+  readonly draft: LayerDraft;
+  /** What the layers below made; null for the lowest. */
+  readonly below: BlockDevice | null;
+  /** Holds this layer's tree when the layer is accepted, else that below. */
+  readonly model: LayerModel;
+  /** The layer built, or null where the image specification's model refuses it: then it is left out. */
+  readonly built: StackedLayer | null;
+}
+
+/** Builds a stack, layer on layer. */
+export async function* buildStack(stack: readonly Operation[][]): AsyncGenerator<StackStep> {
+  const model = new LayerModel();
+  let below: BlockDevice | null = null;
+  for (const operations of stack) {
+    const { draft, contentOf } = draftOf(operations, model);
+    const built: StackedLayer | null = accepts(model, draft, contentOf) ? await draft.on(below) : null;
+    yield { draft, below, model, built };
+    below = built?.device ?? below;
+  }
+}
+
+function accepts(model: LayerModel, draft: LayerDraft, contentOf: (entry: LayerEntry) => string): boolean {
+  try {
+    model.apply(draft.entries, contentOf);
+    return true;
+  } catch (error) {
+    if (error instanceof ModelConflict) return false;
+    throw error;
+  }
+}
+
 /** Makes a layer of operations on what `model` holds; `contentOf` says what a snapshot shows of an entry. */
-export function draftOf(
+function draftOf(
   operations: readonly Operation[],
   model: LayerModel,
 ): { draft: LayerDraft; contentOf: (entry: LayerEntry) => string } {
