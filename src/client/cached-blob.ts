@@ -1,8 +1,9 @@
 import { type ByteSource, checkRange, SourceError } from '../format/byte-source.ts';
 import { type ChunkTable, verifyChunk } from '../format/chunk-table.ts';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import { type Digest, shortDigest } from '../oci/digest.ts';
 import { type CachedChunks, type ChunkCache, chunkCount } from './chunk-cache.ts';
-import { ChunkFetcher, type FetchRange, orAborted } from './chunk-fetcher.ts';
+import { ChunkFetcher, type FetchRange } from './chunk-fetcher.ts';
 import type { ReadStats } from './read-stats.ts';
 
 /** Missing neighbours of one read become one request up to this. */
@@ -56,7 +57,7 @@ class CachedBlob implements ByteSource {
   async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {
     checkRange(this.#name, this.size, offset, target.length);
     signal?.throwIfAborted();
-    await orAborted(this.#fill(offset, target), signal);
+    await unlessAborted(this.#fill(offset, target), signal);
     this.#stats.bytesRead += target.length;
   }
 

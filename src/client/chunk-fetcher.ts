@@ -1,5 +1,6 @@
 import { SourceError } from '../format/byte-source.ts';
 import { type ChunkTable, verifyChunk } from '../format/chunk-table.ts';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import { type Digest, shortDigest } from '../oci/digest.ts';
 import { chunkLength } from './chunk-cache.ts';
 import type { ReadStats } from './read-stats.ts';
@@ -68,7 +69,7 @@ export class ChunkFetcher {
     const length = Math.min(count * table.chunkSize, table.blobSize - offset);
     stats.requests++;
     try {
-      const bytes = await orAborted(this.#options.fetch(offset, length, signal), signal);
+      const bytes = await unlessAborted(this.#options.fetch(offset, length, signal), signal);
       stats.bytesFetched += bytes.length;
       if (bytes.length === length) return bytes;
       throw new SourceError('ERR_SOURCE_SHORT', `${bytes.length} bytes came where ${length} were asked for`);
@@ -86,15 +87,4 @@ export class ChunkFetcher {
       `blob ${shortDigest(digest)}: the bytes sent for chunk ${index} (${chunkLength(table, index)} at ${index * table.chunkSize}) do not match the chunk table`,
     );
   }
-}
-
-/** The promise's outcome, or the signal's reason if that comes first. The work itself goes on. */
-export function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    if (signal.aborted) abort();
-    else signal.addEventListener('abort', abort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-  });
 }

@@ -1,11 +1,11 @@
 import type { ByteSource } from '../format/byte-source.ts';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Answer, ProxyRequest } from './answer.ts';
 import { type Blobs, leave } from './blobs.ts';
 import { type Download, HELD_BACK_BYTES } from './download.ts';
 import { RequestError } from './errors.ts';
 import { type ByteRange, decideRange } from './range.ts';
-import { unlessAborted } from './single-flight.ts';
 import { PIECE_BYTES, type StreamSource, sendRange, wholeSource } from './stream.ts';
 import type { Target } from './upstreams.ts';
 

@@ -1,11 +1,11 @@
 import type { Logger } from 'pino';
 import type { ByteSource } from '../format/byte-source.ts';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import { Download, type DownloadReader } from './download.ts';
 import { tryToKeep } from './keep.ts';
-import { unlessAborted } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
 
 /** A blob that is kept, or one on its way. */

@@ -2,13 +2,13 @@ import { close, openSync, read } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type RegistryContext, RegistryError } from '../oci/errors.ts';
 import { discard } from '../oci/registry-http.ts';
 import type { BlobStore, BlobWriter, StoredBlob } from '../store/blob-store.ts';
 import { StoreError } from '../store/errors.ts';
 import type { ByteRange } from './range.ts';
-import { unlessAborted } from './single-flight.ts';
 import type { StreamSource } from './stream.ts';
 
 const readFd = promisify(read);

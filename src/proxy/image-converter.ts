@@ -1,6 +1,7 @@
 import type { Document } from '../convert/assemble.ts';
 import { type ConversionContext, convertImage } from '../convert/image.ts';
 import { convertIndex } from '../convert/image-index.ts';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
 import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
@@ -8,7 +9,6 @@ import type { Blobs } from './blobs.ts';
 import { type Converter, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError } from './errors.ts';
 import type { Manifests } from './manifests.ts';
-import { unlessAborted } from './single-flight.ts';
 import type { Target, Upstreams } from './upstreams.ts';
 
 /** Configs of real images have some KB. */

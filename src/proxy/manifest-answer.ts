@@ -1,9 +1,9 @@
+import { unlessAborted } from '../format/unless-aborted.ts';
 import { type Answer, bufferAnswer, type ProxyRequest } from './answer.ts';
 import type { ConversionQueue } from './conversion-queue.ts';
 import type { ConvertedImages } from './converted.ts';
 import type { Manifests, ServedManifest } from './manifests.ts';
 import type { ManifestReference } from './paths.ts';
-import { unlessAborted } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
 
 /** What the proxy does with images beyond handing them on. */

@@ -1,5 +1,5 @@
+import { unlessAborted } from '../format/unless-aborted.ts';
 import { RegistryError } from '../oci/errors.ts';
-import { unlessAborted } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
 
 /** How long upstream may take where there is an answer without it, too. */

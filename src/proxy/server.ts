@@ -18,6 +18,7 @@ import { ConfigError } from './errors.ts';
 import { HttpSide } from './http.ts';
 import { imageConverter } from './image-converter.ts';
 import { Manifests } from './manifests.ts';
+import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
 import { answerConversion, answerConversions } from './status.ts';
 import { type Upstream, Upstreams } from './upstreams.ts';
@@ -47,20 +48,6 @@ export async function startProxy(config: ProxyConfig, { log }: { log: Logger }):
   } catch (error) {
     await opened.close();
     throw error;
-  }
-}
-
-/** What has to be closed, the last one first. */
-class Opened {
-  readonly #closers: (() => unknown)[] = [];
-
-  /** `close` is called once; the others wait for it. */
-  add(close: () => unknown): void {
-    this.#closers.push(close);
-  }
-
-  async close(): Promise<void> {
-    for (const close of this.#closers.splice(0).reverse()) await close();
   }
 }
 

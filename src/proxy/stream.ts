@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import type { ByteSource } from '../format/byte-source.ts';
+import { unlessAborted } from '../format/unless-aborted.ts';
 import type { ByteRange } from './range.ts';
-import { unlessAborted } from './single-flight.ts';
 
 /** Bytes of a blob to send, some of which may still be on their way. */
 export interface StreamSource extends Pick<ByteSource, 'read'> {
