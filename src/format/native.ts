@@ -7,7 +7,8 @@ export class NativeLibraryError extends Error {
 }
 
 /**
- * Loads a shared library of the system.
+ * Loads a shared library of the system. Its own symbols come first for it ("deep" binding): Node.js has zlib and zstd
+ * of other versions in itself, and a library whose calls to itself end up there corrupts memory.
  *
  * @param soname as the linker knows it, e.g. `liblz4.so.1`
  * @param debianPackage what to install where it is missing
@@ -15,7 +16,7 @@ export class NativeLibraryError extends Error {
  */
 export function loadLibrary(soname: string, debianPackage: string): LibraryHandle {
   try {
-    return load(soname);
+    return load(soname, { deep: true });
   } catch (cause) {
     throw new NativeLibraryError(
       `cannot load ${soname}: install it, on Debian and Ubuntu with "apt-get install ${debianPackage}"`,
@@ -23,6 +24,19 @@ export function loadLibrary(soname: string, debianPackage: string): LibraryHandl
     );
   }
 }
+
+/**
+ * Where a buffer's bytes stand in memory, for structures of native libraries that hold pointers. Good for as long as
+ * the buffer is referenced; it does not move.
+ */
+export function addressOf(buffer: Buffer): bigint {
+  memmove ??= loadLibrary('libc.so.6', 'libc6').func(
+    'uint64_t memmove(void *target, const void *source, size_t length)',
+  );
+  return BigInt(memmove(buffer, buffer, 0));
+}
+
+let memmove: ((target: Buffer, source: Buffer, length: number) => number | bigint) | undefined;
 
 /** The system's error number after a native call that says it failed; to be read before the next one. */
 export function lastErrno(): number {
