@@ -12,7 +12,7 @@ export interface ConversionProfile {
 }
 
 /** Raised when the same input and options give other bytes than the release before. */
-const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 2;
 
 export const DEFAULT_PROFILE: ConversionProfile = {
   algorithm: 'zstd',

@@ -81,18 +81,22 @@ describe('the xattrs of an EROFS inode', () => {
 
 describe('the tail of a file', () => {
   const none = new Map<string, Buffer>();
-  const some = new Map([['user.x', Buffer.alloc(100)]]);
+  const some = new Map([['user.x', Buffer.alloc(4096 - 64 - 12 - 8 - 100)]]);
   it.each([
     [0, none, 0],
     [1, none, 1],
-    [4032, none, 4032],
-    [4033, none, 0],
+    [128, none, 128],
+    [129, none, 0],
+    [4095, none, 0],
     [4096, none, 0],
     [4096 * 1_000_000 + 5, none, 5],
-    [4032 - 120, some, 4032 - 120],
-    [4033 - 120, some, 0],
+    [100, some, 100],
+    [101, some, 0],
     [1, new Map([['user.x', Buffer.alloc(4096)]]), 0],
-  ])('of %i bytes stands behind the inode if all fits into a block', (size, map, expected) => {
-    expect(inlineTailLength(size, map)).toBe(expected);
-  });
+  ])(
+    'of %i bytes stands behind the inode if it is short and all fits into a block',
+    (size, map, expected) => {
+      expect(inlineTailLength(size, map)).toBe(expected);
+    },
+  );
 });

@@ -128,10 +128,17 @@ export function decodeXattr(bytes: Buffer): { name: ByteString; value: Buffer; b
 }
 
 /**
+ * Longer tails stand in data blocks of their own, padded with zeros: so inodes lie close together, and whoever lists
+ * directories fetches no content of files. The zeros cost next to nothing once compressed (bench/lazy.ts).
+ */
+const MAX_INLINE_TAIL_BYTES = 128;
+
+/**
  * How many bytes at the end of a file of `size` bytes stand behind its inode instead of in a data block: its
- * partial block, if that, the inode and the xattrs fit into one block; else 0.
+ * partial block, if that is short and fits into one block with the inode and the xattrs; else 0.
  */
 export function inlineTailLength(size: number, xattrs: Xattrs): number {
   const tail = size % BLOCK_BYTES;
+  if (tail > MAX_INLINE_TAIL_BYTES) return 0;
   return INODE_BYTES + xattrAreaBytes(xattrs) + tail <= BLOCK_BYTES ? tail : 0;
 }

@@ -22,7 +22,7 @@ export interface Operation {
 const LONG_NAME = 'L'.repeat(255);
 /** Few, so that layers meet; "-" and "!" sort before ".", and two are not UTF-8. */
 const NAMES = ['a', 'b', 'c', 'd', '-', '!x', '\xff', 'caf\xe9', '..data', LONG_NAME];
-const SIZES = [0, 1, 31, 32, 100, 2000, 4031, 4032, 4033, 4095, 4096, 4097, 9000];
+const SIZES = [0, 1, 31, 32, 100, 128, 129, 2000, 4032, 4095, 4096, 4097, 4224, 9000];
 const TARGETS = [
   'a',
   'b',
