@@ -8,7 +8,11 @@ export type ConvertErrorCode =
   /** The compressed stream of a layer is broken. */
   | 'ERR_CONVERT_STREAM'
   /** The thread that converts a layer died. */
-  | 'ERR_CONVERT_WORKER';
+  | 'ERR_CONVERT_WORKER'
+  /** It took longer than it may. */
+  | 'ERR_CONVERT_TIMEOUT'
+  /** The image costs more than is allowed. */
+  | 'ERR_LIMIT';
 
 /** A conversion that cannot be done, and why. */
 export class ConvertError extends Error {

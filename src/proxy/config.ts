@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { z } from 'zod';
+import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
 import { ConfigError } from './errors.ts';
 
@@ -23,6 +24,32 @@ const upstream = z.strictObject({
   credentials: z.strictObject({ username: z.string().min(1), password: z.string() }).optional(),
 });
 
+/** A timer's longest delay is 2^31 ms. */
+const MAX_SECONDS = 2_000_000;
+
+function bound(name: keyof ConversionLimits) {
+  return z.int().positive().default(DEFAULT_LIMITS[name]);
+}
+
+/** What each of them bounds stands with {@link ConversionLimits}. */
+const limits = z
+  .strictObject({
+    imageLayers: bound('imageLayers'),
+    imageBytes: bound('imageBytes'),
+    imageSeconds: z.number().positive().max(MAX_SECONDS).default(DEFAULT_LIMITS.imageSeconds),
+    indexImages: bound('indexImages'),
+    layerBytes: bound('layerBytes'),
+    layerEntries: bound('layerEntries'),
+    layerMetadataBytes: bound('layerMetadataBytes'),
+    expansionRatio: z.number().min(1).default(DEFAULT_LIMITS.expansionRatio),
+    expansionFreeBytes: z.int().nonnegative().default(DEFAULT_LIMITS.expansionFreeBytes),
+    fileBytes: bound('fileBytes'),
+    pathDepth: bound('pathDepth'),
+    entryXattrBytes: z.int().nonnegative().default(DEFAULT_LIMITS.entryXattrBytes),
+    minFreeBytes: z.int().nonnegative().default(DEFAULT_LIMITS.minFreeBytes),
+  })
+  .prefault({});
+
 const DOCKER_HUB = { name: DEFAULT_REGISTRY };
 
 const schema = z
@@ -44,6 +71,8 @@ const schema = z
         blockSize: z.literal([4096, 8192, 16_384, 32_768], 'is 4096, 8192, 16384 or 32768').default(32_768),
         /** Layers converted at the same time, a thread each. */
         concurrency: z.int().min(1).max(256).default(availableParallelism()),
+        /** What a conversion may cost. */
+        limits,
       })
       .prefault({}),
   })

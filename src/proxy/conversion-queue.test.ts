@@ -1,15 +1,18 @@
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { ConvertError } from '../convert/errors.ts';
 import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { OCI_CONFIG, OCI_INDEX, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
 import { Catalog } from '../store/catalog.ts';
 import type { ConversionRecord } from '../store/conversion-table.ts';
+import { StoreError } from '../store/errors.ts';
 import { ConversionQueue, type Converter } from './conversion-queue.ts';
 import { conversionStatus } from './conversion-status.ts';
 import type { ServedManifest } from './manifests.ts';
 
 const WHERE = { upstream: 'reg.example', repository: 'lib/a' };
+const MINUTE_MS = 60_000;
 const log = pino({ level: 'silent' });
 
 let catalog: Catalog;
@@ -29,10 +32,15 @@ afterEach(async () => {
   vi.useRealTimers();
 });
 
-function start(convert: Converter = async (record) => convertedFrom(record)): void {
+function start(
+  convert: Converter = async (record) => convertedFrom(record),
+  { policy = 'v1', indexImages = 3 } = {},
+): void {
   queue = new ConversionQueue({
     catalog,
     profile: 'p',
+    policy,
+    indexImages,
     log,
     convert: (record, options) => {
       begun.push(record.digest);
@@ -158,24 +166,137 @@ test('an index is assembled of what could be converted', async () => {
   expect([stateOf(good), stateOf(bad), stateOf(both)]).toEqual(['done', 'failed', 'done']);
 });
 
-test('a failure keeps its reason and is tried again after some time, not at every pull', async () => {
-  start(async () => {
-    throw new Error('layer 2 is broken');
-  });
+const broken: Converter = async () => {
+  throw new ConvertError('ERR_CONVERT_STREAM', 'layer 2 is broken');
+};
+const diskFull: Converter = async () => {
+  throw new StoreError('ERR_STORE_FULL', 'no space left');
+};
+
+test('a lasting failure keeps its reason, and no pull has it tried again', async () => {
+  start(broken);
   const one = image('one');
   queue.offer(WHERE, one);
   await tick();
-  expect(catalog.conversions.get(one.digest, 'p')).toMatchObject({
-    state: 'failed',
-    error: 'layer 2 is broken',
-  });
+  queue.offer(WHERE, one);
+  await tick(24 * 60 * MINUTE_MS);
   queue.offer(WHERE, one);
   await tick(1000);
   expect(begun).toHaveLength(1);
-  await tick(10 * 60_000);
+  const record = catalog.conversions.get(one.digest, 'p')!;
+  expect(conversionStatus(record, catalog.conversions)).toMatchObject({
+    state: 'failed',
+    error: 'layer 2 is broken',
+    errorCode: 'ERR_CONVERT_STREAM',
+    attempts: 1,
+    nextAttemptAt: null,
+  });
+});
+
+test('a lasting failure is tried again by the first pull under another policy', async () => {
+  start(broken);
+  const one = image('one');
   queue.offer(WHERE, one);
   await tick();
+  await queue.stop();
+  start(undefined, { policy: 'v2' });
+  await tick(MINUTE_MS);
+  expect(stateOf(one)).toBe('failed');
+  queue.offer(WHERE, one);
+  await tick();
+  expect(stateOf(one)).toBe('done');
+});
+
+test('a lasting failure is tried again when somebody asks for it', async () => {
+  start(async (record, options) => (begun.length === 1 ? broken(record, options) : convertedFrom(record)));
+  const one = image('one');
+  queue.offer(WHERE, one);
+  await tick();
+  queue.retry(one.digest);
+  await tick();
+  expect(stateOf(one)).toBe('done');
+});
+
+test('a failure that passes is tried again by itself, later and later; pulls do not hasten it', async () => {
+  start(diskFull);
+  const one = image('one');
+  queue.offer(WHERE, one);
+  await tick();
+  const status = () => conversionStatus(catalog.conversions.get(one.digest, 'p')!, catalog.conversions);
+  expect(status()).toMatchObject({ state: 'failed', errorCode: 'ERR_STORE_FULL', attempts: 1 });
+  const waitMs = Date.parse(status().nextAttemptAt!) - Date.now();
+  expect(waitMs).toBeGreaterThanOrEqual(MINUTE_MS);
+  expect(waitMs).toBeLessThanOrEqual(1.25 * MINUTE_MS);
+  queue.offer(WHERE, one);
+  await tick(0.9 * MINUTE_MS);
+  expect(begun).toHaveLength(1);
+  await tick(0.4 * MINUTE_MS);
   expect(begun).toHaveLength(2);
+  await tick(1.5 * MINUTE_MS);
+  expect(begun).toHaveLength(2);
+  await tick(2 * 24 * 60 * MINUTE_MS);
+  expect(begun).toHaveLength(24);
+  expect(status()).toMatchObject({ state: 'failed', attempts: 24, nextAttemptAt: null });
+});
+
+test('what is tried again waits behind what was not tried yet', async () => {
+  const gates: PromiseWithResolvers<void>[] = [];
+  start(async (record, options) => {
+    const gate = Promise.withResolvers<void>();
+    gates.push(gate);
+    await gate.promise;
+    return begun.length === 1 ? diskFull(record, options) : convertedFrom(record);
+  });
+  const [failing, running, fresh] = [image('failing'), image('running'), image('fresh')];
+  queue.offer(WHERE, failing);
+  await tick();
+  queue.offer(WHERE, running);
+  gates[0]!.resolve();
+  await tick(2 * MINUTE_MS);
+  queue.offer(WHERE, fresh);
+  gates[1]!.resolve();
+  await tick();
+  gates[2]!.resolve();
+  await tick();
+  gates[3]!.resolve();
+  await tick();
+  expect(begun).toEqual([failing, running, fresh, failing].map((each) => each.digest));
+});
+
+test('an image that the process dies of is given up after some starts', async () => {
+  const one = image('one');
+  start(() => new Promise(() => {}));
+  queue.offer(WHERE, one);
+  await tick();
+  for (let death = 0; death < 3; death++) {
+    expect(stateOf(one)).toBe('running');
+    start(() => new Promise(() => {}));
+    await tick();
+  }
+  expect(catalog.conversions.get(one.digest, 'p')).toMatchObject({
+    state: 'failed',
+    errorCode: 'ERR_PROXY_DIED',
+  });
+  const other = image('other');
+  start();
+  queue.offer(WHERE, other);
+  await tick();
+  expect(stateOf(other)).toBe('done');
+});
+
+test('of an index with too many images none is queued, but those that are pulled', async () => {
+  const [one, two] = [image('one'), image('two')];
+  const both = index(one, two);
+  start(
+    async (record, options) => (record.kind === 'index' ? broken(record, options) : convertedFrom(record)),
+    { indexImages: 1 },
+  );
+  queue.offer(WHERE, both);
+  await tick(5000);
+  expect([both, one, two].map(stateOf)).toEqual(['failed', null, null]);
+  queue.offer(WHERE, two);
+  await tick();
+  expect(stateOf(two)).toBe('done');
 });
 
 test('what runs when the queue is stopped is queued again, and goes on after the next start', async () => {
@@ -205,6 +326,7 @@ test('what ran when the process was killed goes on after the next start', async 
       platform: null,
       priority: 0,
       notBeforeMs: 0,
+      policy: 'v1',
     },
     0,
   );
@@ -279,7 +401,7 @@ test('progress that cannot be written does not end the conversion', async () => 
   expect(stateOf(one)).toBe('done');
 });
 
-test('a failed image of a finished index is tried again when the index is pulled', async () => {
+test('a failed image of a finished index is tried again by itself, then the index is put together again', async () => {
   const [one, two] = [image('one'), image('two')];
   const both = index(one, two);
   start(async (record) => {
@@ -289,9 +411,10 @@ test('a failed image of a finished index is tried again when the index is pulled
   queue.offer(WHERE, both);
   await tick(5_000);
   expect([stateOf(two), stateOf(both)]).toEqual(['failed', 'done']);
-  await tick(11 * 60_000);
   queue.offer(WHERE, both);
   await tick(5_000);
+  expect(stateOf(two)).toBe('failed');
+  await tick(2 * MINUTE_MS);
   expect([stateOf(two), stateOf(both)]).toEqual(['done', 'done']);
   expect(begun.slice(3)).toEqual([two.digest, both.digest]);
 });

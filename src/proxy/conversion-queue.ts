@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { OVERLAYBD_ARTIFACT_TYPE, OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
 import type { Digest } from '../oci/digest.ts';
-import type { IndexManifest, Manifest } from '../oci/manifest.ts';
+import type { Descriptor, IndexManifest, Manifest } from '../oci/manifest.ts';
 import { isImageManifest } from '../oci/media-types.ts';
 import { formatPlatform, isAttestation } from '../oci/platform.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
@@ -13,6 +13,7 @@ import type {
 } from '../store/conversion-table.ts';
 import { tryToKeep } from './keep.ts';
 import { readManifest, type ServedManifest } from './manifests.ts';
+import { failureOf } from './retry-policy.ts';
 
 /** Converts one image or index. What it makes is in the store when it resolves. */
 export type Converter = (
@@ -26,8 +27,8 @@ const ASKED = 1;
 const NOT_ASKED = 0;
 /** Time for a client to say which of an index's platforms it wants, before the others take their turn. */
 const INDEX_DELAY_MS = 2_000;
-/** After a failure, pulls do not queue the image again for so long. */
-const RETRY_AFTER_MS = 10 * 60_000;
+/** So many processes may end while they convert an image before it is taken to be what ends them. */
+const MAX_INTERRUPTIONS = 3;
 const PROGRESS_INTERVAL_MS = 200;
 const CATALOG_RETRY_MS = 5_000;
 
@@ -38,15 +39,30 @@ const CATALOG_RETRY_MS = 5_000;
 export class ConversionQueue {
   readonly #catalog: Catalog;
   readonly #profile: string;
+  readonly #policy: string;
+  readonly #indexImages: number;
   readonly #convert: Converter;
   readonly #log: Logger;
   readonly #stop = new AbortController();
   #wake = Promise.withResolvers<void>();
   #loop: Promise<void> | null = null;
 
-  constructor(parts: { catalog: Catalog; profile: string; convert: Converter; log: Logger }) {
+  /**
+   * @param parts.policy what failed under it is not tried again when it is pulled
+   * @param parts.indexImages of an index with more images, none is queued unless it is pulled itself
+   */
+  constructor(parts: {
+    catalog: Catalog;
+    profile: string;
+    policy: string;
+    indexImages: number;
+    convert: Converter;
+    log: Logger;
+  }) {
     this.#catalog = parts.catalog;
     this.#profile = parts.profile;
+    this.#policy = parts.policy;
+    this.#indexImages = parts.indexImages;
     this.#convert = parts.convert;
     this.#log = parts.log;
   }
@@ -71,12 +87,25 @@ export class ConversionQueue {
     }
   }
 
+  /** Queues a failed conversion again because somebody asks for it; of an index, its failed images too. */
+  retry(digest: Digest): void {
+    this.#catalog.conversions.retry(digest, this.#profile, ASKED, Date.now());
+    this.#wake.resolve();
+  }
+
   #enqueue(where: RepositoryName, served: ServedManifest): void {
     const nowMs = Date.now();
-    if (this.#isSettled(served.digest, nowMs)) return;
+    if (this.#isSettled(served.digest)) return;
     const manifest = readManifest(served);
     if (manifest === null || whyNotConverted(manifest) !== null) return;
-    const base = { ...where, profile: this.#profile, priority: ASKED, platform: null, notBeforeMs: nowMs };
+    const base = {
+      ...where,
+      profile: this.#profile,
+      policy: this.#policy,
+      priority: ASKED,
+      platform: null,
+      notBeforeMs: nowMs,
+    };
     const { digest } = served;
     if (manifest.kind === 'index') {
       const images = this.#imagesOf(manifest, where, nowMs);
@@ -88,14 +117,16 @@ export class ConversionQueue {
   }
 
   /** Whether to queue it would change nothing: large manifests are not read at each pull. */
-  #isSettled(digest: Digest, nowMs: number): boolean {
+  #isSettled(digest: Digest): boolean {
     const { conversions } = this.#catalog;
     const record = conversions.get(digest, this.#profile);
     switch (record?.state) {
       case 'done':
-        return conversions.children(digest, this.#profile).every((image) => image.state === 'done');
+        return conversions
+          .children(digest, this.#profile)
+          .every((image) => image.state === 'done' || this.#staysFailed(image));
       case 'failed':
-        return record.notBeforeMs > nowMs;
+        return this.#staysFailed(record);
       case 'running':
         return true;
       default:
@@ -103,11 +134,20 @@ export class ConversionQueue {
     }
   }
 
+  /** Whether a pull changes nothing about a failure: it is tried again by itself, or would end as it did. */
+  #staysFailed({ state, nextAttemptMs, policy }: ConversionRecord): boolean {
+    return state === 'failed' && (nextAttemptMs !== null || policy === this.#policy);
+  }
+
   #imagesOf(index: IndexManifest, where: RepositoryName, nowMs: number): ConversionRequest[] {
-    return imagesOf(index).map(({ digest, platform }) => ({
+    const images = imagesOf(index);
+    // Its conversion says why it fails.
+    if (images.length > this.#indexImages) return [];
+    return images.map(({ digest, platform }) => ({
       ...where,
       digest,
       profile: this.#profile,
+      policy: this.#policy,
       kind: 'image',
       platform: platform === undefined ? null : formatPlatform(platform),
       priority: NOT_ASKED,
@@ -117,10 +157,13 @@ export class ConversionQueue {
 
   async #run(): Promise<void> {
     const { conversions } = this.#catalog;
-    // By an earlier process, or by this one when it could not write what became of it.
-    let isLeftRunning = true;
+    let isFirst = true;
+    // By this process when it could not write what became of it.
+    let isLeftRunning = false;
     while (!this.#stop.signal.aborted) {
       try {
+        if (isFirst) this.#takeOver();
+        isFirst = false;
         if (isLeftRunning) conversions.requeueRunning(Date.now());
         isLeftRunning = false;
         const record = conversions.takeNext(this.#profile, Date.now());
@@ -132,6 +175,14 @@ export class ConversionQueue {
         await this.#idle(Date.now() + CATALOG_RETRY_MS);
       }
     }
+  }
+
+  /** What an earlier process was at when it was killed, or died of it. */
+  #takeOver(): void {
+    const code = 'ERR_PROXY_DIED';
+    const message = `the proxy ended ${MAX_INTERRUPTIONS} times while it converted this image (out of memory?)`;
+    const failure = { code, message, nextAttemptMs: null, policy: this.#policy, after: MAX_INTERRUPTIONS };
+    this.#catalog.conversions.requeueInterrupted(failure, Date.now());
   }
 
   /** Until something is offered, the queue is stopped, or `untilMs`. */
@@ -170,10 +221,13 @@ export class ConversionQueue {
         conversions.requeue(digest, profile, Date.now());
         return;
       }
-      const reason = error instanceof Error ? error.message : String(error);
       const nowMs = Date.now();
-      conversions.setFailed(digest, profile, reason, nowMs + RETRY_AFTER_MS, nowMs);
-      log.warn({ err: error }, 'conversion failed: the image is served as it is');
+      const attempts = record.attempts + 1;
+      const failure = failureOf(error, { attempts, policy: this.#policy, nowMs });
+      conversions.setFailed(digest, profile, failure, nowMs);
+      const { nextAttemptMs } = failure;
+      const nextAttempt = nextAttemptMs === null ? null : new Date(nextAttemptMs).toISOString();
+      log.warn({ err: error, attempts, nextAttempt }, 'conversion failed: the image is served as it is');
     }
   }
 }
@@ -192,7 +246,8 @@ export function whyNotConverted(manifest: Manifest): string | null {
   return isConverted ? 'its layers are in the overlaybd format already' : null;
 }
 
-function imagesOf(index: IndexManifest) {
+/** The images that an index lists, without attestations and other artifacts. */
+export function imagesOf(index: IndexManifest): Descriptor[] {
   return index.manifests.filter(
     (descriptor) => isImageManifest(descriptor.mediaType) && !isAttestation(descriptor),
   );

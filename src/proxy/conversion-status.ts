@@ -18,7 +18,13 @@ export interface ConversionStatus extends ConversionProgress {
   readonly platform: string | null;
   /** `size` in bytes. */
   readonly converted: { readonly digest: Digest; readonly mediaType: string; readonly size: number } | null;
+  /** Why it failed, if it did, the last time. */
   readonly error: string | null;
+  readonly errorCode: string | null;
+  /** How often it failed. */
+  readonly attempts: number;
+  /** ISO 8601: when a failed one is tried again by itself; null if only when somebody asks for it. */
+  readonly nextAttemptAt: string | null;
   /** ISO 8601. */
   readonly createdAt: string;
   readonly updatedAt: string;
@@ -29,7 +35,7 @@ export function conversionStatus(
   record: ConversionRecord,
   conversions: Pick<ConversionTable, 'children'>,
 ): ConversionStatus {
-  const { digest, profile, upstream, repository, platform, converted, error } = record;
+  const { digest, profile, upstream, repository, platform, converted, error, errorCode, attempts } = record;
   const images = record.kind === 'index' ? conversions.children(digest, profile) : [];
   const begun = record.state === 'queued' && images.some((image) => image.state !== 'queued');
   return {
@@ -45,6 +51,12 @@ export function conversionStatus(
         ? null
         : { digest: converted.digest, mediaType: converted.mediaType, size: converted.sizeBytes },
     error,
+    errorCode,
+    attempts,
+    nextAttemptAt:
+      record.state === 'failed' && record.nextAttemptMs !== null
+        ? new Date(record.nextAttemptMs).toISOString()
+        : null,
     createdAt: new Date(record.createdAtMs).toISOString(),
     updatedAt: new Date(record.updatedAtMs).toISOString(),
   };

@@ -90,13 +90,13 @@ export class ConvertedImages {
       const reason = manifest === null ? 'its manifest cannot be read' : whyNotConverted(manifest);
       return `${what} is not converted: ${reason}`;
     }
-    const { state, error, layersDone, layersTotal, bytesDone, bytesTotal } = conversionStatus(
+    const { state, error, nextAttemptAt, layersDone, layersTotal, bytesDone, bytesTotal } = conversionStatus(
       record,
       this.#catalog.conversions,
     );
     switch (state) {
       case 'failed':
-        return `the conversion of ${what} failed: ${error}`;
+        return `the conversion of ${what} failed${nextAttemptAt === null ? '' : ` and is tried again at ${nextAttemptAt}`}: ${error}`;
       case 'running': {
         const percent = bytesTotal === 0 ? 0 : Math.floor((100 * bytesDone) / bytesTotal);
         return `${what} is being converted: ${percent} %, ${layersDone} of ${layersTotal} layers; try again soon`;

@@ -8,13 +8,19 @@ import { type Answer, bufferAnswer, jsonAnswer, type ProxyRequest, writeAnswer }
 import { errorAnswer, RequestError } from './errors.ts';
 import { decodePath } from './paths.ts';
 
+const READING: readonly string[] = ['GET', 'HEAD'];
+
 /** What the server's paths lead to. Each may reject: the error becomes the spec's JSON. */
 export interface Routes {
   /** All below `/v2/`. */
   distribution(request: ProxyRequest): Promise<Answer>;
-  conversions(): Answer;
+  conversions(query: URLSearchParams): Answer;
   conversion(digest: string): Answer;
+  /** Asked for by POST: the only route that changes anything. */
+  retry(digest: string): Answer;
 }
+
+type Handler = (request: ProxyRequest) => Answer | Promise<Answer>;
 
 /** The proxy's HTTP side: routing, headers that all answers have, errors, and one log line a request. */
 export class HttpSide {
@@ -25,13 +31,23 @@ export class HttpSide {
   constructor(routes: Routes, log: Logger) {
     this.#log = log;
     const app = new Hono<{ Bindings: HttpBindings }>();
-    const at = (path: string, handler: (request: ProxyRequest) => Answer | Promise<Answer>) =>
-      app.all(path, async (context) => this.#handle(context, handler));
+    const at = (path: string, handler: Handler, methods = READING) =>
+      app.all(path, async (context) =>
+        this.#handle(context, (request) => {
+          if (!methods.includes(request.method)) throw notServed(request, methods);
+          return handler(request);
+        }),
+      );
     at('/v2', routes.distribution);
     at('/v2/*', routes.distribution);
-    at('/dadi/v1/conversions', () => routes.conversions());
+    at('/dadi/v1/conversions', ({ query }) => routes.conversions(query));
     at('/dadi/v1/conversions/:digest', ({ pathname }) =>
       routes.conversion(decodePath(pathname).split('/').at(-1) ?? ''),
+    );
+    at(
+      '/dadi/v1/conversions/:digest/retry',
+      ({ pathname }) => routes.retry(decodePath(pathname).split('/').at(-2) ?? ''),
+      ['POST'],
     );
     at('/healthz', () => jsonAnswer({ status: 'ok' }));
     at('*', ({ pathname }) => {
@@ -45,20 +61,14 @@ export class HttpSide {
     await Promise.all(this.#running);
   }
 
-  async #handle(
-    { env }: Context<{ Bindings: HttpBindings }>,
-    handler: (request: ProxyRequest) => Answer | Promise<Answer>,
-  ): Promise<Response> {
+  async #handle({ env }: Context<{ Bindings: HttpBindings }>, handler: Handler): Promise<Response> {
     const work = this.#answer(env, handler).finally(() => this.#running.delete(work));
     this.#running.add(work);
     await work;
     return RESPONSE_ALREADY_SENT;
   }
 
-  async #answer(
-    { incoming, outgoing }: HttpBindings,
-    handler: (request: ProxyRequest) => Answer | Promise<Answer>,
-  ): Promise<void> {
+  async #answer({ incoming, outgoing }: HttpBindings, handler: Handler): Promise<void> {
     const log = this.#log.child({ request: randomUUID() });
     const { method = 'GET', url = '/', headers, socket } = incoming;
     const startedMs = performance.now();
@@ -95,19 +105,8 @@ export class HttpSide {
 }
 
 /** The handler's answer, or the one for its error. */
-async function settle(
-  handler: (request: ProxyRequest) => Answer | Promise<Answer>,
-  request: ProxyRequest,
-  log: Logger,
-): Promise<Answer> {
+async function settle(handler: Handler, request: ProxyRequest, log: Logger): Promise<Answer> {
   try {
-    if (request.method !== 'GET' && request.method !== 'HEAD') {
-      throw new RequestError(
-        'UNSUPPORTED',
-        `${request.method} is not served: this is a mirror, push to the registry it mirrors`,
-        { headers: { allow: 'GET, HEAD' } },
-      );
-    }
     return await handler(request);
   } catch (error) {
     const isBlob = request.pathname.includes('/blobs/');
@@ -119,6 +118,12 @@ async function settle(
       log.warn({ err: error, path: request.pathname }, 'request failed');
     return bufferAnswer(status, Buffer.from(body), { 'content-type': 'application/json', ...headers });
   }
+}
+
+function notServed({ method, pathname }: ProxyRequest, methods: readonly string[]): RequestError {
+  const hint = pathname.startsWith('/v2') ? ': this is a mirror, push to the registry it mirrors' : '';
+  const headers = { allow: methods.join(', ') };
+  return new RequestError('UNSUPPORTED', `${method} is not served${hint}`, { headers });
 }
 
 function commonHeaders({ pathname, query }: ProxyRequest): Record<string, string> {

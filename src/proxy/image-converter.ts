@@ -1,12 +1,14 @@
 import type { Document } from '../convert/assemble.ts';
+import { withinLimits } from '../convert/conversion-guard.ts';
 import { type ConversionContext, convertImage } from '../convert/image.ts';
 import { convertIndex } from '../convert/image-index.ts';
+import { type ConversionLimits, check } from '../convert/layer-limits.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
 import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
 import type { Blobs } from './blobs.ts';
-import { type Converter, whyNotConverted } from './conversion-queue.ts';
+import { type Converter, imagesOf, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError } from './errors.ts';
 import type { Manifests } from './manifests.ts';
 import type { Target, Upstreams } from './upstreams.ts';
@@ -21,11 +23,13 @@ interface Parts {
   readonly conversions: ConversionTable;
   /** All but the signal, which each conversion has of its own. */
   readonly context: Omit<ConversionContext, 'signal'>;
+  readonly limits: ConversionLimits;
 }
 
 /** The write river behind the queue: what it needs of an image comes through the proxy's own cache. */
-export function imageConverter({ upstreams, manifests, blobs, conversions, context }: Parts): Converter {
-  return async (record, { signal, onProgress }) => {
+export function imageConverter(parts: Parts): Converter {
+  const { upstreams, manifests, blobs, conversions, context, limits } = parts;
+  const convert: Converter = async (record, { signal, onProgress }) => {
     const target = upstreams.of(record);
     const { bytes, mediaType, digest } = await unlessAborted(
       manifests.byDigest(target, record.digest),
@@ -34,6 +38,7 @@ export function imageConverter({ upstreams, manifests, blobs, conversions, conte
     const manifest = parseManifest(bytes, mediaType);
     const descriptor = { mediaType: manifest.mediaType, digest, size: bytes.length };
     if (manifest.kind === 'index') {
+      check(limits, 'indexImages', imagesOf(manifest).length, 'the index lists', 'images');
       const images = convertedImages(conversions.children(digest, record.profile));
       return toConverted(await convertIndex(descriptor, manifest, images, context));
     }
@@ -44,6 +49,11 @@ export function imageConverter({ upstreams, manifests, blobs, conversions, conte
     const image = { manifest, descriptor, config, layerFile };
     return toConverted((await convertImage(image, { ...context, signal }, onProgress)).manifest);
   };
+  const scratch = context.store.scratch();
+  return (record, options) =>
+    withinLimits({ limits, scratch, signal: options.signal }, (signal) =>
+      convert(record, { ...options, signal }),
+    );
 }
 
 async function readConfig(

@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:http';
 import { join } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
 import type { Logger } from 'pino';
+import { conversionPolicy } from '../convert/conversion-policy.ts';
 import { LayerWorkers } from '../convert/layer-workers.ts';
 import { DEFAULT_PROFILE, profileId } from '../convert/profile.ts';
 import { RegistryClient } from '../oci/registry-client.ts';
@@ -20,7 +21,7 @@ import { imageConverter } from './image-converter.ts';
 import { Manifests } from './manifests.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
-import { answerConversion, answerConversions } from './status.ts';
+import { answerConversion, answerConversions, answerRetry } from './status.ts';
 import { type Upstream, Upstreams } from './upstreams.ts';
 
 /** How long running answers may go on after a stop was asked for. */
@@ -66,14 +67,16 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   const blobs = new Blobs({ store, catalog, log, signal });
   opened.add(() => blobs.close());
 
-  const { enabled, concurrency, ...options } = config.conversion;
+  const { enabled, concurrency, limits, ...options } = config.conversion;
   const workers = new LayerWorkers(concurrency);
   opened.add(() => workers.close());
   const context = { store, catalog, workers, profile: { ...DEFAULT_PROFILE, ...options } };
   const profile = profileId(context.profile);
   const { conversions } = catalog;
-  const convert = imageConverter({ upstreams, manifests, blobs, conversions, context });
-  const queue = new ConversionQueue({ catalog, profile, convert, log });
+  const convert = imageConverter({ upstreams, manifests, blobs, conversions, context, limits });
+  const policy = conversionPolicy(limits);
+  const { indexImages } = limits;
+  const queue = new ConversionQueue({ catalog, profile, policy, indexImages, convert, log });
   const images = new ConvertedImages({ catalog, manifests, queue, profile });
   const conversion = enabled ? { queue, images } : null;
 
@@ -81,8 +84,9 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   const http = new HttpSide(
     {
       distribution: (request) => answerDistribution(parts, request),
-      conversions: () => answerConversions(conversions),
+      conversions: (query) => answerConversions(conversions, query),
       conversion: (digest) => answerConversion(conversions, profile, digest),
+      retry: (digest) => answerRetry(conversions, profile, queue, digest),
     },
     log,
   );

@@ -77,6 +77,13 @@ const MIGRATIONS: readonly string[] = [
   `
   CREATE INDEX conversion_parents ON conversion_children (child, profile);
   `,
+  `
+  ALTER TABLE conversions ADD COLUMN error_code TEXT;
+  ALTER TABLE conversions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+  ALTER TABLE conversions ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE conversions ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE conversions ADD COLUMN next_attempt_ms INTEGER;
+  `,
 ];
 
 /** Brings a catalog to this version's schema, or throws ERR_STORE_VERSION if it is from a later one. */

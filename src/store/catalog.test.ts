@@ -71,6 +71,25 @@ test('a converted layer is found by chain and profile', () => {
   expect(catalog.layer(A, 'p2')).toBeNull();
 });
 
+test('a catalog of an earlier version keeps its conversions, and a failed one is tried again when it is pulled', () => {
+  const request = { ...PY, digest: A, profile: 'p', kind: 'image', platform: null } as const;
+  catalog.conversions.enqueue({ ...request, priority: 1, notBeforeMs: 0, policy: 'now' }, 1);
+  catalog.close();
+  const raw = new Database(path);
+  for (const column of ['error_code', 'policy', 'attempts', 'interruptions', 'next_attempt_ms']) {
+    raw.exec(`ALTER TABLE conversions DROP COLUMN ${column}`);
+  }
+  raw.exec(`UPDATE conversions SET state = 'failed', error = 'broken', not_before_ms = 600000`);
+  raw.pragma('user_version = 2');
+  raw.close();
+  catalog = Catalog.open(path);
+  const { conversions } = catalog;
+  expect(conversions.get(A, 'p')).toMatchObject({ state: 'failed', error: 'broken', nextAttemptMs: null });
+  expect(conversions.takeNext('p', 700_000)).toBeNull();
+  conversions.enqueue({ ...request, priority: 1, notBeforeMs: 5, policy: 'now' }, 5);
+  expect(conversions.takeNext('p', 5)).toMatchObject({ digest: A, attempts: 0 });
+});
+
 test('a catalog of a later version is refused', () => {
   const raw = new Database(path);
   raw.pragma('user_version = 999');

@@ -1,7 +1,8 @@
 import type { Database } from 'better-sqlite3';
 import type { Digest } from '../oci/digest.ts';
 
-export type ConversionState = 'queued' | 'running' | 'done' | 'failed';
+export const CONVERSION_STATES = ['queued', 'running', 'done', 'failed'] as const;
+export type ConversionState = (typeof CONVERSION_STATES)[number];
 
 export interface ConversionProgress {
   readonly layersDone: number;
@@ -28,16 +29,37 @@ export interface ConversionRequest {
   /** The greater one's turn comes first; among equals the older one's. */
   readonly priority: number;
   readonly notBeforeMs: number;
+  /** Names all that decides, beside image and profile, whether a conversion succeeds: the program and its limits. */
+  readonly policy: string;
+}
+
+/** Why a conversion failed, and what becomes of it. */
+export interface ConversionFailure {
+  readonly code: string;
+  readonly message: string;
+  /** When it is tried again by itself; null for not at all. */
+  readonly nextAttemptMs: number | null;
+  /** Under which it failed. */
+  readonly policy: string;
 }
 
 export interface ConversionRecord extends ConversionRequest {
   readonly state: ConversionState;
   readonly progress: ConversionProgress;
   readonly converted: ConvertedManifest | null;
+  /** Of the last failure since it was queued. */
   readonly error: string | null;
+  readonly errorCode: string | null;
+  /** How often it failed since it was queued. */
+  readonly attempts: number;
+  /** When a failed one is tried again by itself; null for not at all. */
+  readonly nextAttemptMs: number | null;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
 }
+
+/** Behind everything that was not tried yet. */
+const RETRY_PRIORITY = -1;
 
 /** The conversions, past and to come: one row for each original manifest and profile. */
 export class ConversionTable {
@@ -51,7 +73,8 @@ export class ConversionTable {
 
   /**
    * Queues a conversion unless there is one. If it is there, a greater priority or an earlier start counts,
-   * and a failed one is queued again once its `notBeforeMs` is past, to be fetched from where it was asked for now.
+   * and a failed one that would not be tried again by itself is queued again if it failed under another policy, to be
+   * fetched from where it was asked for now.
    */
   enqueue(request: ConversionRequest, nowMs: number): void {
     this.#statements.enqueue.run({ ...request, nowMs });
@@ -103,9 +126,14 @@ export class ConversionTable {
     })();
   }
 
-  /** Remembers why; it is not queued again before `retryAtMs`. */
-  setFailed(digest: Digest, profile: string, error: string, retryAtMs: number, nowMs: number): void {
-    this.#statements.failed.run(error, retryAtMs, nowMs, digest, profile);
+  /** Remembers why, and when it is tried again: then it comes behind all that was not tried yet. */
+  setFailed(digest: Digest, profile: string, failure: ConversionFailure, nowMs: number): void {
+    this.#statements.failed.run({ ...failure, digest, profile, nowMs });
+  }
+
+  /** Queues a failed conversion again, as if it had never been tried, and those of its images that failed. */
+  retry(digest: Digest, profile: string, priority: number, nowMs: number): void {
+    this.#statements.retry.run({ digest, profile, priority, nowMs });
   }
 
   /** Gives back one that was taken but not finished. */
@@ -113,9 +141,21 @@ export class ConversionTable {
     this.#statements.requeue.run(nowMs, digest, profile);
   }
 
-  /** After a start: what an earlier process was at when it ended is queued again. */
+  /** What was taken and never finished is queued again. */
   requeueRunning(nowMs: number): void {
     this.#statements.requeueRunning.run(nowMs);
+  }
+
+  /**
+   * After a start: what an earlier process was at when it ended is queued again, but that during which `failure.after`
+   * processes have ended has failed.
+   */
+  requeueInterrupted(failure: ConversionFailure & { readonly after: number }, nowMs: number): void {
+    this.#database.transaction(() => {
+      this.#statements.countInterruption.run();
+      this.#statements.failInterrupted.run({ ...failure, nowMs });
+      this.requeueRunning(nowMs);
+    })();
   }
 
   get(digest: Digest, profile: string): ConversionRecord | null {
@@ -135,6 +175,9 @@ interface Row extends ConversionRequest, ConversionProgress {
   readonly convertedMediaType: string | null;
   readonly convertedSizeBytes: number | null;
   readonly error: string | null;
+  readonly errorCode: string | null;
+  readonly attempts: number;
+  readonly nextAttemptMs: number | null;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
 }
@@ -152,14 +195,23 @@ function toRecord(row: Row): ConversionRecord {
 const COLUMNS = `digest, profile, kind, state, priority, not_before_ms AS notBeforeMs, upstream, repository,
   platform, converted_digest AS convertedDigest, converted_media_type AS convertedMediaType,
   converted_size_bytes AS convertedSizeBytes, error, layers_done AS layersDone, layers_total AS layersTotal,
-  bytes_done AS bytesDone, bytes_total AS bytesTotal, created_at_ms AS createdAtMs,
-  updated_at_ms AS updatedAtMs`;
+  bytes_done AS bytesDone, bytes_total AS bytesTotal, error_code AS errorCode, policy, attempts,
+  next_attempt_ms AS nextAttemptMs, created_at_ms AS createdAtMs, updated_at_ms AS updatedAtMs`;
 
-const READY = `state = 'queued' AND NOT EXISTS (
+/** When the conversion may start by itself; NULL for not at all. */
+const START = `CASE state WHEN 'queued' THEN not_before_ms WHEN 'failed' THEN next_attempt_ms END`;
+const IMAGES_DONE = `NOT EXISTS (
   SELECT 1 FROM conversion_children AS link JOIN conversions AS child
     ON child.digest = link.child AND child.profile = link.profile
   WHERE link.parent = conversions.digest AND link.profile = conversions.profile
     AND child.state IN ('queued', 'running'))`;
+
+/** Queued, and nothing is known against it. */
+const UNTRIED = `state = 'queued', error = NULL, error_code = NULL, attempts = 0, interruptions = 0,
+  next_attempt_ms = NULL`;
+
+const FAILED = `state = 'failed', error = @message, error_code = @code, attempts = attempts + 1,
+  next_attempt_ms = @nextAttemptMs, policy = @policy, priority = ${RETRY_PRIORITY}, updated_at_ms = @nowMs`;
 
 function prepareStatements(database: Database) {
   const set = (assignments: string) =>
@@ -167,12 +219,11 @@ function prepareStatements(database: Database) {
   return {
     enqueue: database.prepare<[ConversionRequest & { nowMs: number }]>(
       `INSERT INTO conversions (digest, profile, kind, state, priority, not_before_ms, upstream, repository,
-         platform, created_at_ms, updated_at_ms)
+         platform, policy, created_at_ms, updated_at_ms)
        VALUES (@digest, @profile, @kind, 'queued', @priority, @notBeforeMs, @upstream, @repository, @platform,
-         @nowMs, @nowMs)
+         @policy, @nowMs, @nowMs)
        ON CONFLICT DO UPDATE SET
-         state = 'queued',
-         error = NULL,
+         ${UNTRIED},
          priority = max(priority, excluded.priority),
          not_before_ms = CASE state WHEN 'failed' THEN excluded.not_before_ms
            ELSE min(not_before_ms, excluded.not_before_ms) END,
@@ -180,7 +231,7 @@ function prepareStatements(database: Database) {
          upstream = CASE state WHEN 'failed' THEN excluded.upstream ELSE upstream END,
          repository = CASE state WHEN 'failed' THEN excluded.repository ELSE repository END,
          updated_at_ms = @nowMs
-       WHERE (state = 'failed' AND not_before_ms <= @nowMs)
+       WHERE (state = 'failed' AND next_attempt_ms IS NULL AND policy <> @policy)
          OR (state = 'queued' AND (priority < excluded.priority OR not_before_ms > excluded.not_before_ms))`,
     ),
     addChild: database.prepare<[string, string, string]>(
@@ -193,12 +244,13 @@ function prepareStatements(database: Database) {
     takeNext: database.prepare<[{ profile: string; nowMs: number }], Row>(
       `UPDATE conversions SET state = 'running', updated_at_ms = @nowMs WHERE (digest, profile) = (
          SELECT digest, profile FROM conversions
-         WHERE profile = @profile AND ${READY} AND not_before_ms <= @nowMs
+         WHERE profile = @profile AND state IN ('queued', 'failed') AND ${START} <= @nowMs AND ${IMAGES_DONE}
          ORDER BY priority DESC, created_at_ms, digest LIMIT 1)
        RETURNING ${COLUMNS}`,
     ),
     nextStart: database.prepare<[string], { notBeforeMs: number | null }>(
-      `SELECT min(not_before_ms) AS notBeforeMs FROM conversions WHERE profile = ? AND ${READY}`,
+      `SELECT min(${START}) AS notBeforeMs FROM conversions
+       WHERE profile = ? AND state IN ('queued', 'failed') AND ${IMAGES_DONE}`,
     ),
     progress: database.prepare<[ConversionProgress & { digest: string; profile: string; nowMs: number }]>(
       `UPDATE conversions SET layers_done = @layersDone, layers_total = @layersTotal, bytes_done = @bytesDone,
@@ -206,20 +258,32 @@ function prepareStatements(database: Database) {
     ),
     done: database.prepare<[string, string, number, number, string, string]>(
       set(
-        `state = 'done', error = NULL, converted_digest = ?, converted_media_type = ?, converted_size_bytes = ?`,
+        `${UNTRIED}, state = 'done', converted_digest = ?, converted_media_type = ?, converted_size_bytes = ?`,
       ),
     ),
-    failed: database.prepare<[string, number, number, string, string]>(
-      set(`state = 'failed', error = ?, not_before_ms = ?`),
+    failed: database.prepare<[ConversionFailure & { digest: string; profile: string; nowMs: number }]>(
+      `UPDATE conversions SET ${FAILED} WHERE digest = @digest AND profile = @profile`,
+    ),
+    retry: database.prepare<[{ digest: string; profile: string; priority: number; nowMs: number }]>(
+      `UPDATE conversions SET ${UNTRIED}, priority = max(priority, @priority), not_before_ms = @nowMs,
+         updated_at_ms = @nowMs
+       WHERE profile = @profile AND state = 'failed' AND (digest = @digest OR digest IN (
+         SELECT child FROM conversion_children WHERE parent = @digest AND profile = @profile))`,
     ),
     requeue: database.prepare<[number, string, string]>(set(`state = 'queued'`)),
     requeueParents: database.prepare<[{ digest: string; profile: string; nowMs: number }]>(
-      `UPDATE conversions SET state = 'queued', error = NULL, not_before_ms = @nowMs, updated_at_ms = @nowMs
+      `UPDATE conversions SET ${UNTRIED}, not_before_ms = @nowMs, updated_at_ms = @nowMs
        WHERE profile = @profile AND state IN ('done', 'failed') AND digest IN (
          SELECT parent FROM conversion_children WHERE child = @digest AND profile = @profile)`,
     ),
     requeueRunning: database.prepare<[number]>(
       `UPDATE conversions SET state = 'queued', updated_at_ms = ? WHERE state = 'running'`,
+    ),
+    countInterruption: database.prepare(
+      `UPDATE conversions SET interruptions = interruptions + 1 WHERE state = 'running'`,
+    ),
+    failInterrupted: database.prepare<[ConversionFailure & { after: number; nowMs: number }]>(
+      `UPDATE conversions SET ${FAILED} WHERE state = 'running' AND interruptions >= @after`,
     ),
     get: database.prepare<[string, string], Row>(
       `SELECT ${COLUMNS} FROM conversions WHERE digest = ? AND profile = ?`,
