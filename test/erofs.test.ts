@@ -76,6 +76,7 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
       const first = await new LayerDraft()
         .file('file', Buffer.alloc(5000, 'f'), { xattrs })
         .directory('directory', { xattrs })
+        .directory('', { xattrs })
         .symlink('link', 'x'.repeat(4095), { xattrs })
         .file('directory/small', 'small')
         .on(null);
@@ -85,6 +86,8 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
         .hardlink('second', 'file')
         .on(first.device);
       await expectKernelToAgree(second.device);
+      const third = await new LayerDraft().directory('').file('new', 'n').on(second.device);
+      await expectKernelToAgree(third.device);
     });
 
     it('obey POSIX ACLs and file capabilities that a layer brings', async () => {

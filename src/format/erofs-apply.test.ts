@@ -236,9 +236,11 @@ describe('paths', () => {
       'ERR_LAYER_CONFLICT',
     ],
     [
-      'xattrs of the root that do not fit',
-      new LayerDraft().directory('', { xattrs: new Map([['user.a', Buffer.alloc(3000)]]) }),
-      'ERR_UNSUPPORTED',
+      'more xattrs of the root than it can point at',
+      new LayerDraft().directory('', {
+        xattrs: new Map(Array.from({ length: 256 }, (_, index) => [`user.${index}`, Buffer.alloc(20)])),
+      }),
+      'ERR_LIMIT',
     ],
   ])('are refused with %s', async (_, draft, code) => {
     await expect(draft.on(null)).rejects.toMatchObject({ code });

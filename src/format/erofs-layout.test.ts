@@ -38,7 +38,7 @@ const inode: fc.Arbitrary<Omit<ErofsInode, 'inodeBytes'>> = fc
 
 function firstBlock(): Buffer {
   const block = Buffer.alloc(BLOCK_BYTES, 0xee);
-  writeSuperblock(block, { inodes: 5, blocks: 99, uuid: UUID });
+  writeSuperblock(block, { inodes: 5, blocks: 99, xattrBlock: 42, uuid: UUID });
   return block;
 }
 
@@ -124,7 +124,7 @@ describe('an EROFS superblock', () => {
       buildNanoseconds: 0,
       blocks: 99,
       metaBlock: 0,
-      xattrBlock: 0,
+      xattrBlock: 42,
       uuid: UUID,
     });
   });

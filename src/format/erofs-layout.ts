@@ -118,7 +118,7 @@ export function decodeSuperblock(firstBlock: Buffer): Superblock {
 /** Puts a superblock of ours into `firstBlock`. The checksum covers the rest of that block: write it last. */
 export function writeSuperblock(
   firstBlock: Buffer,
-  fields: { readonly inodes: number; readonly blocks: number; readonly uuid: Buffer },
+  fields: Pick<Superblock, 'inodes' | 'blocks' | 'xattrBlock' | 'uuid'>,
 ): void {
   const bytes = firstBlock.subarray(SUPERBLOCK_OFFSET);
   bytes.fill(0, 0, SUPERBLOCK_BYTES);
@@ -128,6 +128,7 @@ export function writeSuperblock(
   bytes.writeUInt16LE(ROOT_NID, 14);
   bytes.writeBigUInt64LE(BigInt(fields.inodes), 16);
   bytes.writeUInt32LE(fields.blocks, 36);
+  bytes.writeUInt32LE(fields.xattrBlock, 44);
   fields.uuid.copy(bytes, 48, 0, 16);
   bytes.writeUInt32LE(superblockChecksum(firstBlock), 4);
 }

@@ -2,6 +2,7 @@ import { type DirectoryListing, listDirectory } from './erofs-directory.ts';
 import {
   BLOCK_BYTES,
   blocksOf,
+  corrupt,
   type DataLayout,
   type ErofsInode,
   INODE_BYTES,
@@ -12,7 +13,7 @@ import {
 } from './erofs-layout.ts';
 import { SlotPlacer } from './erofs-slots.ts';
 import { type LayerTree, TreeNode } from './erofs-tree.ts';
-import { inlineTailLength, xattrAreaBytes } from './erofs-xattrs.ts';
+import { inlineTailLength, type SharedXattrs, shareXattrs, xattrAreaBytes } from './erofs-xattrs.ts';
 import { FormatError } from './errors.ts';
 
 /** The rest of block 0 behind the superblock belongs to the root. */
@@ -33,12 +34,15 @@ export interface PlannedInode {
 
 /** What a layer writes and where. */
 export interface LayerPlan {
+  readonly root: TreeNode;
   /** In slots that exist below, by nid. */
   readonly rewritten: readonly PlannedInode[];
   /** In new blocks, by nid. */
   readonly placed: readonly PlannedInode[];
   /** Directories and symbolic links with new data blocks, by block. */
   readonly withBlocks: readonly PlannedInode[];
+  /** New xattrs of the root that its block has no room for, and the first of the blocks that they get. */
+  readonly rootXattrs: (SharedXattrs & { readonly startBlock: number }) | null;
   readonly totalBlocks: number;
 }
 
@@ -54,8 +58,19 @@ export async function planLayer(
   { dataBlock, firstBlock }: { readonly dataBlock: number; readonly firstBlock: number },
 ): Promise<LayerPlan> {
   await moveGrown(tree);
-  const planner = new Planner(tree, dataBlock, firstBlock);
-  return planner.plan();
+  const plan = await new Planner(tree, dataBlock, firstBlock).plan();
+  checkApart(plan.rewritten);
+  return plan;
+}
+
+/** Inodes of a sound file system never overlap; those of a damaged one could not be written back in order. */
+function checkApart(rewritten: readonly PlannedInode[]): void {
+  for (const [index, { node, slotBytes }] of rewritten.entries()) {
+    const next = rewritten[index + 1];
+    if (next !== undefined && node.nid * SLOT_BYTES + slotBytes > next.node.nid * SLOT_BYTES) {
+      throw corrupt(`inodes ${node.nid} and ${next.node.nid} overlap`);
+    }
+  }
 }
 
 /** Gives up the slots of directories whose xattrs have outgrown them, and marks all that names their nid. */
@@ -65,10 +80,8 @@ async function moveGrown(tree: LayerTree): Promise<void> {
     const node = tree.changed[index] as TreeNode;
     if (node.type !== 'directory' || node.links === 0 || node.attributes === null || node.lower === null)
       continue;
-    if (INODE_BYTES + xattrAreaBytes(node.attributes.xattrs) <= slotBytesOf(node.lower)) continue;
-    if (node.parent === null) {
-      throw new FormatError('ERR_UNSUPPORTED', 'the xattrs of the root directory do not fit into its block');
-    }
+    // The root never moves: its nid has 16 bits.
+    if (node.parent === null || INODE_BYTES + xattrBytesOf(node) <= slotBytesOf(node.lower)) continue;
     node.nid = -1;
     tree.markChildrenChanged(node);
     tree.markChildrenChanged(node.parent);
@@ -94,6 +107,7 @@ class Planner {
   readonly #rewritten: PlannedInode[] = [];
   readonly #placed: PlannedInode[] = [];
   readonly #withBlocks: PlannedInode[] = [];
+  #rootXattrs: LayerPlan['rootXattrs'] = null;
   #nextBlock: number;
 
   constructor(tree: LayerTree, dataBlock: number, firstBlock: number) {
@@ -105,8 +119,9 @@ class Planner {
   async plan(): Promise<LayerPlan> {
     for (const node of this.#tree.changed) {
       if (node.type !== 'directory' && node.links > 0)
-        this.#rewritten.push(unchangedData(node, lowerOf(node)));
+        this.#rewritten.push(unchangedData(node, lowerOf(node), xattrBytesOf(node)));
     }
+    this.#shareRootXattrs();
     await this.#walk();
     const totalBlocks = this.#nextBlock + this.#placer.blocks;
     if (totalBlocks > MAX_BLOCKS) {
@@ -117,11 +132,21 @@ class Planner {
     }
     for (const { node } of this.#placed) node.nid += this.#nextBlock * SLOTS_PER_BLOCK;
     return {
+      root: this.#tree.root,
       rewritten: this.#rewritten.sort(byNid),
       placed: this.#placed.sort(byNid),
       withBlocks: this.#withBlocks,
+      rootXattrs: this.#rootXattrs,
       totalBlocks,
     };
+  }
+
+  #shareRootXattrs(): void {
+    const { attributes } = this.#tree.root;
+    if (attributes === null || INODE_BYTES + xattrAreaBytes(attributes.xattrs) <= ROOT_SLOT_BYTES) return;
+    const shared = shareXattrs(attributes.xattrs);
+    this.#rootXattrs = { ...shared, startBlock: this.#nextBlock };
+    this.#nextBlock += blocksOf(shared.entries.length);
   }
 
   /** Directories before what is below them; what else a directory holds comes directly behind it. */
@@ -150,13 +175,10 @@ class Planner {
       : node.lower === null
         ? ROOT_SLOT_BYTES
         : slotBytesOf(node.lower);
-    const xattrBytes = xattrBytesOf(node);
-    if (node.parent === null && INODE_BYTES + xattrBytes > slotLimit) {
-      throw new FormatError('ERR_UNSUPPORTED', 'the xattrs of the root directory do not fit into its block');
-    }
+    const xattrBytes = (node.parent === null && this.#rootXattrs?.area.length) || xattrBytesOf(node);
     if (node.lower !== null && !node.childrenChanged) {
       if (node.lower.layout === 'plain' || xattrBytes === node.lower.xattrBytes) {
-        const kept = unchangedData(node, node.lower);
+        const kept = unchangedData(node, node.lower, xattrBytes);
         this.#rewritten.push(kept);
         return kept;
       }
@@ -239,11 +261,11 @@ export function dataBlocksOf({ size, layout }: Pick<PlannedInode, 'size' | 'layo
 }
 
 /** An inode of the layers below whose data stay as they are. */
-function unchangedData(node: TreeNode, lower: ErofsInode): PlannedInode {
+function unchangedData(node: TreeNode, lower: ErofsInode, xattrBytes: number): PlannedInode {
   return {
     node,
     slotBytes: slotBytesOf(lower),
-    xattrBytes: xattrBytesOf(node),
+    xattrBytes,
     size: lower.size,
     layout: lower.layout,
     startBlock: lower.startBlock,

@@ -168,6 +168,36 @@ describe('a layer on others', () => {
     expect(data?.readUInt32LE(12)).toBe(await nidOf(layer.device, 'p/d'));
   });
 
+  it('keeps xattrs of the root that do not fit into its block, until a layer brings others', async () => {
+    const xattrs = new Map([
+      ['user.small', Buffer.from('s')],
+      ['trusted.long', Buffer.alloc(60_000, 'l')],
+      ['trusted.longer', Buffer.alloc(65_535, 'L')],
+    ]);
+    const expected = [...xattrs].map(([name, value]) => [name, value.toString('hex')]).sort();
+    const first = await new LayerDraft().directory('', { xattrs }).file('a', 'x').on(null);
+    expect(await seen(first.device, '')).toMatchObject({ xattrs: expected });
+    const second = await new LayerDraft().file('b/c', 'x').file('big', 'y'.repeat(9000)).on(first.device);
+    expect(await seen(second.device, '')).toMatchObject({ xattrs: expected });
+    expect(await names(second.device)).toEqual(['a', 'b', 'b/c', 'big']);
+    const third = await new LayerDraft().directory('', big(3000)).on(second.device);
+    expect(await seen(third.device, '')).toMatchObject({ xattrs: [['trusted.big', '62'.repeat(3000)]] });
+    const fourth = await new LayerDraft().directory('', big(2000)).on(third.device);
+    expect(await seen(fourth.device, '')).toMatchObject({ xattrs: [['trusted.big', '62'.repeat(2000)]] });
+    expect(await names(fourth.device)).toEqual(['a', 'b', 'b/c', 'big']);
+  });
+
+  it('gives xattrs to a root that had none, more than its block holds', async () => {
+    for (const count of [1, 300]) {
+      const draft = new LayerDraft();
+      for (let index = 0; index < count; index++) draft.file(`name-${index}`, 'x');
+      const lower = await draft.on(null);
+      const layer = await new LayerDraft().directory('', big(10_000)).on(lower.device);
+      expect(await seen(layer.device, '')).toMatchObject({ xattrs: [['trusted.big', '62'.repeat(10_000)]] });
+      expect(await names(layer.device)).toEqual(await names(lower.device));
+    }
+  });
+
   it('does not move a directory whose xattrs shrink and grow again within its slot', async () => {
     const lower = await new LayerDraft().directory('d', big(500)).file('d/a', 'x').on(null);
     const none = await new LayerDraft().directory('d').on(lower.device);

@@ -65,32 +65,40 @@ export async function buildErofsLayer(
   const inodes = (reader?.superblock.inodes ?? 1) - tree.removedInodes + created;
   if (inodes < 1) throw corrupt('the file system below has more inodes than its superblock says');
   const layer = { firstBlock, totalBlocks: plan.totalBlocks, inodes };
-  await new LayerEmitter(input, reader, layer, emit).run(plan);
+  await new LayerEmitter(input, reader, plan, layer, emit).run();
   return layer;
 }
 
 class LayerEmitter {
   readonly #input: ErofsLayerInput;
   readonly #reader: ErofsReader | null;
+  readonly #plan: LayerPlan;
   readonly #layer: ErofsLayer;
   readonly #blocks: BlockRun;
 
   constructor(
     input: ErofsLayerInput,
     reader: ErofsReader | null,
+    plan: LayerPlan,
     layer: ErofsLayer,
     emit: (block: number, bytes: Buffer) => void,
   ) {
     this.#input = input;
     this.#reader = reader;
+    this.#plan = plan;
     this.#layer = layer;
     this.#blocks = new BlockRun(emit, BLOCK_BYTES, RUN_BLOCKS);
   }
 
-  async run(plan: LayerPlan): Promise<void> {
-    await this.#rewrite(plan.rewritten);
-    for (const planned of plan.withBlocks) this.#writeData(planned);
-    for (const planned of plan.placed) {
+  async run(): Promise<void> {
+    const { rewritten, rootXattrs, withBlocks, placed } = this.#plan;
+    await this.#rewrite(rewritten);
+    if (rootXattrs !== null) {
+      const { startBlock, entries } = rootXattrs;
+      this.#atPosition(startBlock * BLOCK_BYTES, entries.length, (bytes) => void entries.copy(bytes));
+    }
+    for (const planned of withBlocks) this.#writeData(planned);
+    for (const planned of placed) {
       const old = await this.#oldBytes(planned);
       this.#atPosition(planned.node.nid * SLOT_BYTES, planned.slotBytes, (slot) =>
         this.#fillSlot(planned, old, slot),
@@ -125,6 +133,8 @@ class LayerEmitter {
       writeSuperblock(block, {
         inodes: this.#layer.inodes,
         blocks: this.#layer.totalBlocks,
+        // Only the root has shared xattrs: it keeps those of the layers below, or all are new.
+        xattrBlock: this.#plan.rootXattrs?.startBlock ?? this.#reader?.superblock.xattrBlock ?? 0,
         uuid: this.#input.uuid,
       });
     } else if (block.equals(await this.#parentBlock(number))) {
@@ -198,7 +208,9 @@ class LayerEmitter {
       slot,
     );
     const tailAt = INODE_BYTES + xattrBytes;
-    if (node.attributes !== null) {
+    if (node === this.#plan.root && this.#plan.rootXattrs !== null) {
+      this.#plan.rootXattrs.area.copy(slot, INODE_BYTES);
+    } else if (node.attributes !== null) {
       if (xattrBytes > 0) encodeXattrs(node.attributes.xattrs, slot.subarray(INODE_BYTES, tailAt));
     } else {
       old?.copy(slot, INODE_BYTES, INODE_BYTES, tailAt);

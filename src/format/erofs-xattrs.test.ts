@@ -1,6 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { decodeXattrs, encodeXattrs, inlineTailLength, xattrAreaBytes } from './erofs-xattrs.ts';
+import {
+  decodeXattr,
+  decodeXattrs,
+  encodeXattrs,
+  inlineTailLength,
+  shareXattrs,
+  xattrAreaBytes,
+} from './erofs-xattrs.ts';
 
 const suffix = fc
   .uint8Array({ minLength: 1, maxLength: 200 })
@@ -76,6 +83,28 @@ describe('the xattrs of an EROFS inode', () => {
       broken[change.at] = change.value;
       expect(() => decodeXattrs(broken)).toThrow(expect.objectContaining({ code: 'ERR_EROFS_CORRUPT' }));
     }
+  });
+});
+
+describe('xattrs that stand apart from their inode', () => {
+  it('are found where the area behind the inode says', () => {
+    fc.assert(
+      fc.property(xattrs, (map) => {
+        const { area, entries } = shareXattrs(map);
+        const { own, shared } = decodeXattrs(area);
+        expect(own.size).toBe(0);
+        const found = shared.map((unit) => decodeXattr(entries.subarray(unit * 4)));
+        expect(new Map(found.map(({ name, value }) => [name, value]))).toEqual(map);
+        expect(found.reduce((sum, { bytes }) => sum + bytes, 0)).toBe(entries.length);
+      }),
+    );
+  });
+
+  it('are refused when there are more than the inode can point at', () => {
+    const many = (count: number) =>
+      new Map(Array.from({ length: count }, (_, index) => [`user.${index}`, Buffer.from('v')]));
+    expect(decodeXattrs(shareXattrs(many(255)).area).shared).toHaveLength(255);
+    expect(() => shareXattrs(many(256))).toThrow(expect.objectContaining({ code: 'ERR_LIMIT' }));
   });
 });
 

@@ -10,6 +10,8 @@ const ENTRY_BYTES = 4;
 /** The unit count in the inode has 16 bits: one unit for the header, one for each four bytes behind it. */
 const MAX_AREA_BYTES = HEADER_BYTES + 4 * (0xffff - 1);
 const MAX_VALUE_BYTES = 0xffff;
+/** Their count behind the inode has 8 bits. */
+const MAX_SHARED = 0xff;
 /** XATTR_NAME_MAX of Linux, for the full name. */
 const MAX_NAME_BYTES = 255;
 
@@ -48,7 +50,41 @@ export function xattrAreaBytes(xattrs: Xattrs): number {
 
 /** Writes the area of {@link xattrAreaBytes} length at the start of `target`, whose bytes there are zero. */
 export function encodeXattrs(xattrs: Xattrs, target: Buffer): void {
-  let at = HEADER_BYTES;
+  encodeEntries(xattrs, target.subarray(HEADER_BYTES));
+}
+
+/** Xattrs that stand apart from their inode, in the file system's shared area. */
+export interface SharedXattrs {
+  /** What stands behind the inode: where each entry is. */
+  readonly area: Buffer;
+  /** What stands in the shared area, from its start on. */
+  readonly entries: Buffer;
+}
+
+/** For an inode that has no room for its xattrs. Throws ERR_LIMIT for more than an inode can point at. */
+export function shareXattrs(xattrs: Xattrs): SharedXattrs {
+  const units: number[] = [];
+  let bytes = 0;
+  for (const { suffix, value } of packable(xattrs)) {
+    units.push(bytes / 4);
+    bytes += entryBytes(suffix.length, value.length);
+  }
+  if (units.length > MAX_SHARED) {
+    throw new FormatError(
+      'ERR_LIMIT',
+      `an inode with little room for xattrs (the root) has ${units.length}, ${MAX_SHARED} can be held`,
+    );
+  }
+  const area = Buffer.alloc(HEADER_BYTES + 4 * units.length);
+  area[4] = units.length;
+  for (const [index, unit] of units.entries()) area.writeUInt32LE(unit, HEADER_BYTES + 4 * index);
+  const entries = Buffer.alloc(bytes);
+  encodeEntries(xattrs, entries);
+  return { area, entries };
+}
+
+function encodeEntries(xattrs: Xattrs, target: Buffer): void {
+  let at = 0;
   for (const { index, suffix, value } of packable(xattrs)) {
     target[at] = suffix.length;
     target[at + 1] = index;

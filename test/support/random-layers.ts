@@ -128,7 +128,7 @@ function draftOf(
   const parents = model.parents();
   for (const operation of operations) {
     const path = pathOf(operation, paths, parents);
-    const given = attributesOf(operation, path);
+    const given = attributesOf(operation);
     if (operation.kind === 'file') {
       const content = Buffer.alloc(operation.size, `${path} ${operation.pick}`, 'latin1');
       draft.file(path, content, given);
@@ -168,11 +168,9 @@ function pathOf(
   return path === '' && kind !== 'directory' && kind !== 'opaque' ? fresh : path;
 }
 
-/** The root has little room for xattrs. */
-function attributesOf({ attributes, xattrs }: Operation, path: ByteString): Attributes {
-  const taken = path === '' ? xattrs.filter(([, length]) => length <= 700) : xattrs;
+function attributesOf({ attributes, xattrs }: Operation): Attributes {
   return {
     ...attributes,
-    xattrs: new Map(taken.map(([name, length]) => [name, Buffer.alloc(length, name)])),
+    xattrs: new Map(xattrs.map(([name, length]) => [name, Buffer.alloc(length, name)])),
   };
 }
