@@ -87,6 +87,15 @@ describe('an EROFS directory', () => {
     );
   });
 
+  it('is corrupt with names that are out of order, or come twice', () => {
+    const [first, second] = ['a', 'b'].map((name): DirectoryEntry => ({ name, nid: 40, type: 'file' }));
+    const data = encode([first!, second!]);
+    const swapped = Buffer.from(data.toString('latin1').replace(/ab$/, 'ba'), 'latin1');
+    expect(() => decode(swapped)).toThrow(expect.objectContaining({ code: 'ERR_EROFS_CORRUPT' }));
+    const found = decode(data);
+    expect(() => decodeDirectoryBlock(data, found)).toThrow('order');
+  });
+
   it.each([
     ['no entry', Buffer.alloc(BLOCK_BYTES)],
     ['less than an entry', Buffer.alloc(11, 1)],

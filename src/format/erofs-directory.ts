@@ -81,7 +81,10 @@ export function encodeDirectoryBlock(
   }
 }
 
-/** Appends the entries of one block (its last one may be short) to `entries`, without "." and "..". */
+/**
+ * Appends the entries of one block (its last one may be short) to `entries`, which those of the blocks before are
+ * in, without "." and "..".
+ */
 export function decodeDirectoryBlock(block: Buffer, entries: DirectoryEntry[]): void {
   const namesAt = block.length < DIRENT_BYTES ? 0 : block.readUInt16LE(8);
   if (namesAt === 0 || namesAt % DIRENT_BYTES !== 0 || namesAt >= block.length) {
@@ -99,6 +102,9 @@ export function decodeDirectoryBlock(block: Buffer, entries: DirectoryEntry[]): 
     if (name === '.' || name === '..') continue;
     if (name.includes('/') || name.includes('\0'))
       throw corrupt('a directory entry has "/" or NUL in its name');
+    // The kernel searches by halving. Also, no block counts twice: a directory holds no more than its bytes do.
+    const last = entries.at(-1);
+    if (last !== undefined && last.name >= name) throw corrupt('the names of a directory are not in order');
     const type = TYPES[block[at + 10] ?? 0];
     const nid = block.readUInt32LE(at) + block.readUInt32LE(at + 4) * 2 ** 32;
     if (type === undefined || !Number.isSafeInteger(nid))

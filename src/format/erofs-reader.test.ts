@@ -1,9 +1,11 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { BlockDevice, LayerDraft } from '../../test/support/erofs-device.ts';
+import { nidOf } from '../../test/support/tree-snapshot.ts';
 import { BufferSource } from './buffer-source.ts';
 import { SourceError } from './byte-source.ts';
 import { ErofsReader } from './erofs-reader.ts';
+import { buildErofsLayer } from './erofs-writer.ts';
 import { FormatError } from './errors.ts';
 
 const BLOCK_BYTES = 4096;
@@ -139,6 +141,30 @@ describe('a reader of EROFS', () => {
     const tail = await (await ErofsReader.open(device)).lookup('tail');
     damaged.writeUInt32LE(links, (tail?.nid ?? 0) * 32 + 44);
     await expect(changeSomething(damaged)).rejects.toMatchObject({ code: 'ERR_EROFS_CORRUPT' });
+  });
+
+  it.each([0, 1, 0xffff_ffff])('refuses to build on a root that says it has %i links', async (links) => {
+    const damaged = Buffer.from(image);
+    damaged.writeUInt32LE(links, 1152 + 44);
+    await expect(changeSomething(damaged)).rejects.toMatchObject({ code: 'ERR_EROFS_CORRUPT' });
+  });
+
+  it('refuses to build on inodes that lie in each other, which it would have to write back', async () => {
+    const long = { xattrs: new Map([['trusted.long', Buffer.alloc(9000)]]) };
+    const { device: below } = await new LayerDraft().file('long', 'l', long).file('short', 's').on(null);
+    const [outer, inner] = await Promise.all(['long', 'short'].map((path) => nidOf(below, path)));
+    const damaged = Buffer.alloc(below.size);
+    await below.read(0, damaged);
+    damaged.writeUInt32LE(0, SUPERBLOCK + 8);
+    const inside = (outer ?? 0) + 4096 / 32;
+    damaged.copy(damaged, inside * 32, (inner ?? 0) * 32, (inner ?? 0) * 32 + 96);
+    const entry = Buffer.alloc(8);
+    entry.writeUInt32LE(inner ?? 0);
+    damaged.writeUInt32LE(inside, damaged.indexOf(entry, 1152));
+    const layer = new LayerDraft().hardlink('a', 'long').hardlink('b', 'short');
+    const input = { entries: layer.entries, dataBlocks: 0, readTail: () => {}, uuid: Buffer.alloc(16) };
+    const built = buildErofsLayer({ parent: new BufferSource(damaged), ...input }, () => {});
+    await expect(built).rejects.toMatchObject({ code: 'ERR_EROFS_CORRUPT' });
   });
 
   it('gives up on paths longer than any that the kernel takes', async () => {

@@ -104,6 +104,7 @@ export class LayerTree {
         'EROFS: the file system below was not written by this converter',
       );
     }
+    checkLinks(inode);
     return new LayerTree(new TreeNode('directory', { lower: inode }, null), reader, signal);
   }
 
@@ -202,11 +203,8 @@ export class LayerTree {
     const inode = await this.#readerOf(directory).inode(entry.nid, this.#signal);
     if (inode.type !== entry.type)
       throw corrupt(`inode ${entry.nid} is not the ${entry.type} its entry says`);
-    const isDirectory = inode.type === 'directory';
-    if (inode.nlink < (isDirectory ? 2 : 1) || inode.nlink > MAX_LINKS) {
-      throw corrupt(`inode ${inode.nid} has ${inode.nlink} links`);
-    }
-    const node = new TreeNode(inode.type, { lower: inode }, isDirectory ? directory : null);
+    checkLinks(inode);
+    const node = new TreeNode(inode.type, { lower: inode }, inode.type === 'directory' ? directory : null);
     this.#byNid.set(inode.nid, node);
     return node;
   }
@@ -220,7 +218,10 @@ export class LayerTree {
         continue;
       }
       const node = child instanceof TreeNode ? child : await this.#lowerNode(child, directory);
-      for (const below of (await this.children(node)).values()) pending.push({ child: below, holder: node });
+      // The first is looked at first: inodes stand in this order, and are read ahead in it.
+      for (const below of [...(await this.children(node)).values()].reverse()) {
+        pending.push({ child: below, holder: node });
+      }
       node.children = new Map();
       this.#drop(node);
     }
@@ -258,5 +259,11 @@ export class LayerTree {
   #lowerOf(node: TreeNode): ErofsInode {
     if (node.lower === null) throw new Error(`a new ${node.type} has no inode in the layers below`);
     return node.lower;
+  }
+}
+
+function checkLinks({ nid, type, nlink }: ErofsInode): void {
+  if (nlink < (type === 'directory' ? 2 : 1) || nlink > MAX_LINKS) {
+    throw corrupt(`inode ${nid} has ${nlink} links`);
   }
 }

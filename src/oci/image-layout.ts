@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { REF_NAME_ANNOTATION } from './annotations.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, matchesDigest } from './digest.ts';
 import { OciError } from './errors.ts';
+import { parseJson } from './json.ts';
 import { type Descriptor, descriptorSchema, encodeJson, MAX_MANIFEST_BYTES } from './manifest.ts';
 import { OCI_INDEX } from './media-types.ts';
 
@@ -144,7 +145,7 @@ export class ImageLayout {
     const path = join(this.#directory, name);
     const text = await readFile(path, 'utf8').catch(notFound(path));
     try {
-      return schema.parse(JSON.parse(text));
+      return schema.parse(parseJson(text));
     } catch (cause) {
       throw new OciError('ERR_LAYOUT_INVALID', `${path} is not that of an OCI image layout`, { cause });
     }

@@ -123,6 +123,14 @@ test('hostile bytes give an OciError and nothing else', () => {
   );
 });
 
+test('JSON that is nested too deeply to be written again is refused', () => {
+  const deep = `${'['.repeat(20_000)}${']'.repeat(20_000)}`;
+  const manifest = Buffer.from(`{"schemaVersion":${deep}}`);
+  expect(() => parseManifest(manifest)).toThrow(failsWith('ERR_MANIFEST_INVALID'));
+  const config = Buffer.from(`{"rootfs":{"type":"layers","diff_ids":[]},"config":${deep}}`);
+  expect(() => parseImageConfig(config)).toThrow(failsWith('ERR_CONFIG_INVALID'));
+});
+
 test('an image configuration gives platform, diff IDs and all of the JSON', () => {
   const raw = {
     os: 'linux',

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { type Digest, isDigest } from './digest.ts';
 import { OciError, type OciErrorCode } from './errors.ts';
+import { parseJson } from './json.ts';
 import {
   bareMediaType,
   isDockerSchema1,
@@ -233,7 +234,7 @@ export function encodeJson(value: unknown): Buffer {
 function parseJsonObject(bytes: Buffer, code: OciErrorCode, what: string): Record<string, unknown> {
   let json: unknown;
   try {
-    json = JSON.parse(bytes.toString('utf8'));
+    json = parseJson(bytes.toString('utf8'));
   } catch (cause) {
     throw new OciError(code, `the ${what} is not JSON`, { cause });
   }
