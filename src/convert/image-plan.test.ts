@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
 import { digestOf } from '../oci/digest.ts';
 import { encodeJson, type ImageManifest, parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import { OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
@@ -6,16 +7,16 @@ import { planLayers } from './image-plan.ts';
 
 const DIFF_IDS = ['a', 'b'].map((name) => digestOf(name));
 
-function image(mediaTypes: readonly string[], diffIds = DIFF_IDS) {
+function image(mediaTypes: readonly string[], diffIds = DIFF_IDS, os = 'linux', annotations = {}) {
   const descriptor = (mediaType: string) => ({ mediaType, digest: digestOf(mediaType), size: 1 });
   const bytes = encodeJson({
     schemaVersion: 2,
     mediaType: OCI_MANIFEST,
     config: descriptor(OCI_CONFIG),
-    layers: mediaTypes.map(descriptor),
+    layers: mediaTypes.map((mediaType) => ({ ...descriptor(mediaType), annotations })),
   });
   const config = encodeJson({
-    os: 'linux',
+    os,
     architecture: 'amd64',
     rootfs: { type: 'layers', diff_ids: diffIds },
   });
@@ -54,4 +55,31 @@ test.each([
   const { manifest, config } = image([OCI_LAYER_TAR, mediaType]);
   expect(() => planLayers(manifest, config)).toThrow(reason);
   expect(() => planLayers(manifest, config)).toThrow(digestOf(mediaType));
+});
+
+test('an image for another system than linux is left as it is, and says for which one', () => {
+  const { manifest, config } = image([OCI_LAYER_TAR, OCI_LAYER_TAR], DIFF_IDS, 'windows');
+  expect(() => planLayers(manifest, config)).toThrow(/left as it is: it is for windows\/amd64/);
+  expect(() => planLayers(manifest, config)).toThrow(
+    expect.objectContaining({ code: 'ERR_CONVERT_UNSUPPORTED' }),
+  );
+});
+
+test('an image that is converted already, by whatever tool, is left as it is', () => {
+  const { manifest, config } = image([OCI_LAYER_TAR, OCI_LAYER_TAR], DIFF_IDS, 'linux', {
+    [OVERLAYBD_VERSION_ANNOTATION]: '0.1.0',
+  });
+  expect(() => planLayers(manifest, config)).toThrow(/in the overlaybd format already/);
+});
+
+test('255 layers are planned, and one more than overlaybd stacks is refused', () => {
+  const stack = (count: number) => {
+    const { manifest, config } = image(
+      Array.from({ length: count }, () => OCI_LAYER_TAR),
+      Array.from({ length: count }, (_, at) => digestOf(String(at))),
+    );
+    return () => planLayers(manifest, config);
+  };
+  expect(stack(255)()).toHaveLength(255);
+  expect(stack(256)).toThrow(/256 layers, and overlaybd stacks no more than 255/);
 });

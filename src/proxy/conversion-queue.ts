@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
-import { OVERLAYBD_ARTIFACT_TYPE, OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
+import { whyLeftAsItIs } from '../convert/image-plan.ts';
+import { OVERLAYBD_ARTIFACT_TYPE } from '../oci/annotations.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Descriptor, IndexManifest, Manifest } from '../oci/manifest.ts';
 import { isImageManifest } from '../oci/media-types.ts';
@@ -234,16 +235,12 @@ export class ConversionQueue {
 
 /** Why a manifest is left as it is, or null if it is converted. */
 export function whyNotConverted(manifest: Manifest): string | null {
-  if (manifest.kind === 'artifact') return 'it is an artifact, not an image';
   if (manifest.kind === 'index') {
     if (manifest.artifactType === OVERLAYBD_ARTIFACT_TYPE)
       return 'its images are in the overlaybd format already';
     return imagesOf(manifest).length === 0 ? 'the index holds no images' : null;
   }
-  const isConverted = manifest.layers.some(
-    (layer) => layer.annotations?.[OVERLAYBD_VERSION_ANNOTATION] !== undefined,
-  );
-  return isConverted ? 'its layers are in the overlaybd format already' : null;
+  return whyLeftAsItIs(manifest);
 }
 
 /** The images that an index lists, without attestations and other artifacts. */

@@ -1,6 +1,7 @@
 import { CHUNK_TABLE_DIGEST_ANNOTATION } from '../oci/annotations.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { RegistryError } from '../oci/errors.ts';
+import { parseManifest } from '../oci/manifest.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import type { ConversionRecord } from '../store/conversion-table.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
@@ -86,9 +87,7 @@ export class ConvertedImages {
   #explain(original: ServedManifest, record: ConversionRecord | null): string {
     const what = `the image ${original.digest}`;
     if (record === null) {
-      const manifest = readManifest(original);
-      const reason = manifest === null ? 'its manifest cannot be read' : whyNotConverted(manifest);
-      return `${what} is not converted: ${reason}`;
+      return `${what} is not converted: ${whyNone(original)}`;
     }
     const { state, error, nextAttemptAt, layersDone, layersTotal, bytesDone, bytesTotal } = conversionStatus(
       record,
@@ -106,6 +105,14 @@ export class ConvertedImages {
       case 'done':
         return `${what} was converted, but its converted manifest is gone from the store`;
     }
+  }
+}
+
+function whyNone({ bytes, mediaType }: ServedManifest): string | null {
+  try {
+    return whyNotConverted(parseManifest(bytes, mediaType));
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
   }
 }
 
