@@ -253,6 +253,14 @@ describe('a small change on a large base', () => {
     expect(layer.inodes).toBe(base.inodes);
   });
 
+  it('removes all of it by a few dozen reads', async () => {
+    base.device.reads.length = 0;
+    const layer = await new LayerDraft().whiteout('usr').on(base.device);
+    expect(base.device.reads.length).toBeLessThan(60);
+    expect(layer.inodes).toBe(1);
+    expect(layer.emitted).toEqual([0]);
+  });
+
   it('stays small on top of another change', async () => {
     const second = await new LayerDraft().file('usr/d7/new', 'new').on(base.device);
     const third = await new LayerDraft().whiteout('usr/d7/new').whiteout('usr/d7/f7').on(second.device);
