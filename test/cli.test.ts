@@ -26,7 +26,7 @@ describe('help and usage', () => {
   test('the help names every command', () => {
     const { status, stdout } = dadi(['--help']);
     expect(status).toBe(0);
-    for (const command of ['proxy', 'mount', 'umount', 'convert', 'inspect'])
+    for (const command of ['proxy', 'mount', 'umount', 'convert', 'conversions', 'inspect'])
       expect(stdout).toContain(command);
   });
 
@@ -35,6 +35,10 @@ describe('help and usage', () => {
     [['inspect']],
     [['convert', 'oci:a', 'not-a-layout']],
     [['mount', '--no-such-flag']],
+    [['conversions', '--state', 'broken']],
+    [['conversions', 'retry']],
+    [['proxy', '--limit', 'layerEntries']],
+    [['proxy', '--limit', 'entries=5']],
   ])('wrong usage %j ends with exit code 2', (args) => {
     const { status, stderr } = dadi(args);
     expect(status).toBe(2);
@@ -52,6 +56,15 @@ describe('dadi proxy: configuration', () => {
     writeFileSync(file, text);
     return dadi(['proxy', '--check-config', '--config', file, ...flags], env);
   };
+
+  test('limits come from file, environment and flags, with units', () => {
+    const text = 'conversion: {limits: {pathDepth: 7, imageLayers: 5}}';
+    const { stdout } = check(text, ['--limit', 'imageLayers=6', '--limit', 'layerBytes=1.5G']);
+    const { limits } = JSON.parse(stdout).conversion;
+    expect(limits).toMatchObject({ pathDepth: 7, imageLayers: 6, layerBytes: 1_500_000_000 });
+    const both = check(text, [], { DADI_PROXY_LIMIT: 'imageSeconds=9, pathDepth=8' });
+    expect(JSON.parse(both.stdout).conversion.limits).toMatchObject({ imageSeconds: 9, pathDepth: 8 });
+  });
 
   test('flags win over the environment, that over the file', () => {
     const text = 'listen: 127.0.0.1:1\ntagTtlMs: 1000\nconversion: {level: 1, blockSize: 4096}\n';

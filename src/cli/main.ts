@@ -12,6 +12,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['mount', async () => (await import('./mount.ts')).mountCommand()],
   ['umount', async () => (await import('./umount.ts')).umountCommand()],
   ['convert', async () => (await import('./convert.ts')).convertCommand()],
+  ['conversions', async () => (await import('./conversions.ts')).conversionsCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],
 ]);
 

@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { MountOptions } from '../client/mount-holder.ts';
 import { launchMount } from '../client/mount-launcher.ts';
 import { formatLayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
+import { httpUrl } from './arguments.ts';
 import { interruptSignal } from './interrupt.ts';
 import { describeProgress, reportMount } from './mount-output.ts';
 import { ProgressLine } from './output.ts';
@@ -132,12 +133,4 @@ function seconds(text: string): number {
   if (text === '' || !(value >= 0 && value <= 86_400))
     throw new InvalidArgumentError('write a number of seconds, at most 86400');
   return value;
-}
-
-function httpUrl(text: string): URL {
-  const url = URL.parse(text);
-  if (url?.protocol !== 'http:' && url?.protocol !== 'https:') {
-    throw new InvalidArgumentError('write http://HOST[:PORT] or https://HOST[:PORT]');
-  }
-  return url;
 }

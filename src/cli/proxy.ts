@@ -5,6 +5,7 @@ import { parse as parseYaml } from 'yaml';
 import { type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
 import { startProxy } from '../proxy/server.ts';
 import { interruptSignal } from './interrupt.ts';
+import { type LimitFlags, limitOption, limitsHelp } from './limits.ts';
 import { printJson } from './output.ts';
 
 const DEFAULT_CONFIG_PATH = '/etc/dadi/proxy.yaml';
@@ -27,6 +28,7 @@ interface ProxyFlags {
   readonly level?: number;
   readonly blockSize?: number;
   readonly concurrency?: number;
+  readonly limit?: LimitFlags;
   readonly logLevel: string;
   readonly checkConfig: boolean;
 }
@@ -95,6 +97,7 @@ export function proxyCommand(): Command {
         .env('DADI_PROXY_CONCURRENCY')
         .argParser(number),
     )
+    .addOption(limitOption().env('DADI_PROXY_LIMIT'))
     .addOption(
       new Option('--log-level <level>', 'what is logged')
         .env('DADI_PROXY_LOG_LEVEL')
@@ -113,7 +116,10 @@ stand in the file only:
     - name: docker.io
       credentials: { username: me, password: secret }
     - name: registry.example.com
-      url: https://10.0.0.5:5000`,
+      url: https://10.0.0.5:5000
+  conversion:
+    limits: { layerEntries: 10000000 }
+${limitsHelp()}`,
     )
     .action(runProxy);
 }
@@ -155,14 +161,22 @@ type Settings = { readonly [key: string]: unknown };
 
 /** What flags and environment say, in the form of the configuration file. */
 function configOf(flags: ProxyFlags): Settings {
-  const { listen, data, upstream, defaultUpstream, tagTtl, algorithm, level, blockSize, concurrency } = flags;
+  const { listen, data, upstream, defaultUpstream, tagTtl } = flags;
+  const { algorithm, level, blockSize, concurrency, limit } = flags;
   return {
     listen,
     dataDirectory: data,
     upstreams: upstream,
     defaultUpstream,
     tagTtlMs: tagTtl === undefined ? undefined : tagTtl * 1000,
-    conversion: { enabled: flags.convert ? undefined : false, algorithm, level, blockSize, concurrency },
+    conversion: {
+      enabled: flags.convert ? undefined : false,
+      algorithm,
+      level,
+      blockSize,
+      concurrency,
+      limits: limit,
+    },
   };
 }
 

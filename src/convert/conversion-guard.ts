@@ -4,6 +4,7 @@ import { ConvertError } from './errors.ts';
 import type { ConversionLimits } from './layer-limits.ts';
 
 const WATCH_MS = 500;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * Runs the conversion of one image for as long as its time lasts and the disk has room. `work` is told by its
@@ -16,7 +17,8 @@ export async function withinLimits<T>(
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const over = new AbortController();
-  const timer = setTimeout(() => over.abort(tooLong(limits)), limits.imageSeconds * 1000);
+  const timeMs = Math.min(limits.imageSeconds * 1000, MAX_TIMER_MS);
+  const timer = setTimeout(() => over.abort(tooLong(limits)), timeMs);
   const watch = setInterval(
     () => void checkSpace(limits, scratch).catch((error) => over.abort(error)),
     WATCH_MS,

@@ -37,26 +37,26 @@ export interface ConversionLimits {
   readonly minFreeBytes: number;
 }
 
-const GIB = 2 ** 30;
+const GB = 1e9;
 
 /**
  * Far beyond what is seen in real images (60 GB unpacked, layers of 30 GB, two million files), and still a bound:
- * a bomb of 10 MB unpacks to 4 GiB at most.
+ * a bomb of 10 MB unpacks to 4 GB at most.
  */
 export const DEFAULT_LIMITS: ConversionLimits = {
   imageLayers: 1000,
-  imageBytes: 512 * GIB,
+  imageBytes: 500 * GB,
   imageSeconds: 2 * 60 * 60,
   indexImages: 100,
-  layerBytes: 256 * GIB,
+  layerBytes: 250 * GB,
   layerEntries: 4_000_000,
-  layerMetadataBytes: 2 * GIB,
+  layerMetadataBytes: 2 * GB,
   expansionRatio: 200,
-  expansionFreeBytes: 4 * GIB,
-  fileBytes: 256 * GIB,
+  expansionFreeBytes: 4 * GB,
+  fileBytes: 250 * GB,
   pathDepth: 1024,
   entryXattrBytes: 256 * 1024,
-  minFreeBytes: GIB / 2,
+  minFreeBytes: GB / 2,
 };
 
 /** About what the objects that stand for an entry take in memory, beside its names and xattrs. */

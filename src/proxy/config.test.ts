@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { parseProxyConfig } from './config.ts';
 
 test('an empty configuration is a proxy of Docker Hub', () => {
@@ -37,11 +38,19 @@ test.each([
   [{ upstreams: [{ name: 'a.io' }, { name: 'a.io' }] }, /^upstreams: a\.io stands there twice/],
   [{ defaultUpstream: 'quay.io' }, /^defaultUpstream: quay\.io is none of the upstreams \(docker\.io\)/],
   [{ conversion: { blockSize: 65_536 } }, /^conversion\.blockSize: is 4096/],
+  [{ conversion: { limits: { layerEntries: 0 } } }, /^conversion\.limits\.layerEntries: /],
+  [{ conversion: { limits: { entries: 5 } } }, /entries/],
   [{ tagTtl: 5 }, /tagTtl/],
 ])('%j is refused with a message that names the key', (input, message) => {
   expect(() => parseProxyConfig(input)).toThrow(
     expect.objectContaining({ code: 'ERR_PROXY_CONFIG', message: expect.stringMatching(message) }),
   );
+});
+
+test('a limit that is given leaves the others as they are', () => {
+  expect(parseProxyConfig({}).conversion.limits).toEqual(DEFAULT_LIMITS);
+  const { limits } = parseProxyConfig({ conversion: { limits: { layerEntries: 5 } } }).conversion;
+  expect(limits).toEqual({ ...DEFAULT_LIMITS, layerEntries: 5 });
 });
 
 test('every wrong key is named at once', () => {

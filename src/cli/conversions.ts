@@ -1,0 +1,102 @@
+import { Command, Option } from 'commander';
+import { request } from 'undici';
+import { z } from 'zod';
+import { parseErrorBody } from '../oci/errors.ts';
+import { CONVERSION_STATES } from '../store/conversion-table.ts';
+import { httpUrl } from './arguments.ts';
+import { formatTable, printJson } from './output.ts';
+
+const DEFAULT_PROXY = new URL('http://127.0.0.1:5100');
+const TIMEOUT_MS = 10_000;
+
+interface ConversionsFlags {
+  readonly proxy: URL;
+  readonly state?: string;
+  readonly json: boolean;
+}
+
+const statusSchema = z.looseObject({
+  digest: z.string(),
+  state: z.string(),
+  upstream: z.string(),
+  repository: z.string(),
+  platform: z.string().nullable(),
+  bytesDone: z.number(),
+  bytesTotal: z.number(),
+  error: z.string().nullable(),
+  errorCode: z.string().nullable(),
+  attempts: z.number(),
+  nextAttemptAt: z.string().nullable(),
+});
+type Status = z.infer<typeof statusSchema>;
+
+/** `dadi conversions`, `dadi conversions retry DIGEST` */
+export function conversionsCommand(): Command {
+  const retry = new Command('retry')
+    .description('Have a failed conversion tried again now')
+    .argument('<digest>', 'of the original manifest, as the list shows it')
+    .exitOverride()
+    .action(retryOne);
+  return new Command('conversions')
+    .description('List what a proxy has converted or could not convert, and why')
+    .addOption(
+      new Option('--proxy <url>', 'where the proxy answers')
+        .env('DADI_PROXY')
+        .default(DEFAULT_PROXY, DEFAULT_PROXY.href)
+        .argParser(httpUrl),
+    )
+    .addOption(new Option('--state <state>', 'only those in this state').choices(CONVERSION_STATES))
+    .option('--json', 'print them as JSON', false)
+    .addCommand(retry)
+    .action(list);
+}
+
+async function list({ proxy, state, json }: ConversionsFlags): Promise<void> {
+  const query = state === undefined ? '' : `?state=${state}`;
+  const answer = await ask(proxy, 'GET', `dadi/v1/conversions${query}`);
+  const { conversions } = z.object({ conversions: z.array(statusSchema) }).parse(answer);
+  if (json) printJson(conversions);
+  else if (conversions.length > 0) printTable(conversions);
+}
+
+async function retryOne(digest: string, _flags: object, command: Command): Promise<void> {
+  const { proxy, json } = command.optsWithGlobals<ConversionsFlags>();
+  const path = `dadi/v1/conversions/${encodeURIComponent(digest)}/retry`;
+  const status = statusSchema.parse(await ask(proxy, 'POST', path));
+  if (json) printJson(status);
+  else printTable([status]);
+}
+
+async function ask(proxy: URL, method: 'GET' | 'POST', path: string): Promise<unknown> {
+  const url = new URL(path, proxy.href.endsWith('/') ? proxy : `${proxy.href}/`);
+  let text: string;
+  let status: number;
+  try {
+    const answer = await request(url, { method, signal: AbortSignal.timeout(TIMEOUT_MS) });
+    status = answer.statusCode;
+    text = await answer.body.text();
+  } catch (cause) {
+    throw new Error(`cannot ask the proxy at ${proxy.href}`, { cause });
+  }
+  if (status >= 300) {
+    const reason = parseErrorBody(text)[0]?.message ?? text.slice(0, 200);
+    throw new Error(`the proxy at ${proxy.href} answers ${status}: ${reason}`);
+  }
+  return JSON.parse(text);
+}
+
+function printTable(conversions: readonly Status[]): void {
+  const rows = conversions.map((each) => [
+    each.state === 'running' ? `running ${percentOf(each)} %` : each.state,
+    `${each.upstream}/${each.repository}${each.platform === null ? '' : ` (${each.platform})`}`,
+    each.digest,
+    String(each.attempts),
+    each.nextAttemptAt ?? '-',
+    each.error === null ? '' : `${each.error} (${each.errorCode})`,
+  ]);
+  console.log(formatTable(['STATE', 'IMAGE', 'DIGEST', 'FAILURES', 'NEXT ATTEMPT', 'REASON'], rows));
+}
+
+function percentOf({ bytesDone, bytesTotal }: Status): number {
+  return bytesTotal === 0 ? 0 : Math.floor((100 * bytesDone) / bytesTotal);
+}
