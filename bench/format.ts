@@ -2,8 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { BufferSource } from '../src/format/buffer-source.ts';
 import { findSegment, mergeSegments, type SegmentTable } from '../src/format/segments.ts';
+import type { BlockOptions } from '../src/format/zfile-blocks.ts';
 import { ZFileReader } from '../src/format/zfile-reader.ts';
-import { WRITABLE_BLOCK_SIZES, type ZFileOptions, ZFileWriter } from '../src/format/zfile-writer.ts';
+import { WRITABLE_BLOCK_SIZES, ZFileWriter } from '../src/format/zfile-writer.ts';
 
 const SAMPLE_BYTES = 32 * 1024 * 1024;
 const READ_BYTES = 256 * 1024;
@@ -29,13 +30,13 @@ function sample(): Buffer {
   return binary.subarray(start, start + SAMPLE_BYTES);
 }
 
-function compress(data: Buffer, options: ZFileOptions, write: (bytes: Buffer) => void): number {
+function compress(data: Buffer, options: BlockOptions, write: (bytes: Buffer) => void): number {
   const writer = new ZFileWriter({ write }, options);
   writer.write(data);
   return writer.finish().sizeBytes;
 }
 
-async function benchCodec(data: Buffer, options: ZFileOptions): Promise<void> {
+async function benchCodec(data: Buffer, options: BlockOptions): Promise<void> {
   const packing = await best(() => void compress(data, options, () => {}));
   const pieces: Buffer[] = [];
   const ratio = compress(data, options, (bytes) => pieces.push(Buffer.from(bytes))) / data.length;

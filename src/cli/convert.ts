@@ -3,8 +3,11 @@ import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import process from 'node:process';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { withinLimits } from '../convert/conversion-guard.ts';
+import { ConvertError } from '../convert/errors.ts';
 import { type ConvertedImage, convertImage } from '../convert/image.ts';
-import { convertIndex } from '../convert/image-index.ts';
+import { convertIndex, imagesOf } from '../convert/image-index.ts';
+import { type ConversionLimits, check, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { LayerWorkers } from '../convert/layer-workers.ts';
 import { type ConversionProfile, DEFAULT_PROFILE } from '../convert/profile.ts';
 import type { Algorithm } from '../format/block-codec.ts';
@@ -12,6 +15,7 @@ import { WRITABLE_BLOCK_SIZES } from '../format/zfile-writer.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
 import { type LayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
 import { type Descriptor, parseImageConfig } from '../oci/manifest.ts';
+import { layerFormat } from '../oci/media-types.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import { Catalog } from '../store/catalog.ts';
@@ -24,6 +28,7 @@ import {
   openImage,
 } from './image-origin.ts';
 import { interruptSignal } from './interrupt.ts';
+import { type LimitFlags, limitOption, limitsHelp } from './limits.ts';
 import { formatBytes, formatFields, formatTable, ProgressLine, printJson } from './output.ts';
 
 interface ConvertFlags {
@@ -31,6 +36,7 @@ interface ConvertFlags {
   readonly level: number;
   readonly blockSize: string;
   readonly concurrency: number;
+  readonly limit?: LimitFlags;
   readonly platform?: string;
   readonly plainHttp: boolean;
   readonly json: boolean;
@@ -54,9 +60,11 @@ export function convertCommand(): Command {
         .default(String(DEFAULT_PROFILE.blockSize)),
     )
     .option('--concurrency <n>', 'layers converted at once', wholeNumber(1, 256), availableParallelism())
+    .addOption(limitOption())
     .option('--platform <os/arch>', 'of an index, convert only this image')
     .option('--plain-http', 'speak http to the registry', false)
     .option('--json', 'print the result as JSON', false)
+    .addHelpText('after', limitsHelp())
     .action(convert);
 }
 
@@ -66,9 +74,9 @@ async function convert(source: string, destination: LayoutReference, flags: Conv
   const progress = new ProgressLine({ quiet: flags.json });
   const origin = await openImage(source, { plainHttp: flags.plainHttp, signal });
   try {
-    const { root, images } = await convertInto(destination, { origin, flags, signal, progress });
+    const result = await convertInto(destination, { origin, flags, signal, progress });
     progress.clear();
-    printResult(root, images, flags.json, performance.now() - startMs);
+    printResult(result, flags.json, performance.now() - startMs);
   } finally {
     progress.clear();
     await origin.close();
@@ -78,7 +86,7 @@ async function convert(source: string, destination: LayoutReference, flags: Conv
 async function convertInto(
   destination: LayoutReference,
   job: Omit<Job, 'store' | 'catalog' | 'workers'>,
-): Promise<{ root: Descriptor; images: readonly ConvertedOne[] }> {
+): Promise<ConvertResult> {
   const directory = resolve(destination.directory);
   await mkdir(dirname(directory), { recursive: true });
   // Beside the layout, so that finished blobs are linked into it and never copied.
@@ -89,12 +97,12 @@ async function convertInto(
   try {
     const { images, index, others } = await convertAll({ ...job, store, catalog, workers });
     const layout = await ImageLayout.create(directory);
-    for (const other of others) await copyManifest(other, job.origin, store, layout, job.signal);
+    for (const { original } of others) await copyManifest(original, job, store, layout);
     for (const { image } of images) await exportImage(image, store, layout);
     if (index !== null) await exportBlob(index, store, layout);
     const root = index ?? images[0]!.image.manifest.descriptor;
     await layout.tag(destination.tag ?? 'latest', root);
-    return { root, images };
+    return { root, images, others };
   } finally {
     await workers.close();
     catalog.close();
@@ -119,35 +127,60 @@ interface ConvertedOne {
   readonly image: ConvertedImage;
 }
 
+/** What an index lists beside images that can be converted: it stays as it was. */
+interface LeftAlone {
+  readonly original: FoundManifest;
+  readonly reason: string;
+}
+
 interface ConvertedAll {
   readonly images: readonly ConvertedOne[];
   /** The converted index; null where one image was asked for. */
   readonly index: Descriptor | null;
-  /** What the index lists beside images (attestations): it stays as it was. */
-  readonly others: readonly FoundManifest[];
+  readonly others: readonly LeftAlone[];
+}
+
+interface ConvertResult extends Omit<ConvertedAll, 'index'> {
+  /** What the tag names. */
+  readonly root: Descriptor;
 }
 
 async function convertAll(job: Job): Promise<ConvertedAll> {
   const { origin, flags, signal } = job;
   const { root } = origin;
   const images: ConvertedOne[] = [];
-  const others: FoundManifest[] = [];
+  const others: LeftAlone[] = [];
   const platforms: string[] = [];
+  if (root.manifest.kind === 'index') {
+    check(limitsOf(flags), 'indexImages', imagesOf(root.manifest).length, 'the index lists', 'images');
+  }
   for (const found of await entriesOf(origin, signal)) {
     if (found.manifest.kind !== 'image') {
-      others.push(found);
+      const reason =
+        found.manifest.kind === 'index' ? 'it is an index within the index' : 'it is an artifact';
+      others.push({ original: found, reason });
       continue;
     }
     const config = parseImageConfig(await origin.readBlob(found.manifest.config, signal));
     const platform = formatPlatform(config);
     platforms.push(platform);
     if (flags.platform !== undefined && flags.platform !== platform) continue;
-    images.push({ platform, original: found, image: await convertOne(found, job) });
+    try {
+      images.push({ platform, original: found, image: await convertOne(found, job) });
+    } catch (error) {
+      const isOneOfMany = root.manifest.kind === 'index' && flags.platform === undefined;
+      const isUnsupported = error instanceof ConvertError && error.code === 'ERR_CONVERT_UNSUPPORTED';
+      if (!isOneOfMany || !isUnsupported) throw error;
+      others.push({ original: found, reason: error.message });
+    }
   }
   if (images.length === 0) {
+    const reasons = others.map(({ original, reason }) => `${original.descriptor.digest}: ${reason}`);
     const there =
-      platforms.length === 0 ? 'the source holds no image' : `the source has ${platforms.join(', ')}`;
-    throw new Error(`there is nothing to convert: ${there}`);
+      flags.platform === undefined
+        ? reasons.join('; ')
+        : `the source has ${platforms.join(', ') || 'no image'}`;
+    throw new Error(`there is nothing to convert: ${there || 'the index is empty'}`);
   }
   if (root.manifest.kind !== 'index' || flags.platform !== undefined)
     return { images, index: null, others: [] };
@@ -165,20 +198,24 @@ async function convertOne(
 ): Promise<ConvertedImage> {
   if (manifest.kind === 'index') throw new TypeError('an index where an image was expected');
   const config = parseImageConfig(await origin.readBlob(manifest.config, signal));
-  return convertImage(
-    {
-      manifest,
-      descriptor,
-      config,
-      layerFile: (layer, wait) => origin.layerFile(layer, keepIn(store), wait),
-    },
-    { store, catalog, workers, profile: profileOf(flags), signal },
-    ({ layersDone, layersTotal, bytesDone, bytesTotal }) => {
-      const percent = bytesTotal === 0 ? 100 : Math.floor((bytesDone / bytesTotal) * 100);
-      progress.show(
-        `converting: ${percent} % of ${formatBytes(bytesTotal)}, ${layersDone} of ${layersTotal} layers done`,
-      );
-    },
+  const image = {
+    manifest,
+    descriptor,
+    config,
+    layerFile: (layer: Descriptor, wait: AbortSignal) => origin.layerFile(layer, keepIn(store), wait),
+  };
+  const limits = limitsOf(flags);
+  return withinLimits({ limits, scratch: store.scratch(), signal }, (until) =>
+    convertImage(
+      image,
+      { store, catalog, workers, profile: profileOf(flags), limits, signal: until },
+      ({ layersDone, layersTotal, bytesDone, bytesTotal }) => {
+        const percent = bytesTotal === 0 ? 100 : Math.floor((bytesDone / bytesTotal) * 100);
+        progress.show(
+          `converting: ${percent} % of ${formatBytes(bytesTotal)}, ${layersDone} of ${layersTotal} layers done`,
+        );
+      },
+    ),
   );
 }
 
@@ -199,6 +236,10 @@ function profileOf({ algorithm, level, blockSize }: ConvertFlags): ConversionPro
   return { ...DEFAULT_PROFILE, algorithm, level, blockSize: Number(blockSize) };
 }
 
+function limitsOf({ limit }: ConvertFlags): ConversionLimits {
+  return { ...DEFAULT_LIMITS, ...limit };
+}
+
 async function exportImage(image: ConvertedImage, store: BlobStore, layout: ImageLayout): Promise<void> {
   for (const { blobDigest, chunkTableDigest } of image.layers) {
     await exportBlob({ digest: blobDigest }, store, layout);
@@ -208,17 +249,22 @@ async function exportImage(image: ConvertedImage, store: BlobStore, layout: Imag
   await exportBlob(image.manifest.descriptor, store, layout);
 }
 
-/** Copies what is not converted, with all that it names. */
+/** Copies what is not converted, with all that it names; foreign layers are not in registries. */
 async function copyManifest(
   { manifest }: FoundManifest,
-  origin: ImageOrigin,
+  { origin, signal }: Pick<Job, 'origin' | 'signal'>,
   store: BlobStore,
   layout: ImageLayout,
-  signal: AbortSignal,
 ): Promise<void> {
-  const blobs = manifest.kind === 'index' ? [] : [manifest.config, ...manifest.layers];
-  for (const blob of blobs) {
-    await layout.linkBlob(await origin.layerFile(blob, keepIn(store), signal), blob.digest);
+  if (manifest.kind === 'index') {
+    for (const child of manifest.manifests) {
+      await copyManifest(await origin.manifest(child, signal), { origin, signal }, store, layout);
+    }
+  } else {
+    const layers = manifest.layers.filter(({ mediaType }) => layerFormat(mediaType)?.foreign !== true);
+    for (const blob of [manifest.config, ...layers]) {
+      await layout.linkBlob(await origin.layerFile(blob, keepIn(store), signal), blob.digest);
+    }
   }
   await layout.putBlob(manifest.bytes);
 }
@@ -233,12 +279,7 @@ async function exportBlob(
   await layout.linkBlob(path, digest);
 }
 
-function printResult(
-  root: Descriptor,
-  images: readonly ConvertedOne[],
-  json: boolean,
-  durationMs: number,
-): void {
+function printResult({ root, images, others }: ConvertResult, json: boolean, durationMs: number): void {
   const sum = (sizes: readonly number[]) => sizes.reduce((total, size) => total + size, 0);
   const summary = images.map(({ platform, original, image }) => ({
     platform,
@@ -260,6 +301,7 @@ function printResult(
       tarBytes,
       peakMemoryBytes,
       images: summary,
+      leftAsTheyAre: others.map(({ original, reason }) => ({ digest: original.descriptor.digest, reason })),
     });
     return;
   }
@@ -276,6 +318,7 @@ function printResult(
       ]),
     ),
   );
+  for (const { original, reason } of others) console.log(`\n${original.descriptor.digest}: ${reason}`);
   const rate = tarBytes / 1000 / durationMs;
   console.log(
     `\n${formatFields([

@@ -1,4 +1,6 @@
 export type ConvertErrorCode =
+  /** The layer's file is not the one that the manifest names. */
+  | 'ERR_CONVERT_LAYER_DIGEST'
   /** The layer's content is not what the image's config says (diff ID). */
   | 'ERR_CONVERT_DIFF_ID'
   /** The manifest and the config do not fit together. */

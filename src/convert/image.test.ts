@@ -17,6 +17,7 @@ import { OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { type ConversionContext, convertImage, type ImageToConvert } from './image.ts';
+import { DEFAULT_LIMITS } from './layer-limits.ts';
 import { LayerWorkers } from './layer-workers.ts';
 import { DEFAULT_PROFILE } from './profile.ts';
 
@@ -93,7 +94,7 @@ function convert(what: ImageToConvert, change: Partial<ConversionContext> = {}) 
   const signal = new AbortController().signal;
   return convertImage(
     what,
-    { store, catalog, profile: DEFAULT_PROFILE, workers, signal, ...change },
+    { store, catalog, profile: DEFAULT_PROFILE, limits: DEFAULT_LIMITS, workers, signal, ...change },
     () => {},
   );
 }

@@ -9,6 +9,7 @@ import type { ConversionProgress } from '../store/conversion-table.ts';
 import { assembleConfig, assembleManifest, type Document } from './assemble.ts';
 import { ConvertError } from './errors.ts';
 import { type PlannedLayer, planLayers } from './image-plan.ts';
+import { type ConversionLimits, ImageLimits } from './layer-limits.ts';
 import type { LayerWorkers } from './layer-workers.ts';
 import { type ConversionProfile, profileId } from './profile.ts';
 
@@ -17,6 +18,7 @@ export interface ConversionContext {
   /** Remembers converted layers by chain ID and profile, so that images share those of a common base. */
   readonly catalog: Pick<Catalog, 'layer' | 'putLayer'>;
   readonly profile: ConversionProfile;
+  readonly limits: ConversionLimits;
   readonly workers: LayerWorkers;
   readonly signal: AbortSignal;
 }
@@ -25,7 +27,7 @@ export interface ImageToConvert {
   readonly manifest: ImageManifest;
   readonly descriptor: Descriptor;
   readonly config: ImageConfig;
-  /** Where the bytes of a layer are on this machine, digest checked. Called once for each layer converted. */
+  /** Where the bytes of a layer are on this machine. Called once for each layer converted. */
   readonly layerFile: (layer: Descriptor, signal: AbortSignal) => Promise<string>;
 }
 
@@ -61,6 +63,7 @@ async function convertLayers(
   context: ConversionContext,
   onProgress: (progress: ConversionProgress) => void,
 ): Promise<ConvertedLayerRecord[]> {
+  const imageLimits = new ImageLimits(context.limits, plan.length);
   const failure = new AbortController();
   const signal = AbortSignal.any([context.signal, failure.signal]);
   const progress = new ProgressSum(plan, onProgress);
@@ -73,6 +76,7 @@ async function convertLayers(
       const task = context.workers.turn(async () => {
         const known = await knownLayer(layer, context);
         const record = known ?? (await convertOne(layer, index, below));
+        imageLimits.layer(record.tarSizeBytes, layer.descriptor.size);
         progress.finish(index);
         return record;
       });
@@ -92,14 +96,14 @@ async function convertLayers(
     below: readonly Promise<ConvertedLayerRecord>[],
   ): Promise<ConvertedLayerRecord> {
     signal.throwIfAborted();
-    const { chainId, parentChainId, diffId, compression } = layer;
-    const { profile, store, catalog } = context;
-    const layerPath = await layerFile(layer.descriptor, signal);
+    const { chainId, parentChainId, diffId, descriptor } = layer;
+    const { profile, limits, store, catalog } = context;
+    const layerPath = await layerFile(descriptor, signal);
     const outputPath = join(scratch, `${index}.dadi`);
     const result = await context.workers.convert(
-      { layerPath, compression, diffId, chainId, parentChainId, profile, outputPath },
+      { layerPath, digest: descriptor.digest, diffId, chainId, parentChainId, profile, limits, outputPath },
       async () => Promise.all((await Promise.all(below)).map((parent) => blobPath(parent, store))),
-      { signal, onProgress: (bytes) => progress.advance(index, bytes) },
+      { compressedBytes: descriptor.size, signal, onProgress: (bytes) => progress.advance(index, bytes) },
     );
     const blobDigest = parseDigest(result.blobDigest);
     const chunkTableDigest = await store.put(Buffer.from(result.chunkTable));

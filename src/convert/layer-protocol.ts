@@ -1,25 +1,40 @@
-import type { LayerFormat } from '../oci/media-types.ts';
+import type { ConversionLimits } from './layer-limits.ts';
 import type { ConversionProfile } from './profile.ts';
 
 /** A layer to convert. */
 export interface LayerTask {
-  /** The layer as upstream has it, in a file whose digest was checked. */
+  /** The layer as upstream has it, in a file. */
   readonly layerPath: string;
-  readonly compression: LayerFormat['compression'];
+  /** Of that file, as the manifest gives it. */
+  readonly digest: string;
   /** Digest of the uncompressed tar, as the config gives it. */
   readonly diffId: string;
   readonly chainId: string;
   readonly parentChainId: string | null;
   readonly profile: ConversionProfile;
+  readonly limits: ConversionLimits;
   /** Where the blob is written; the tail spool stands beside it. */
   readonly outputPath: string;
+}
+
+/** What a thread gets when it starts. */
+export interface ThreadData {
+  /** Its number, from 1 on. */
+  readonly number: number;
+  /** Memory of its own {@link PieceArea}, and of the {@link Bell} of all. */
+  readonly area: SharedArrayBuffer;
+  readonly bell: SharedArrayBuffer;
 }
 
 /** What a layer's thread is told. */
 export type LayerRequest =
   | { readonly type: 'convert'; readonly task: LayerTask }
   /** The layers below are converted: their blobs, bottom first. Sent in answer to `staged`. */
-  | { readonly type: 'assemble'; readonly parentPaths: readonly string[] };
+  | { readonly type: 'assemble'; readonly parentPaths: readonly string[] }
+  /** Nobody wants the layer any more. Says so to a thread that waits for the layers below. */
+  | { readonly type: 'abort' }
+  /** The areas of all other threads, whose pieces it may compress when it has nothing else to do. */
+  | { readonly type: 'neighbours'; readonly areas: readonly SharedArrayBuffer[] };
 
 export interface LayerResult {
   readonly blobDigest: string;

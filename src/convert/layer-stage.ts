@@ -1,10 +1,11 @@
-import { closeSync, openSync, readSync, rmSync } from 'node:fs';
+import { closeSync, openSync, rmSync } from 'node:fs';
 import { inlineTailLength } from '../format/erofs-writer.ts';
 import type { Attributes, InlineTail, LayerEntry } from '../format/layer-entry.ts';
 import { normaliseEntryPath, whiteoutOf } from '../format/layer-path.ts';
 import type { TarEntry, TarHandler } from '../format/tar-reader.ts';
 import type { BlockPacker } from './block-packer.ts';
 import { FileSink } from './file-sink.ts';
+import { readFully } from './read-fully.ts';
 
 /**
  * The first half of a layer's conversion: takes the archive's members as they come, passes their data on to
@@ -102,12 +103,7 @@ export class TailSpool {
   }
 
   read(offset: number, target: Buffer): void {
-    let done = 0;
-    while (done < target.length) {
-      const count = readSync(this.#fd, target, done, target.length - done, offset + done);
-      if (count === 0) throw new RangeError(`the tail spool ends before ${offset + target.length}`);
-      done += count;
-    }
+    readFully(this.#fd, target, offset);
   }
 
   close(): void {

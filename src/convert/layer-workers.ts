@@ -1,8 +1,9 @@
-import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import pLimit, { type LimitFunction } from 'p-limit';
+import { Bell } from './bell.ts';
 import { ConvertError } from './errors.ts';
-import type { LayerMessage, LayerRequest, LayerResult, LayerTask } from './layer-protocol.ts';
+import type { LayerMessage, LayerRequest, LayerResult, LayerTask, ThreadData } from './layer-protocol.ts';
+import { PieceArea } from './piece-area.ts';
 
 const WORKER_URL = new URL(
   import.meta.url.endsWith('.ts') ? './layer-worker.ts' : './layer-worker.js',
@@ -14,22 +15,40 @@ const WORKER_URL = new URL(
  * generation it looks often enough. A third less memory for a layer of 100,000 files, in the same time.
  */
 const MAX_YOUNG_GENERATION_MIB = 16;
+/** For layers of more compressed bytes all threads are started, to help: it takes them some 0.2 s. */
+const HELP_FROM_BYTES = 8 * 1024 * 1024;
+/** For a thread to give its layer up; after that, it is ended, which loses native memory. */
+const ABORT_GRACE_MS = 5_000;
 
 interface ConvertOptions {
+  /** Of the layer as upstream has it. */
+  readonly compressedBytes: number;
   readonly onProgress: (compressedBytes: number) => void;
   readonly signal: AbortSignal;
 }
 
+interface Thread {
+  readonly worker: Worker;
+  readonly number: number;
+  readonly area: PieceArea;
+}
+
 /**
- * The threads that convert layers, one layer at a time each. They are kept: starting one takes longer than
- * converting a small layer, and a thread that ends leaves some hundred KB of the libraries it called behind.
+ * The threads that convert layers, one layer at a time each. Those that have none compress pieces of the others'. They
+ * are kept: starting one takes longer than converting a small layer, and a thread that ends leaves some hundred KB of
+ * the libraries it called behind.
  */
 export class LayerWorkers {
-  readonly #idle: Worker[] = [];
+  readonly #size: number;
+  readonly #threads = new Set<Thread>();
+  readonly #idle: Thread[] = [];
   readonly #limit: LimitFunction;
+  readonly #bell = new Bell();
+  #lastNumber = 0;
 
-  /** @param size how many layers are converted at the same time */
+  /** @param size how many layers are converted at the same time, and how many threads there are */
   constructor(size: number) {
+    this.#size = size;
     this.#limit = pLimit(size);
   }
 
@@ -49,78 +68,141 @@ export class LayerWorkers {
   async convert(
     task: LayerTask,
     parentPaths: () => Promise<readonly string[]>,
-    { onProgress, signal }: ConvertOptions,
+    { compressedBytes, onProgress, signal }: ConvertOptions,
   ): Promise<LayerResult> {
     signal.throwIfAborted();
-    const worker = this.#idle.pop() ?? startWorker();
-    worker.ref();
-    const done = new AbortController();
-    try {
-      const result = await Promise.race([
-        converse(worker, task, parentPaths, onProgress, done.signal),
-        death(worker, done.signal),
-        aborted(signal, done.signal),
-      ]);
-      worker.unref();
-      this.#idle.push(worker);
-      return result;
-    } catch (error) {
-      await worker.terminate();
-      throw error;
-    } finally {
-      done.abort();
-    }
+    const thread = this.#idle.pop() ?? this.#start();
+    if (compressedBytes >= HELP_FROM_BYTES) this.#startAll();
+    thread.worker.ref();
+    const end = await conversation(thread, task, parentPaths, { onProgress, signal });
+    thread.worker.unref();
+    if (end.kind === 'lost') await thread.worker.terminate();
+    else this.#idle.push(thread);
+    if (end.kind !== 'converted') throw end.reason;
+    return end.result;
   }
 
   /** Ends the threads. No layer may be under way. */
   async close(): Promise<void> {
-    await Promise.all(this.#idle.splice(0).map((worker) => worker.terminate()));
+    this.#idle.length = 0;
+    await Promise.all([...this.#threads].map(({ worker }) => worker.terminate()));
+  }
+
+  #startAll(): void {
+    while (this.#threads.size < this.#size) this.#idle.push(this.#start());
+  }
+
+  #start(): Thread {
+    const area = new PieceArea();
+    const number = ++this.#lastNumber;
+    const workerData: ThreadData = { number, area: area.memory, bell: this.#bell.memory };
+    const worker = new Worker(WORKER_URL, {
+      workerData,
+      resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB },
+    });
+    const thread = { worker, number, area };
+    worker.unref();
+    worker.once('exit', () => this.#forget(thread));
+    // A thread that dies ends; what it was doing hears of that.
+    worker.on('error', () => {});
+    this.#threads.add(thread);
+    this.#introduce();
+    return thread;
+  }
+
+  /** Nobody waits for a piece that a thread had taken and will never finish. */
+  #forget(thread: Thread): void {
+    this.#threads.delete(thread);
+    const index = this.#idle.indexOf(thread);
+    if (index !== -1) this.#idle.splice(index, 1);
+    for (const { area } of this.#threads) area.abandon(thread.number);
+    this.#introduce();
+  }
+
+  #introduce(): void {
+    for (const thread of this.#threads) {
+      const others = [...this.#threads].filter((other) => other !== thread);
+      tell(thread, { type: 'neighbours', areas: others.map(({ area }) => area.memory) });
+    }
   }
 }
 
-function startWorker(): Worker {
-  return new Worker(WORKER_URL, { resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB } });
-}
+/** How the conversion of a layer ended. A thread that is lost is of no use any more. */
+type End =
+  | { readonly kind: 'converted'; readonly result: LayerResult }
+  | { readonly kind: 'failed' | 'lost'; readonly reason: unknown };
 
-/** @param done aborted when nobody listens any more */
-function converse(
-  worker: Worker,
+function conversation(
+  thread: Thread,
   task: LayerTask,
   parentPaths: () => Promise<readonly string[]>,
-  onProgress: (compressedBytes: number) => void,
-  done: AbortSignal,
-): Promise<LayerResult> {
-  return new Promise((resolve, reject) => {
-    const say = (request: LayerRequest) => worker.postMessage(request);
-    const listen = (message: LayerMessage) => {
-      switch (message.type) {
-        case 'progress':
-          onProgress(message.bytes);
-          return;
-        case 'staged':
-          parentPaths().then((paths) => say({ type: 'assemble', parentPaths: paths }), reject);
-          return;
-        case 'done':
-          resolve(message.result);
-          return;
-        case 'failed':
-          reject(new ConvertError(message.code, message.message));
-          return;
-      }
-    };
-    worker.on('message', listen);
-    done.addEventListener('abort', () => worker.off('message', listen));
-    say({ type: 'convert', task });
-  });
+  { onProgress, signal }: Pick<ConvertOptions, 'onProgress' | 'signal'>,
+): Promise<End> {
+  const { promise, resolve } = Promise.withResolvers<End>();
+  const { worker, area } = thread;
+  let givenUp: { readonly reason: unknown; readonly grace: NodeJS.Timeout } | null = null;
+
+  function listen(message: LayerMessage): void {
+    switch (message.type) {
+      case 'progress':
+        onProgress(message.bytes);
+        return;
+      case 'staged':
+        parentPaths().then((paths) => tell(thread, { type: 'assemble', parentPaths: paths }), giveUp);
+        return;
+      case 'done':
+        finish({ kind: 'converted', result: message.result });
+        return;
+      case 'failed':
+        finish({ kind: 'failed', reason: new ConvertError(message.code, message.message) });
+        return;
+    }
+  }
+
+  /** The thread answers that it failed, and is kept. */
+  function giveUp(reason: unknown): void {
+    if (givenUp !== null) return;
+    const grace = setTimeout(() => finish({ kind: 'lost', reason }), ABORT_GRACE_MS);
+    givenUp = { reason, grace };
+    area.abort();
+    tell(thread, { type: 'abort' });
+  }
+
+  const onAbort = () => giveUp(signal.reason);
+  const onError = (error: Error) =>
+    finish({
+      kind: 'lost',
+      reason: new ConvertError('ERR_CONVERT_WORKER', `the layer's thread died: ${error.message}`, {
+        cause: error,
+      }),
+    });
+  const onExit = (code: number) =>
+    finish({
+      kind: 'lost',
+      reason: new ConvertError(
+        'ERR_CONVERT_WORKER',
+        `the layer's thread ended with code ${code} and no result`,
+      ),
+    });
+
+  function finish(end: End): void {
+    worker.off('message', listen).off('error', onError).off('exit', onExit);
+    signal.removeEventListener('abort', onAbort);
+    if (givenUp !== null) {
+      clearTimeout(givenUp.grace);
+      resolve({ kind: end.kind === 'lost' ? 'lost' : 'failed', reason: givenUp.reason });
+      return;
+    }
+    resolve(end);
+  }
+
+  worker.on('message', listen).on('error', onError).on('exit', onExit);
+  signal.addEventListener('abort', onAbort, { once: true });
+  area.permit();
+  tell(thread, { type: 'convert', task });
+  return promise;
 }
 
-/** Rejects when the thread ends, which it never does by itself. */
-async function death(worker: Worker, done: AbortSignal): Promise<never> {
-  const [code] = await once(worker, 'exit', { signal: done });
-  throw new ConvertError('ERR_CONVERT_WORKER', `the layer's thread ended with code ${code} and no result`);
-}
-
-async function aborted(signal: AbortSignal, done: AbortSignal): Promise<never> {
-  await once(signal, 'abort', { signal: done });
-  throw signal.reason;
+function tell({ worker }: Thread, request: LayerRequest): void {
+  worker.postMessage(request);
 }

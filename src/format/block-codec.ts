@@ -1,6 +1,6 @@
 import process from 'node:process';
 import { FormatError } from './errors.ts';
-import { loadLibrary } from './native.ts';
+import { loadBundledLibrary, loadLibrary } from './native.ts';
 
 /** How the blocks of a ZFile are compressed. */
 export type Algorithm = 'lz4' | 'zstd';
@@ -75,7 +75,7 @@ interface Zstd {
 }
 
 function loadZstd(): Zstd {
-  const library = loadLibrary('libzstd.so.1', 'libzstd1');
+  const library = loadBundledLibrary('ZSTD_compressCCtx', 'libzstd.so.1', 'libzstd1');
   const createCompressor: () => unknown = library.func('void *ZSTD_createCCtx()');
   const createDecompressor: () => unknown = library.func('void *ZSTD_createDCtx()');
   const compress: (

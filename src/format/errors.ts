@@ -4,6 +4,8 @@ export type FormatErrorCode =
   | 'ERR_EROFS_CORRUPT'
   | 'ERR_TAR_CORRUPT'
   | 'ERR_CHUNK_TABLE_CORRUPT'
+  /** A compressed stream that is broken, cut short, or goes on behind its end. */
+  | 'ERR_STREAM_CORRUPT'
   /** The archive is well formed, but what it asks for cannot be put on the layers below it. */
   | 'ERR_LAYER_CONFLICT'
   /** A bound on size or number was passed. */

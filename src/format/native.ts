@@ -26,6 +26,23 @@ export function loadLibrary(soname: string, debianPackage: string): LibraryHandl
 }
 
 /**
+ * A library that Node.js may have in itself, and as official builds do, let others call; else the system's. Node's is
+ * newer, and built for speed: its zstd compresses 1.4 times as fast as Debian 12's.
+ *
+ * @param symbol one of the library's functions, to see whether it is there
+ * @throws NativeLibraryError
+ */
+export function loadBundledLibrary(symbol: string, soname: string, debianPackage: string): LibraryHandle {
+  const own = load(null);
+  try {
+    own.func(`void ${symbol}()`);
+    return own;
+  } catch {
+    return loadLibrary(soname, debianPackage);
+  }
+}
+
+/**
  * Where a buffer's bytes stand in memory, for structures of native libraries that hold pointers. Good for as long as
  * the buffer is referenced; it does not move.
  */

@@ -5,8 +5,9 @@ import { goldenFiles } from '../../test/support/golden.ts';
 import { MemorySink } from '../../test/support/sinks.ts';
 import { BufferSource } from './buffer-source.ts';
 import { openLayerBlob, wrapHeader, wrapTrailer } from './overlaybd-tar.ts';
+import type { BlockOptions } from './zfile-blocks.ts';
 import { ZFileReader } from './zfile-reader.ts';
-import { WRITABLE_BLOCK_SIZES, type ZFileOptions, ZFileWriter } from './zfile-writer.ts';
+import { WRITABLE_BLOCK_SIZES, ZFileWriter } from './zfile-writer.ts';
 
 interface Written {
   /** As it comes, with the header that refers to the trailer. */
@@ -16,7 +17,7 @@ interface Written {
   readonly sizeBytes: number;
 }
 
-function write(data: Buffer, options: ZFileOptions, cuts: readonly number[] = []): Written {
+function write(data: Buffer, options: BlockOptions, cuts: readonly number[] = []): Written {
   const sink = new MemorySink();
   const writer = new ZFileWriter(sink, options);
   let at = 0;

@@ -70,7 +70,7 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   const { enabled, concurrency, limits, ...options } = config.conversion;
   const workers = new LayerWorkers(concurrency);
   opened.add(() => workers.close());
-  const context = { store, catalog, workers, profile: { ...DEFAULT_PROFILE, ...options } };
+  const context = { store, catalog, workers, limits, profile: { ...DEFAULT_PROFILE, ...options } };
   const profile = profileId(context.profile);
   const { conversions } = catalog;
   const convert = imageConverter({ upstreams, manifests, blobs, conversions, context, limits });

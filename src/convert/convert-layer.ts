@@ -1,0 +1,111 @@
+import type { ByteSource } from '../format/byte-source.ts';
+import { encodeChunkTable } from '../format/chunk-table.ts';
+import { BLOCK_BYTES } from '../format/erofs-layout.ts';
+import { buildErofsLayer } from '../format/erofs-writer.ts';
+import { FileSource } from '../format/file-source.ts';
+import { LsmtLayer } from '../format/lsmt-layer.ts';
+import { LsmtWriter, NO_PARENT_UUID } from '../format/lsmt-writer.ts';
+import { MergedDevice } from '../format/merged-device.ts';
+import { openLayerBlob, wrapHeader, wrapTrailer } from '../format/overlaybd-tar.ts';
+import type { BlockOptions, PieceCompressor, TakeBlocks } from '../format/zfile-blocks.ts';
+import { ZFileWriter } from '../format/zfile-writer.ts';
+import { BlobFile } from './blob-file.ts';
+import { BlockPacker } from './block-packer.ts';
+import type { LayerResult, LayerTask } from './layer-protocol.ts';
+import { LayerStage, TailSpool } from './layer-stage.ts';
+import { readTar } from './layer-tar.ts';
+import { SegmentBuilder } from './segment-builder.ts';
+import { SECTORS_PER_BLOCK } from './units.ts';
+import { uuidBytes, uuidText } from './uuid.ts';
+
+const PROGRESS_STEP_BYTES = 1 << 20;
+
+export interface LayerHelp {
+  /** Compresses the layer's pieces. */
+  readonly compressor: (options: BlockOptions, take: TakeBlocks) => PieceCompressor;
+  /** Told from time to time how many of the layer's compressed bytes are consumed. */
+  readonly onProgress: (compressedBytes: number) => void;
+  /** Called when all of the layer is read: the blobs of the layers below, bottom first. */
+  readonly parentPaths: () => Promise<readonly string[]>;
+  /** Throws when the layer is to be given up; called often. */
+  readonly throwIfAborted: () => void;
+}
+
+/**
+ * Converts a layer: upstream's tar to a DADI layer (ZFile over LSMT over EROFS) in a file. It reads all of the layer
+ * first, blocking its thread, and only then asks for the layers below, since directories and inodes build on theirs.
+ */
+export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<LayerResult> {
+  const output = new BlobFile(task.outputPath, task.profile.chunkSize);
+  const tails = new TailSpool(`${task.outputPath}.tails`);
+  try {
+    output.write(wrapHeader(0));
+    const zfile = new ZFileWriter(output, task.profile, help.compressor);
+    const lsmt = new LsmtWriter(zfile, {
+      uuid: uuidText(task.chainId),
+      parentUuid: task.parentChainId === null ? NO_PARENT_UUID : uuidText(task.parentChainId),
+    });
+
+    const dataSegments = new SegmentBuilder();
+    const packer = new BlockPacker(lsmt, dataSegments);
+    const stage = new LayerStage(packer, tails);
+    const tarSizeBytes = readTar(task, stage, { onPiece: progressOf(help) });
+    const dataBlocks = packer.finish();
+    tails.flush();
+
+    const metadata = new SegmentBuilder();
+    const parents = (await help.parentPaths()).map((path) => FileSource.open(path));
+    try {
+      const built = await buildErofsLayer(
+        {
+          parent: await openDevice(parents),
+          entries: stage.entries,
+          dataBlocks,
+          readTail: (offset, target) => tails.read(offset, target),
+          uuid: uuidBytes(task.chainId),
+        },
+        (block, bytes) => {
+          help.throwIfAborted();
+          const sectors = (bytes.length / BLOCK_BYTES) * SECTORS_PER_BLOCK;
+          metadata.add(block * SECTORS_PER_BLOCK, sectors, lsmt.appendData(bytes));
+        },
+      );
+      metadata.addShifted(dataSegments, built.firstBlock * SECTORS_PER_BLOCK);
+      lsmt.finish({ segments: metadata.build(), virtualSize: built.totalBlocks * BLOCK_BYTES });
+    } finally {
+      await Promise.all(parents.map((parent) => parent.close()));
+    }
+
+    const { headerBytes, sizeBytes } = zfile.finish();
+    output.write(wrapTrailer(sizeBytes));
+    const { digest, table } = output.finish(Buffer.concat([wrapHeader(sizeBytes), headerBytes]));
+    return {
+      blobDigest: digest,
+      blobSizeBytes: table.blobSize,
+      chunkTable: encodeChunkTable(table),
+      tarSizeBytes,
+      entries: stage.entries.length,
+    };
+  } finally {
+    tails.close();
+    output.close();
+  }
+}
+
+function progressOf({ onProgress, throwIfAborted }: LayerHelp): (compressedBytes: number) => void {
+  let reported = 0;
+  return (compressedBytes) => {
+    throwIfAborted();
+    if (compressedBytes - reported < PROGRESS_STEP_BYTES) return;
+    reported = compressedBytes;
+    onProgress(reported);
+  };
+}
+
+/** The device that the blobs of the layers below make, bottom first; null without any. */
+async function openDevice(blobs: readonly ByteSource[]): Promise<ByteSource | null> {
+  if (blobs.length === 0) return null;
+  return MergedDevice.open(
+    await Promise.all(blobs.map(async (blob) => LsmtLayer.open(await openLayerBlob(blob)))),
+  );
+}
