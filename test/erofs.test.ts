@@ -43,7 +43,7 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
             expect(bench.snapshotByKernel(bench.checkedImage(built.device))).toEqual(model.snapshot());
           }
         }),
-        { numRuns: 60, seed: 20_260_802 },
+        { numRuns: 100, seed: 20_260_802 },
       );
     });
 

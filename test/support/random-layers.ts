@@ -5,13 +5,11 @@ import { type BlockDevice, LayerDraft, type StackedLayer } from './erofs-device.
 import { LayerModel, ModelConflict } from './layer-model.ts';
 import { contentHash } from './tree-snapshot.ts';
 
-/** One change, its paths still to be chosen from what the tree holds by then. */
+/** One change, its path still to be chosen from what the tree holds by then. */
 export interface Operation {
   readonly kind: LayerEntry['kind'];
   readonly names: readonly ByteString[];
-  /** Chooses an existing path instead of (or below which) `names`. */
-  readonly existing: number | null;
-  readonly below: boolean;
+  readonly place: Place;
   readonly pick: number;
   readonly size: number;
   readonly target: ByteString;
@@ -19,10 +17,41 @@ export interface Operation {
   readonly xattrs: XattrLengths;
 }
 
-const LONG_NAME = 'L'.repeat(255);
-/** Few, so that layers meet; "-" and "!" sort before ".", and two are not UTF-8. */
-const NAMES = ['a', 'b', 'c', 'd', '-', '!x', '\xff', 'caf\xe9', '..data', LONG_NAME];
-const SIZES = [0, 1, 31, 32, 100, 128, 129, 2000, 4032, 4095, 4096, 4097, 4224, 9000];
+type Place =
+  /** Under the first name, at the root. */
+  | 'top'
+  /** Where something stands already, in this layer or below. */
+  | 'existing'
+  /** Below a directory or link that exists. */
+  | 'below'
+  /** Where the change before was made: the last one wins, takes away, or is hidden. */
+  | 'same'
+  /** Below the change before, and beside it. */
+  | 'inside'
+  | 'beside';
+
+/** The longest that Linux takes. */
+const LONG_NAMES = ['L'.repeat(255), '\xfe'.repeat(255)];
+/** Few, so that layers meet; "-" and "!" sort before ".", and some are not UTF-8. */
+const NAMES = [
+  'a',
+  'b',
+  'c',
+  'd',
+  '-',
+  '!x',
+  '\xff',
+  'caf\xe9',
+  '..data',
+  '...',
+  '.wh',
+  '\x01\n ',
+  ...LONG_NAMES,
+];
+/** Names may add up, but not beyond what the kernel takes. */
+const MAX_PATH_BYTES = 3000;
+/** Around the limits of what stands behind an inode, and of blocks. */
+const SIZES = [0, 1, 31, 32, 127, 128, 129, 2000, 4031, 4032, 4033, 4095, 4096, 4097, 4224, 4225, 9000];
 const TARGETS = [
   'a',
   'b',
@@ -36,6 +65,7 @@ const TARGETS = [
   '/',
   '..',
   'a'.repeat(200),
+  `${'./'.repeat(2047)}a`,
 ];
 
 /** Names, and lengths of the values: the values themselves would drown a report. */
@@ -44,16 +74,19 @@ type XattrLengths = readonly (readonly [name: string, length: number])[];
 const xattrs: fc.Arbitrary<XattrLengths> = fc.array(
   fc.tuple(
     fc.constantFrom('trusted.a', 'trusted.b', 'security.c', `trusted.${'n'.repeat(200)}`),
-    fc.constantFrom(0, 1, 20, 700, 3900, 4100, 20_000),
+    fc.constantFrom(0, 1, 3, 20, 700, 3900, 4100, 20_000, 65_535),
   ),
   { maxLength: 3 },
 );
 
+/** Before 1970, the year 1, past 32 bits signed and unsigned, the year 9999. */
+const MTIMES = [0, 1_700_000_000, -1, -(2 ** 31) - 1, -62_135_596_800, 2 ** 31, 2 ** 33, 253_402_300_799];
+
 const attributes: fc.Arbitrary<Omit<Attributes, 'xattrs'>> = fc.record({
   mode: fc.constantFrom(0o644, 0o755, 0o4711, 0o1777, 0),
-  uid: fc.constantFrom(0, 1000, 70_000, 0xffff_fffe),
-  gid: fc.constantFrom(0, 5, 100_000),
-  mtimeSeconds: fc.constantFrom(0, -1, 1_700_000_000, 5_000_000_000),
+  uid: fc.constantFrom(0, 1000, 65_535, 65_536, 2 ** 31, 0xffff_fffe),
+  gid: fc.constantFrom(0, 5, 100_000, 2 ** 31 - 1, 0xffff_fffe),
+  mtimeSeconds: fc.constantFrom(...MTIMES),
   mtimeNanoseconds: fc.constantFrom(0, 1, 999_999_999),
 });
 
@@ -63,13 +96,12 @@ const operation: fc.Arbitrary<Operation> = fc.record({
     { weight: 8, arbitrary: fc.constant('directory' as const) },
     { weight: 3, arbitrary: fc.constant('symlink' as const) },
     { weight: 4, arbitrary: fc.constant('hardlink' as const) },
-    { weight: 3, arbitrary: fc.constant('whiteout' as const) },
-    { weight: 2, arbitrary: fc.constant('opaque' as const) },
+    { weight: 4, arbitrary: fc.constant('whiteout' as const) },
+    { weight: 3, arbitrary: fc.constant('opaque' as const) },
     { weight: 1, arbitrary: fc.constantFrom('character' as const, 'block' as const, 'fifo' as const) },
   ),
   names: fc.array(fc.constantFrom(...NAMES), { minLength: 1, maxLength: 3 }),
-  existing: fc.option(fc.nat(), { freq: 2 }),
-  below: fc.boolean(),
+  place: fc.constantFrom('top', 'top', 'existing', 'existing', 'below', 'below', 'same', 'inside', 'beside'),
   pick: fc.nat(),
   size: fc.constantFrom(...SIZES),
   target: fc.constantFrom(...TARGETS),
@@ -126,8 +158,10 @@ function draftOf(
   const leaves = model.leaves();
   /** Directories and links, in which more can be put. */
   const parents = model.parents();
+  let before: ByteString = '';
   for (const operation of operations) {
-    const path = pathOf(operation, paths, parents);
+    const path = pathOf(operation, { before, paths, parents });
+    before = path;
     const given = attributesOf(operation);
     if (operation.kind === 'file') {
       const content = Buffer.alloc(operation.size, `${path} ${operation.pick}`, 'latin1');
@@ -155,17 +189,25 @@ function draftOf(
 }
 
 function pathOf(
-  { kind, names, existing, below }: Operation,
-  paths: readonly ByteString[],
-  parents: readonly ByteString[],
+  { kind, names, place, pick }: Operation,
+  tree: {
+    readonly before: ByteString;
+    readonly paths: readonly ByteString[];
+    readonly parents: readonly ByteString[];
+  },
 ): ByteString {
   const fresh = names.join('/');
-  if (existing === null) return names[0] ?? fresh;
-  const path = below
-    ? `${parents[existing % parents.length]}/${fresh}`.replace(/^\//, '')
-    : (paths[existing % paths.length] ?? fresh);
+  const path = {
+    top: names[0] ?? fresh,
+    existing: tree.paths[pick % tree.paths.length] ?? fresh,
+    below: `${tree.parents[pick % tree.parents.length]}/${fresh}`,
+    same: tree.before,
+    inside: `${tree.before}/${fresh}`,
+    beside: `${tree.before.split('/').slice(0, -1).join('/')}/${names[0]}`,
+  }[place].replace(/^\//, '');
   // Only a directory may be listed at the root itself.
-  return path === '' && kind !== 'directory' && kind !== 'opaque' ? fresh : path;
+  const isRoot = path === '' && kind !== 'directory' && kind !== 'opaque';
+  return isRoot || path.length > MAX_PATH_BYTES ? fresh : path;
 }
 
 function attributesOf({ attributes, xattrs }: Operation): Attributes {
