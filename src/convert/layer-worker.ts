@@ -24,8 +24,7 @@ class LayerThread {
     this.#area = new PieceArea(area);
     port.on('message', (request: LayerRequest) => {
       if (request.type === 'convert') void this.#convert(request.task);
-      if (request.type === 'neighbours')
-        this.#neighbours = request.areas.map((memory) => new PieceArea(memory));
+      if (request.type === 'neighbours') void this.#meet(request.areas);
     });
   }
 
@@ -35,6 +34,12 @@ class LayerThread {
       await this.#helpUntilNothingIsLeft();
       await this.#bell.heardMoreThan(heard);
     }
+  }
+
+  /** They may have pieces already. */
+  async #meet(areas: readonly SharedArrayBuffer[]): Promise<void> {
+    this.#neighbours = areas.map((memory) => new PieceArea(memory));
+    await this.#helpUntilNothingIsLeft();
   }
 
   async #convert(task: LayerTask): Promise<void> {
