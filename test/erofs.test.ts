@@ -216,7 +216,7 @@ describe('an image made by mkfs.erofs', () => {
     const built = buildErofsLayer(
       {
         parent: device,
-        entries: [{ kind: 'hardlink', path: 'new', target: 'one' }],
+        entries: [{ kind: 'hardlink', path: 'new', target: 'one', changes: null }],
         dataBlocks: 0,
         readTail: () => {},
         uuid: Buffer.alloc(16),

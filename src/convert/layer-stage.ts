@@ -39,7 +39,7 @@ export class LayerStage implements TarHandler {
     const whiteout = whiteoutOf(path);
     if (whiteout !== null) {
       this.#packer.endFile(false);
-      if (whiteout.kind !== 'ignored') this.entries.push(whiteout);
+      this.entries.push(whiteout);
       return;
     }
     this.entries.push(this.#toEntry(member, path));
@@ -55,7 +55,7 @@ export class LayerStage implements TarHandler {
       case 'symlink':
         return { kind: 'symlink', path, attributes, target: member.linkTarget };
       case 'hardlink':
-        return { kind: 'hardlink', path, target: normaliseEntryPath(member.linkTarget) };
+        return { kind: 'hardlink', path, target: normaliseEntryPath(member.linkTarget), changes: attributes };
       case 'character':
       case 'block':
         return { kind: member.type, path, attributes, major: member.deviceMajor, minor: member.deviceMinor };

@@ -134,6 +134,25 @@ describe('hard links', () => {
     expect(await seen(layer.device, 'second')).toMatchObject({ type: 'symlink', nlink: 2, sameAs: 'd/link' });
   });
 
+  it('give all names their owner, mode and time, but no xattrs and a symbolic link no mode', async () => {
+    const given = { mode: 0o600, uid: 3, mtimeSeconds: 9, xattrs: new Map([['user.b', Buffer.from('b')]]) };
+    const layer = await new LayerDraft()
+      .file('new', 'n', { xattrs: new Map([['user.a', Buffer.from('a')]]) })
+      .hardlink('new2', 'new', given)
+      .hardlink('d/file2', 'd/file', given)
+      .hardlink('d/link2', 'd/link', given)
+      .on(lower.device);
+    const expected = { mode: 0o600, uid: 3, mtime: [9, 0], nlink: 2 };
+    expect(await seen(layer.device, 'new')).toMatchObject({ ...expected, xattrs: [['user.a', '61']] });
+    expect(await seen(layer.device, 'd/file')).toMatchObject({ ...expected, xattrs: [] });
+    expect(await seen(layer.device, 'd/link')).toMatchObject({ ...expected, mode: 0o777 });
+  });
+
+  it('that come before their target leave it its own attributes', async () => {
+    const layer = await new LayerDraft().hardlink('a', 'b', { uid: 3 }).file('b', 'B', { uid: 4 }).on(null);
+    expect(await seen(layer.device, 'a')).toMatchObject({ uid: 4, nlink: 2 });
+  });
+
   it('may come before their target, and before a link to it', async () => {
     const layer = await new LayerDraft().hardlink('a', 'b').hardlink('b', 'c').file('c', 'C').on(null);
     expect(await seen(layer.device, 'a')).toMatchObject({ type: 'file', nlink: 3 });

@@ -38,7 +38,8 @@ export async function applyEntries(
     if (entry.kind === 'whiteout' || entry.kind === 'opaque') continue;
     if (early.size > 0) early.delete(normalise(entry.path));
     if (entry.kind === 'hardlink') {
-      if (!(await addHardLink(tree, entry))) early.set(normalise(entry.path), entry);
+      if (await addHardLink(tree, entry)) await setLinkAttributes(tree, entry);
+      else early.set(normalise(entry.path), entry);
       continue;
     }
     await addInode(tree, entry);
@@ -122,7 +123,16 @@ async function addHardLink(tree: LayerTree, entry: Entry<'hardlink'>): Promise<b
   return true;
 }
 
-/** Makes the links that came before their targets; one may be the target of another. */
+/**
+ * What containerd does after link(2): owner, mode and time are those of the last entry that names the inode, even
+ * where that is a link. Its xattrs are left alone: unpackers disagree, and archivers repeat those of the target.
+ */
+async function setLinkAttributes(tree: LayerTree, entry: Entry<'hardlink'>): Promise<void> {
+  const linked = entry.changes === null ? null : await find(tree, entry.path);
+  if (linked !== null && entry.changes !== null) await tree.setOwnAttributes(linked, entry.changes);
+}
+
+/** Makes the links that came before their targets, whose attributes stay; one may be the target of another. */
 async function addEarlyLinks(tree: LayerTree, early: Map<ByteString, Entry<'hardlink'>>): Promise<void> {
   for (const [first] of early) {
     const chain: Entry<'hardlink'>[] = [];

@@ -143,6 +143,15 @@ export class LayerTree {
     return this.#readerOf(link).readLink(this.#lowerOf(link), this.#signal);
   }
 
+  /** Gives an inode other attributes, but for the xattrs and a symbolic link's mode. */
+  async setOwnAttributes(node: TreeNode, attributes: Omit<Attributes, 'xattrs'>): Promise<void> {
+    const before = node.attributes ?? this.#lowerOf(node);
+    const mode = node.type === 'symlink' ? before.mode : attributes.mode;
+    const xattrs =
+      node.attributes?.xattrs ?? (await this.#readerOf(node).xattrs(this.#lowerOf(node), this.#signal));
+    this.setAttributes(node, { ...attributes, mode, xattrs });
+  }
+
   /** Gives `node` a (further) name, which must be free. */
   async add(directory: TreeNode, name: ByteString, node: TreeNode): Promise<void> {
     const children = directory.children ?? (await this.children(directory));

@@ -51,8 +51,16 @@ export type LayerEntry =
       readonly minor: number;
     }
   | { readonly kind: 'fifo'; readonly path: ByteString; readonly attributes: Attributes }
-  /** `path` is one more name of what `target` names, in this layer or below. */
-  | { readonly kind: 'hardlink'; readonly path: ByteString; readonly target: ByteString }
+  /**
+   * `path` is one more name of what `target` names, in this layer or below. `changes` are the attributes that all
+   * names have from then on; with null they stay.
+   */
+  | {
+      readonly kind: 'hardlink';
+      readonly path: ByteString;
+      readonly target: ByteString;
+      readonly changes: Omit<Attributes, 'xattrs'> | null;
+    }
   /** Hides `path` of the layers below. */
   | { readonly kind: 'whiteout'; readonly path: ByteString }
   /** Hides all that the layers below hold in the directory `path`. */

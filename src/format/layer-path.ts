@@ -7,7 +7,6 @@ export const MAX_PATH_BYTES = 4096;
 export const MAX_NAME_BYTES = 255;
 
 const WHITEOUT_PREFIX = '.wh.';
-const RESERVED_PREFIX = '.wh..wh.';
 const OPAQUE_NAME = '.wh..wh..opq';
 
 /**
@@ -37,24 +36,20 @@ export type Whiteout =
   /** `path` of the layers below is gone. */
   | { readonly kind: 'whiteout'; readonly path: ByteString }
   /** The directory `path` hides what the layers below hold in it. */
-  | { readonly kind: 'opaque'; readonly path: ByteString }
-  /** One of aufs's own files (".wh..wh.plnk"): not content, and nothing to do. */
-  | { readonly kind: 'ignored' };
+  | { readonly kind: 'opaque'; readonly path: ByteString };
 
 /**
  * Reads a normalised path as a marker (OCI image-spec, layer.md, "Whiteouts" and "Opaque Whiteout"); null if it
- * names an ordinary file. Also what lies inside one of aufs's directories is no content. Throws
- * ERR_LAYER_CONFLICT for a whiteout that names nothing.
+ * names an ordinary file. Files of aufs (".wh..wh.plnk") are nothing special, as in containerd: as whiteouts they
+ * hide nothing that there is, and what lies below one is content. Throws ERR_LAYER_CONFLICT for a whiteout that
+ * names nothing.
  */
 export function whiteoutOf(path: ByteString): Whiteout | null {
   if (!path.includes(WHITEOUT_PREFIX)) return null;
   const slash = path.lastIndexOf('/');
   const parent = slash === -1 ? '' : path.slice(0, slash);
   const name = path.slice(slash + 1);
-  if (parent.split('/').some((component) => component.startsWith(RESERVED_PREFIX)))
-    return { kind: 'ignored' };
   if (name === OPAQUE_NAME) return { kind: 'opaque', path: parent };
-  if (name.startsWith(RESERVED_PREFIX)) return { kind: 'ignored' };
   if (!name.startsWith(WHITEOUT_PREFIX)) return null;
   const hidden = name.slice(WHITEOUT_PREFIX.length);
   if (hidden === '' || hidden === '.' || hidden === '..') {

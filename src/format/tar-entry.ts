@@ -1,7 +1,7 @@
 import type { ByteString } from './byte-string.ts';
 import { FormatError } from './errors.ts';
 import type { TarHeader } from './tar-header.ts';
-import { type PaxRecords, parseCount, parseTimestamp } from './tar-pax.ts';
+import { type PaxRecords, parseCount, parseInteger, parseTimestamp } from './tar-pax.ts';
 import { type PaxSparse, paxSparse, type SparseExtents } from './tar-sparse.ts';
 
 export type TarEntryType = 'file' | 'directory' | 'symlink' | 'hardlink' | 'character' | 'block' | 'fifo';
@@ -13,7 +13,7 @@ export interface TarEntry {
   readonly type: TarEntryType;
   /** A file's size in bytes, holes included; 0 for all other types. */
   readonly size: number;
-  /** The 12 permission bits. */
+  /** The 12 permission bits; of a symlink 0777, which Linux gives them all. */
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
@@ -26,14 +26,13 @@ export interface TarEntry {
   /** Of a character or block device, else 0. */
   readonly deviceMajor: number;
   readonly deviceMinor: number;
-  /** Full names ("user.comment") and values. */
+  /** Full names ("user.comment") and values, but for those that no unpacker sets. */
   readonly xattrs: ReadonlyMap<ByteString, Buffer>;
 }
 
 /** What the headers before a member's own said about it. */
 export interface Extensions {
-  /** Of the global and the local extended headers, the local ones first. */
-  readonly pax: readonly PaxRecords[];
+  readonly pax: PaxRecords | null;
   /** From GNU's L and K headers. */
   readonly longName: ByteString | null;
   readonly longLink: ByteString | null;
@@ -57,6 +56,7 @@ export interface TarMember {
 
 const TYPES: Readonly<Record<string, TarEntryType>> = {
   '0': 'file',
+  '\0': 'file',
   '1': 'hardlink',
   '2': 'symlink',
   '3': 'character',
@@ -71,7 +71,10 @@ const TYPES: Readonly<Record<string, TarEntryType>> = {
   S: 'file',
 };
 const NO_XATTRS: ReadonlyMap<ByteString, Buffer> = new Map();
+const SYMLINK_MODE = 0o777;
 const MAX_ID = 0xffff_ffff;
+/** A signed number of 32 bits. */
+const MIN_ID = -0x8000_0000;
 /** Linux device numbers have 12 bits of major and 20 of minor. */
 const MAX_DEVICE_MAJOR = 0xfff;
 const MAX_DEVICE_MINOR = 0xf_ffff;
@@ -80,27 +83,27 @@ const MAX_DEVICE_MINOR = 0xf_ffff;
 export function memberOf(header: TarHeader, extensions: Extensions): TarMember {
   const { pax } = extensions;
   const headerType = TYPES[header.typeflag];
-  const sparse = headerType === 'file' && header.typeflag !== 'S' && pax[0] ? paxSparse(pax[0]) : null;
+  const sparse = headerType === 'file' && header.typeflag !== 'S' && pax !== null ? paxSparse(pax) : null;
   const path = sparse?.name ?? extensions.longName ?? field(pax, 'path') ?? header.path;
   checkName('path', path);
   if (headerType === undefined) {
     throw new FormatError('ERR_UNSUPPORTED', `entry type ${JSON.stringify(header.typeflag)}`);
   }
-  // Before POSIX gave directories a type, a slash at the end made one.
-  const type = headerType === 'file' && path.endsWith('/') ? 'directory' : headerType;
+  // Before POSIX gave directories a type, a slash at the end made one: only of the type of that time, as in Go.
+  const type = header.typeflag === '\0' && path.endsWith('/') ? 'directory' : headerType;
   const isFile = type === 'file';
   const archivedBytes = countField(pax, 'size') ?? inRange('size', header.sizeBytes, Number.MAX_SAFE_INTEGER);
   const entry: TarEntry = {
     path,
     type,
     size: isFile ? (sparse?.sizeBytes ?? archivedBytes) : 0,
-    mode: header.mode,
-    uid: inRange('uid', countField(pax, 'uid') ?? header.uid, MAX_ID),
-    gid: inRange('gid', countField(pax, 'gid') ?? header.gid, MAX_ID),
+    mode: type === 'symlink' ? SYMLINK_MODE : header.mode,
+    uid: idOf('uid', header.uid, pax),
+    gid: idOf('gid', header.gid, pax),
     ...mtimeOf(header, pax),
     linkTarget: type === 'symlink' || type === 'hardlink' ? linkTargetOf(header, extensions) : '',
     ...deviceOf(header, type, pax),
-    xattrs: xattrsOf(pax),
+    xattrs: xattrsOf(type, pax),
   };
   if (isFile) return { entry, archivedBytes, content: contentOf(header, sparse) };
   // Other types have no data whatever their size says (as Go and libarchive read them), but for GNU's list.
@@ -125,14 +128,14 @@ function linkTargetOf(header: TarHeader, { pax, longLink }: Extensions): ByteStr
   return target;
 }
 
-function mtimeOf(header: TarHeader, pax: readonly PaxRecords[]) {
+function mtimeOf(header: TarHeader, pax: PaxRecords | null) {
   const text = field(pax, 'mtime');
   if (text === null) return { mtimeSeconds: header.mtimeSeconds, mtimeNanoseconds: 0 };
   const { seconds, nanoseconds } = parseTimestamp(text);
   return { mtimeSeconds: seconds, mtimeNanoseconds: nanoseconds };
 }
 
-function deviceOf(header: TarHeader, type: TarEntryType, pax: readonly PaxRecords[]) {
+function deviceOf(header: TarHeader, type: TarEntryType, pax: PaxRecords | null) {
   if (type !== 'character' && type !== 'block') return { deviceMajor: 0, deviceMinor: 0 };
   const major = countField(pax, 'SCHILY.devmajor') ?? header.deviceMajor;
   const minor = countField(pax, 'SCHILY.devminor') ?? header.deviceMinor;
@@ -142,21 +145,38 @@ function deviceOf(header: TarHeader, type: TarEntryType, pax: readonly PaxRecord
   };
 }
 
-function xattrsOf(pax: readonly PaxRecords[]): ReadonlyMap<ByteString, Buffer> {
-  const [first, second] = pax.filter((records) => records.xattrs.size > 0);
-  if (first === undefined) return NO_XATTRS;
-  return second === undefined ? first.xattrs : new Map([...second.xattrs, ...first.xattrs]);
+/**
+ * An owner as lchown(2) takes it, by which every unpacker sets it: negative ones are what they are without a sign
+ * (-2 is "nobody" on some systems), and -1 leaves the owner, who is root.
+ */
+function idOf(what: 'uid' | 'gid', inHeader: number, pax: PaxRecords | null): number {
+  const text = field(pax, what);
+  const value = text === null ? inHeader : parseInteger(text, what);
+  if (value < MIN_ID) throw new FormatError('ERR_TAR_CORRUPT', `its ${what} is negative: ${value}`);
+  const id = value < 0 ? value >>> 0 : inRange(what, value, MAX_ID);
+  return id === MAX_ID ? 0 : id;
 }
 
-function field(pax: readonly PaxRecords[], keyword: string): ByteString | null {
-  for (const records of pax) {
-    const value = records.fields.get(keyword);
-    if (value !== undefined) return value.length === 0 ? null : value.toString('latin1');
-  }
-  return null;
+/**
+ * Leaves out what containerd does not set: `trusted.` is for the host's administrator (a `trusted.overlay.` name
+ * would direct the overlay that a container is given), and `user.` stands on files and directories only.
+ */
+function xattrsOf(type: TarEntryType, pax: PaxRecords | null): ReadonlyMap<ByteString, Buffer> {
+  if (pax === null || pax.xattrs.size === 0) return NO_XATTRS;
+  const takesUser = type === 'file' || type === 'directory' || type === 'hardlink';
+  return new Map(
+    [...pax.xattrs].filter(
+      ([name]) => !name.startsWith('trusted.') && (takesUser || !name.startsWith('user.')),
+    ),
+  );
 }
 
-function countField(pax: readonly PaxRecords[], keyword: string): number | null {
+function field(pax: PaxRecords | null, keyword: string): ByteString | null {
+  const value = pax?.fields.get(keyword);
+  return value === undefined || value.length === 0 ? null : value.toString('latin1');
+}
+
+function countField(pax: PaxRecords | null, keyword: string): number | null {
   const text = field(pax, keyword);
   return text === null ? null : parseCount(text, keyword);
 }

@@ -1,56 +1,43 @@
 import type { ByteString } from './byte-string.ts';
-import { checkName, type Extensions } from './tar-entry.ts';
-import { mergeGlobalRecords, type PaxRecords, parsePaxRecords } from './tar-pax.ts';
+import type { Extensions } from './tar-entry.ts';
+import { readString } from './tar-header.ts';
+import { type PaxRecords, parsePaxRecords } from './tar-pax.ts';
 
 /** Headers that speak of the members behind them: pax's local and global ones, GNU's long names and links. */
 export type ExtendedTypeflag = 'x' | 'g' | 'L' | 'K';
 
 /** What extended headers said so far about the member to come. */
 export class ExtendedHeaders {
-  #global: PaxRecords | null = null;
-  #local: PaxRecords | null = null;
+  #pax: PaxRecords | null = null;
   #longName: ByteString | null = null;
   #longLink: ByteString | null = null;
-
-  /** Whether there is anything that only the next member concerns. */
-  get isPending(): boolean {
-    return this.#local !== null || this.#longName !== null || this.#longLink !== null;
-  }
 
   /** Takes a header's body. Throws FormatError. */
   add(typeflag: ExtendedTypeflag, body: Buffer): void {
     switch (typeflag) {
       case 'x':
-        this.#local = parsePaxRecords(body);
+        this.#pax = parsePaxRecords(body);
         return;
       case 'g':
-        this.#global = mergeGlobalRecords(this.#global, parsePaxRecords(body));
+        // POSIX would have it speak of all members to come. Go's reader, and so every container runtime, passes over
+        // it, and what runs is what they unpack; broken ones they refuse.
+        parsePaxRecords(body);
         return;
       case 'L':
-        this.#longName = readLongName(body);
+        this.#longName = readString(body, 0, body.length);
         return;
       case 'K':
-        this.#longLink = readLongName(body);
+        this.#longLink = readString(body, 0, body.length);
         return;
     }
   }
 
-  /** All that concerns the member at hand; of the next one, only what global headers said is known then. */
+  /** All that concerns the member at hand; of the next one, nothing is known then. */
   takeForMember(): Extensions {
-    const pax = [this.#local, this.#global].filter((records) => records !== null);
-    const extensions = { pax, longName: this.#longName, longLink: this.#longLink };
-    this.#local = null;
+    const extensions = { pax: this.#pax, longName: this.#longName, longLink: this.#longLink };
+    this.#pax = null;
     this.#longName = null;
     this.#longLink = null;
     return extensions;
   }
-}
-
-/** The name in the body of GNU's L and K headers, which ends with a NUL. */
-function readLongName(body: Buffer): ByteString {
-  let end = body.length;
-  while (end > 0 && body[end - 1] === 0) end--;
-  const name = body.toString('latin1', 0, end);
-  checkName('long name', name);
-  return name;
 }

@@ -23,7 +23,7 @@ export interface TarHeader {
   readonly gid: number;
   readonly sizeBytes: number;
   readonly mtimeSeconds: number;
-  /** One character; NUL (v7's regular file) is given as '0'. */
+  /** One character; NUL is v7's regular file. */
   readonly typeflag: ByteString;
   readonly linkTarget: ByteString;
   readonly deviceMajor: number;
@@ -55,7 +55,7 @@ export function decodeHeader(block: Buffer): TarHeader {
     }
     return value;
   };
-  const typeflag = block[156] === 0 ? '0' : block.toString('latin1', 156, 157);
+  const typeflag = block.toString('latin1', 156, 157);
   // Other types leave whatever they like in the device fields.
   const isDevice = dialect !== 'v7' && (typeflag === '3' || typeflag === '4');
   return {

@@ -4,9 +4,8 @@ import { parsePaxRecords } from './tar-pax.ts';
 
 it('keeps no part of the body that it reads', () => {
   const body = Buffer.concat([paxRecord('path', 'a'), paxRecord('SCHILY.xattr.user.a', 'b')]);
-  const { fields, xattrs, heldBytes } = parsePaxRecords(body);
+  const { fields, xattrs } = parsePaxRecords(body);
   body.fill(0);
   expect(fields.get('path')?.toString()).toBe('a');
   expect(xattrs.get('user.a')?.toString()).toBe('b');
-  expect(heldBytes).toBe('pathaSCHILY.xattr.user.ab'.length);
 });

@@ -23,12 +23,13 @@ const FIELDS: ReadonlySet<string> = new Set([
 export interface PaxRecords {
   /** By keyword. An empty value means "as in the header block" (POSIX.1-2017 pax, "pax Extended Header"). */
   readonly fields: Map<ByteString, Buffer>;
-  /** By full name. An empty value is an empty attribute, as GNU tar and containerd have it. */
+  /**
+   * By full name. An empty value is an empty attribute, as GNU tar and containerd have it. star's records (SCHILY)
+   * go before those of libarchive, which writes both and which alone reads its own.
+   */
   readonly xattrs: Map<ByteString, Buffer>;
   /** `GNU.sparse.offset` and `.numbytes` of format 0.0, which repeat: pairs, in order. */
   readonly sparsePairs: number[];
-  /** Bytes that fields and xattrs hold, names included. */
-  readonly heldBytes: number;
 }
 
 export interface Timestamp {
@@ -45,8 +46,8 @@ export interface Timestamp {
 export function parsePaxRecords(body: Buffer): PaxRecords {
   const fields = new Map<ByteString, Buffer>();
   const xattrs = new Map<ByteString, Buffer>();
+  const libarchiveXattrs = new Map<ByteString, Buffer>();
   const sparsePairs: number[] = [];
-  let heldBytes = 0;
   for (let start = 0; start < body.length; ) {
     const { keyword, value, end } = readRecord(body, start);
     start = end;
@@ -55,37 +56,21 @@ export function parsePaxRecords(body: Buffer): PaxRecords {
       if (name === '' || name.includes('\0')) {
         throw new FormatError('ERR_TAR_CORRUPT', 'extended header: an xattr without a proper name');
       }
-      heldBytes += keyword.length + value.length;
-      const isBase64 = keyword.startsWith(LIBARCHIVE_XATTR);
-      xattrs.set(name, isBase64 ? Buffer.from(value.toString('latin1'), 'base64') : Buffer.from(value));
+      if (keyword.startsWith(SCHILY_XATTR)) xattrs.set(name, Buffer.from(value));
+      else libarchiveXattrs.set(name, Buffer.from(value.toString('latin1'), 'base64'));
     } else if (keyword === 'GNU.sparse.offset' || keyword === 'GNU.sparse.numbytes') {
       if ((sparsePairs.length % 2 === 0) !== (keyword === 'GNU.sparse.offset')) {
         throw new FormatError('ERR_TAR_CORRUPT', `extended header: ${keyword} out of turn`);
       }
       sparsePairs.push(parseCount(value.toString('latin1'), keyword));
     } else if (FIELDS.has(keyword) || keyword.startsWith(GNU_SPARSE)) {
-      heldBytes += keyword.length + value.length;
       fields.set(keyword, Buffer.from(value));
     }
   }
-  return { fields, xattrs, sparsePairs, heldBytes };
-}
-
-/** Global headers add up: a later one overrides what it names (POSIX.1-2017 pax, "pax Header Block"). */
-export function mergeGlobalRecords(earlier: PaxRecords | null, later: PaxRecords): PaxRecords {
-  const merged = {
-    fields: new Map([...(earlier?.fields ?? []), ...later.fields]),
-    xattrs: new Map([...(earlier?.xattrs ?? []), ...later.xattrs]),
-    sparsePairs: [],
-    heldBytes: (earlier?.heldBytes ?? 0) + later.heldBytes,
-  };
-  if (merged.heldBytes > MAX_EXTENDED_HEADER_BYTES) {
-    throw new FormatError(
-      'ERR_LIMIT',
-      `global headers of more than ${MAX_EXTENDED_HEADER_BYTES} bytes together`,
-    );
+  for (const [name, value] of libarchiveXattrs) {
+    if (!xattrs.has(name)) xattrs.set(name, value);
   }
-  return merged;
+  return { fields, xattrs, sparsePairs };
 }
 
 interface PaxRecord {
@@ -124,7 +109,16 @@ function xattrName(keyword: ByteString): ByteString | null {
 
 /** A decimal number, not negative. Throws ERR_TAR_CORRUPT, or ERR_LIMIT beyond 2^53. */
 export function parseCount(text: ByteString, what: string): number {
-  if (!/^[0-9]+$/.test(text)) {
+  return parseNumber(text, what, /^\+?[0-9]+$/);
+}
+
+/** As {@link parseCount}, but it may be negative. */
+export function parseInteger(text: ByteString, what: string): number {
+  return parseNumber(text, what, /^[+-]?[0-9]+$/);
+}
+
+function parseNumber(text: ByteString, what: string, form: RegExp): number {
+  if (!form.test(text)) {
     throw new FormatError('ERR_TAR_CORRUPT', `extended header: ${what} is not a number: ${shorten(text)}`);
   }
   const value = Number(text);
@@ -134,13 +128,17 @@ export function parseCount(text: ByteString, what: string): number {
   return value;
 }
 
-/** A time as "[-]SECONDS[.FRACTION]"; digits past the nanosecond are dropped. Throws ERR_TAR_CORRUPT. */
+/**
+ * A time as "[-]SECONDS[.FRACTION]"; digits past the nanosecond are dropped. One more than 2^53 seconds away is
+ * given as 0, as containerd sets times that a file system cannot hold. Throws ERR_TAR_CORRUPT.
+ */
 export function parseTimestamp(text: ByteString): Timestamp {
-  const match = /^(-?)([0-9]+)(?:\.([0-9]*))?$/.exec(text);
-  const seconds = match === null ? Number.NaN : Number(match[2]);
-  if (match === null || !Number.isSafeInteger(seconds)) {
+  const match = /^([+-]?)([0-9]+)(?:\.([0-9]*))?$/.exec(text);
+  if (match === null) {
     throw new FormatError('ERR_TAR_CORRUPT', `extended header: mtime is not a time: ${shorten(text)}`);
   }
+  const seconds = Number(match[2]);
+  if (!Number.isSafeInteger(seconds)) return { seconds: 0, nanoseconds: 0 };
   const nanoseconds = Number((match[3] ?? '').slice(0, 9).padEnd(9, '0'));
   if (match[1] !== '-') return { seconds, nanoseconds };
   if (nanoseconds === 0) return { seconds: seconds === 0 ? 0 : -seconds, nanoseconds };

@@ -6,6 +6,7 @@ import { decodeHeader, isZeroBlock, TAR_BLOCK_BYTES, type TarHeader } from './ta
 import { MAX_EXTENDED_HEADER_BYTES } from './tar-pax.ts';
 import {
   checkExtents,
+  MAX_FILE_BYTES,
   readOldGnuExtents,
   readOldGnuSize,
   type SparseExtents,
@@ -60,7 +61,7 @@ export class TarReader {
   #blockFilled = 0;
   /** Where the block at hand stands. */
   #blockOffset = 0;
-  #zeroBlocks = 0;
+  #afterZeroBlock = false;
   /** Where the header of the current member stands. */
   #headerOffset = 0;
   readonly #extended = new ExtendedHeaders();
@@ -111,8 +112,7 @@ export class TarReader {
       // Some writers do not fill up the last block.
       case 'padding':
       case 'header':
-        if (this.#blockFilled > 0) return 'inside a header';
-        return this.#extended.isPending ? 'behind an extended header whose entry is missing' : null;
+        return this.#blockFilled > 0 ? 'inside a header' : null;
     }
   }
 
@@ -188,15 +188,13 @@ export class TarReader {
 
   #takeHeader(block: Buffer): void {
     if (isZeroBlock(block)) {
-      this.#zeroBlocks++;
-      if (this.#extended.isPending) {
-        throw this.#corrupt('the archive ends behind an extended header whose entry is missing');
-      }
-      // A single one is passed over.
-      if (this.#zeroBlocks === 2) this.#state = END;
+      // An extended header may go before the end: it speaks of nothing then, as in Go.
+      if (this.#afterZeroBlock) this.#state = END;
+      this.#afterZeroBlock = true;
       return;
     }
-    this.#zeroBlocks = 0;
+    // Go's reader, and so every container runtime, refuses it; GNU tar goes on, and would show other files than they.
+    if (this.#afterZeroBlock) throw this.#corrupt('a member behind a block of zeros, which is half an end');
     const header = this.#located(null, () => decodeHeader(block));
     switch (header.typeflag) {
       case 'x':
@@ -299,6 +297,12 @@ export class TarReader {
   }
 
   #begin(entry: TarEntry, extents: SparseExtents, archivedBytes: number): void {
+    if (entry.size > MAX_FILE_BYTES) {
+      throw new FormatError(
+        'ERR_LIMIT',
+        `tar archive, at byte ${this.#headerOffset}, ${toDisplay(entry.path)}: a file of ${entry.size} bytes, at most ${MAX_FILE_BYTES} are taken`,
+      );
+    }
     this.#handler.entry(entry);
     this.#extents = extents;
     this.#nextExtent = 0;

@@ -5,6 +5,11 @@ import { type PaxRecords, parseCount } from './tar-pax.ts';
 
 /** Pieces of data that one sparse file may have: bounds the memory that a map takes to a few megabytes. */
 export const MAX_SPARSE_EXTENTS = 262_144;
+/**
+ * Bytes that one file may have, holes included: 16 TiB, the largest of ext4, and as much as a whole device of ours
+ * holds. A map of a few bytes may claim any size.
+ */
+export const MAX_FILE_BYTES = 2 ** 44;
 const LINE_FEED = 0x0a;
 /** 2^53 has 16 digits. */
 const MAX_MAP_LINE_BYTES = 16;

@@ -98,8 +98,8 @@ export class LayerDraft {
     return this.add({ kind: 'symlink', path, attributes: attributes({ mode: 0o777, ...changes }), target });
   }
 
-  hardlink(path: ByteString, target: ByteString): this {
-    return this.add({ kind: 'hardlink', path, target });
+  hardlink(path: ByteString, target: ByteString, changes: Partial<Attributes> | null = null): this {
+    return this.add({ kind: 'hardlink', path, target, changes: changes && attributes(changes) });
   }
 
   whiteout(path: ByteString): this {
