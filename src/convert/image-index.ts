@@ -1,8 +1,17 @@
 import type { Descriptor, IndexManifest } from '../oci/manifest.ts';
+import { isImageManifest } from '../oci/media-types.ts';
+import { isAttestation } from '../oci/platform.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import { assembleIndex, type Document } from './assemble.ts';
 import { ConvertError } from './errors.ts';
 import type { ConversionProfile } from './profile.ts';
+
+/** The images that an index lists, without attestations and other artifacts. */
+export function imagesOf(index: IndexManifest): Descriptor[] {
+  return index.manifests.filter(
+    (descriptor) => isImageManifest(descriptor.mediaType) && !isAttestation(descriptor),
+  );
+}
 
 /**
  * Puts the index over converted images into the store. `converted` maps the digest of an original to its

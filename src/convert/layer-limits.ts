@@ -1,6 +1,7 @@
 import type { ByteString } from '../format/byte-string.ts';
 import { toDisplay } from '../format/byte-string.ts';
 import { normaliseEntryPath } from '../format/layer-path.ts';
+import { MAX_LAYERS } from '../format/segments.ts';
 import type { TarEntry, TarHandler } from '../format/tar-reader.ts';
 import { ConvertError } from './errors.ts';
 
@@ -44,7 +45,7 @@ const GB = 1e9;
  * a bomb of 10 MB unpacks to 4 GB at most.
  */
 export const DEFAULT_LIMITS: ConversionLimits = {
-  imageLayers: 1000,
+  imageLayers: MAX_LAYERS,
   imageBytes: 500 * GB,
   imageSeconds: 2 * 60 * 60,
   indexImages: 100,

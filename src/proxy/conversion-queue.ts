@@ -1,10 +1,10 @@
 import type { Logger } from 'pino';
+import { imagesOf } from '../convert/image-index.ts';
 import { whyLeftAsItIs } from '../convert/image-plan.ts';
 import { OVERLAYBD_ARTIFACT_TYPE } from '../oci/annotations.ts';
 import type { Digest } from '../oci/digest.ts';
-import type { Descriptor, IndexManifest, Manifest } from '../oci/manifest.ts';
-import { isImageManifest } from '../oci/media-types.ts';
-import { formatPlatform, isAttestation } from '../oci/platform.ts';
+import type { IndexManifest, Manifest } from '../oci/manifest.ts';
+import { formatPlatform } from '../oci/platform.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import type {
   ConversionProgress,
@@ -241,13 +241,6 @@ export function whyNotConverted(manifest: Manifest): string | null {
     return imagesOf(manifest).length === 0 ? 'the index holds no images' : null;
   }
   return whyLeftAsItIs(manifest);
-}
-
-/** The images that an index lists, without attestations and other artifacts. */
-export function imagesOf(index: IndexManifest): Descriptor[] {
-  return index.manifests.filter(
-    (descriptor) => isImageManifest(descriptor.mediaType) && !isAttestation(descriptor),
-  );
 }
 
 /** Keeps the catalog up to date, but not at every block. */

@@ -1,14 +1,14 @@
 import type { Document } from '../convert/assemble.ts';
 import { withinLimits } from '../convert/conversion-guard.ts';
 import { type ConversionContext, convertImage } from '../convert/image.ts';
-import { convertIndex } from '../convert/image-index.ts';
-import { type ConversionLimits, check } from '../convert/layer-limits.ts';
+import { convertIndex, imagesOf } from '../convert/image-index.ts';
+import { check } from '../convert/layer-limits.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
 import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
 import type { Blobs } from './blobs.ts';
-import { type Converter, imagesOf, whyNotConverted } from './conversion-queue.ts';
+import { type Converter, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError } from './errors.ts';
 import type { Manifests } from './manifests.ts';
 import type { Target, Upstreams } from './upstreams.ts';
@@ -23,12 +23,12 @@ interface Parts {
   readonly conversions: ConversionTable;
   /** All but the signal, which each conversion has of its own. */
   readonly context: Omit<ConversionContext, 'signal'>;
-  readonly limits: ConversionLimits;
 }
 
 /** The write river behind the queue: what it needs of an image comes through the proxy's own cache. */
 export function imageConverter(parts: Parts): Converter {
-  const { upstreams, manifests, blobs, conversions, context, limits } = parts;
+  const { upstreams, manifests, blobs, conversions, context } = parts;
+  const { limits } = context;
   const convert: Converter = async (record, { signal, onProgress }) => {
     const target = upstreams.of(record);
     const { bytes, mediaType, digest } = await unlessAborted(

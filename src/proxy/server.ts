@@ -73,7 +73,7 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   const context = { store, catalog, workers, limits, profile: { ...DEFAULT_PROFILE, ...options } };
   const profile = profileId(context.profile);
   const { conversions } = catalog;
-  const convert = imageConverter({ upstreams, manifests, blobs, conversions, context, limits });
+  const convert = imageConverter({ upstreams, manifests, blobs, conversions, context });
   const policy = conversionPolicy(limits);
   const { indexImages } = limits;
   const queue = new ConversionQueue({ catalog, profile, policy, indexImages, convert, log });
