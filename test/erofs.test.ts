@@ -54,8 +54,14 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
       await expectKernelToAgree(first.device);
       const second = await new LayerDraft().whiteout('big/file-10000').file('big/zz', 'new').on(first.device);
       await expectKernelToAgree(second.device);
-      bench.mounted(bench.checkedImage(second.device), (directory) => {
-        expect(readdirSync(path.join(directory, 'big'))).toHaveLength(20_000);
+      const third = await new LayerDraft()
+        .file('big/file-10000', 'again')
+        .file('big/file-10000a', 'and one more')
+        .whiteout('big/zz')
+        .on(second.device);
+      await expectKernelToAgree(third.device);
+      bench.mounted(bench.checkedImage(third.device), (directory) => {
+        expect(readdirSync(path.join(directory, 'big'))).toHaveLength(20_001);
       });
     });
 

@@ -2,9 +2,12 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   type DirectoryEntry,
+  type DirectoryListing,
   decodeDirectoryBlock,
   encodeDirectoryBlock,
   listDirectory,
+  listDirectoryAlike,
+  sortedNames,
 } from './erofs-directory.ts';
 import { FormatError } from './errors.ts';
 
@@ -27,7 +30,7 @@ const entries: fc.Arbitrary<DirectoryEntry[]> = fc.uniqueArray(
 );
 
 function encode(all: readonly DirectoryEntry[]): Buffer {
-  const listing = listDirectory(all.map((entry) => entry.name));
+  const listing = listDirectory(sortedNames(all.map((entry) => entry.name)));
   const byName = new Map(all.map((entry) => [entry.name, entry]));
   const data = Buffer.alloc(listing.blockStarts.length * BLOCK_BYTES);
   for (let block = 0; block < listing.blockStarts.length; block++) {
@@ -59,15 +62,15 @@ describe('an EROFS directory', () => {
   });
 
   it('sorts "." and ".." among the other names', () => {
-    const { names } = listDirectory(['a', '-', '.a', '!']);
-    expect(names).toEqual(['!', '-', '.', '..', '.a', 'a']);
+    expect(sortedNames(['a', '-', '.a', '!'])).toEqual(['!', '-', '.', '..', '.a', 'a']);
   });
 
   it('fills a block to its last byte', () => {
     // "." and ".." take 27 bytes, 15 names of 255 bytes 4,005, and the last one 64.
     const all = Array.from({ length: 15 }, (_, index) => `${index}`.padStart(255, 'n'));
-    expect(listDirectory([...all, 'z'.repeat(52)])).toMatchObject({ size: BLOCK_BYTES, blockStarts: [0] });
-    expect(listDirectory([...all, 'z'.repeat(53)])).toMatchObject({ blockStarts: [0, 17] });
+    const listed = (last: string) => listDirectory(sortedNames([...all, last]));
+    expect(listed('z'.repeat(52))).toMatchObject({ size: BLOCK_BYTES, blockStarts: [0] });
+    expect(listed('z'.repeat(53))).toMatchObject({ blockStarts: [0, 17] });
   });
 
   it('reads any junk without harm', () => {
@@ -101,5 +104,47 @@ describe('an EROFS directory', () => {
     ['less than an entry', Buffer.alloc(11, 1)],
   ])('is corrupt with %s in a block', (_, data) => {
     expect(() => decode(data)).toThrow(expect.objectContaining({ code: 'ERR_EROFS_CORRUPT' }));
+  });
+});
+
+describe('a directory that changes', () => {
+  const many = Array.from({ length: 3000 }, (_, index) => `name-${10_000 + 2 * index}`);
+  const before = listDirectory(sortedNames(many));
+  const firstNames = before.blockStarts.map((start) => before.names[start]!);
+  const blocksOf = ({ names, blockStarts }: DirectoryListing) =>
+    blockStarts.map((start, index) => names.slice(start, blockStarts[index + 1]).join());
+  const alike = (names: readonly string[]) => {
+    const listing = listDirectoryAlike(sortedNames(names), firstNames);
+    return listing === null ? null : blocksOf(listing).filter((block) => !blocksOf(before).includes(block));
+  };
+
+  it('has other names in the block alone where one comes or goes', () => {
+    expect(alike(many)).toEqual([]);
+    expect(alike([...many, 'name-11001'])).toHaveLength(1);
+    expect(alike([...many, '!'])).toHaveLength(1);
+    expect(alike([...many, 'zz'])).toHaveLength(1);
+    expect(alike(many.filter((name) => name !== 'name-11000'))).toHaveLength(1);
+    expect(alike(many.filter((name) => name !== firstNames[5]))).toHaveLength(1);
+  });
+
+  it('leaves no block empty', () => {
+    const [from, to] = [firstNames[5]!, firstNames[6]!];
+    expect(alike(many.filter((name) => name < from || name >= to))).toEqual([to, expect.any(String)]);
+    // Also not the first, where not even "." stands in it.
+    const early = listDirectory(sortedNames(many.map((name) => `!${name}`)));
+    const starts = early.blockStarts.map((start) => early.names[start]!);
+    const listing = listDirectoryAlike(early.names.slice(early.blockStarts[1]), starts);
+    expect(listing?.blockStarts.slice(0, 3)).toEqual([0, 1, expect.any(Number)]);
+  });
+
+  it('is cut anew when a block is too full, or the last one not needed', () => {
+    const room = Array.from({ length: 20 }, (_, index) => `name-11001-${10 + index}`);
+    expect(alike([...many, ...room])).toHaveLength(1);
+    expect(alike([...many, ...room, ...room.map((name) => `${name}+`)])).toBeNull();
+    expect(alike(many.filter((name) => name < firstNames.at(-1)!))).toBeNull();
+  });
+
+  it('has its size up to the last name', () => {
+    expect(listDirectoryAlike(before.names, firstNames)).toEqual(before);
   });
 });

@@ -7,6 +7,13 @@ import { BLOCK_BYTES, corrupt, type InodeType, MAX_NAME_BYTES, writeUInt64 } fro
 
 const DIRENT_BYTES = 12;
 
+/**
+ * A directory longer than this keeps some room in each block, for names that later layers add: so they write some
+ * blocks again, not all. Compressed, the room costs next to nothing.
+ */
+const ROOMY_FROM_BYTES = 8 * BLOCK_BYTES;
+const ROOM_BYTES = 512;
+
 const CODES: Readonly<Record<InodeType, number>> = {
   file: 1,
   directory: 2,
@@ -42,22 +49,59 @@ export interface DirectoryListing {
   readonly blockStarts: readonly number[];
 }
 
-/** Cuts the names of a directory (without "." and "..", in any order) into blocks. */
-export function listDirectory(children: Iterable<ByteString>): DirectoryListing {
+/** The names of a directory in the order of its blocks, with "." and "..". */
+export function sortedNames(children: Iterable<ByteString>): ByteString[] {
   const names = Array.from(children);
   names.push('.', '..');
-  names.sort();
+  return names.sort();
+}
+
+/** Cuts sorted names into blocks. */
+export function listDirectory(names: readonly ByteString[]): DirectoryListing {
+  const total = names.reduce((sum, name) => sum + entryBytes(name), 0);
+  const limit = total > ROOMY_FROM_BYTES ? BLOCK_BYTES - ROOM_BYTES : BLOCK_BYTES;
   const blockStarts = [0];
   let used = 0;
   for (let index = 0; index < names.length; index++) {
-    const bytes = DIRENT_BYTES + (names[index] as ByteString).length;
-    if (used + bytes > BLOCK_BYTES) {
+    const bytes = entryBytes(names[index] as ByteString);
+    if (used + bytes > limit) {
       blockStarts.push(index);
       used = 0;
     }
     used += bytes;
   }
   return { names, size: (blockStarts.length - 1) * BLOCK_BYTES + used, blockStarts };
+}
+
+/**
+ * Cuts sorted names where a former listing was cut, so that blocks with the same names stay the same; null where that is
+ * not possible.
+ *
+ * @param firstNames The first name of each block.
+ */
+export function listDirectoryAlike(
+  names: readonly ByteString[],
+  firstNames: readonly ByteString[],
+): DirectoryListing | null {
+  const blockStarts = [0];
+  let used = 0;
+  for (let index = 0; index < names.length; index++) {
+    const name = names[index] as ByteString;
+    const next = firstNames[blockStarts.length];
+    // A block must not be empty: where all its names are gone, it gets the next.
+    if (next !== undefined && name >= next && used > 0) {
+      blockStarts.push(index);
+      used = 0;
+    }
+    used += entryBytes(name);
+    if (used > BLOCK_BYTES) return null;
+  }
+  if (blockStarts.length !== firstNames.length) return null;
+  return { names, size: (blockStarts.length - 1) * BLOCK_BYTES + used, blockStarts };
+}
+
+function entryBytes(name: ByteString): number {
+  return DIRENT_BYTES + name.length;
 }
 
 /** Writes block `block` of a listing at the start of `target`, whose bytes there are zero. */
@@ -84,13 +128,16 @@ export function encodeDirectoryBlock(
 /**
  * Appends the entries of one block (its last one may be short) to `entries`, which those of the blocks before are
  * in, without "." and "..".
+ *
+ * @returns The block's first name, whatever it is.
  */
-export function decodeDirectoryBlock(block: Buffer, entries: DirectoryEntry[]): void {
+export function decodeDirectoryBlock(block: Buffer, entries: DirectoryEntry[]): ByteString {
   const namesAt = block.length < DIRENT_BYTES ? 0 : block.readUInt16LE(8);
   if (namesAt === 0 || namesAt % DIRENT_BYTES !== 0 || namesAt >= block.length) {
     throw corrupt(`a directory block has its names at ${namesAt}`);
   }
   let nameAt = namesAt;
+  let firstName = '';
   for (let at = 0; at < namesAt; at += DIRENT_BYTES) {
     const isLast = at + DIRENT_BYTES === namesAt;
     const nameEnd = isLast ? endOfLastName(block, nameAt) : block.readUInt16LE(at + DIRENT_BYTES + 8);
@@ -99,6 +146,7 @@ export function decodeDirectoryBlock(block: Buffer, entries: DirectoryEntry[]): 
     }
     const name = block.toString('latin1', nameAt, nameEnd);
     nameAt = nameEnd;
+    if (at === 0) firstName = name;
     if (name === '.' || name === '..') continue;
     if (name.includes('/') || name.includes('\0'))
       throw corrupt('a directory entry has "/" or NUL in its name');
@@ -111,6 +159,7 @@ export function decodeDirectoryBlock(block: Buffer, entries: DirectoryEntry[]): 
       throw corrupt(`a directory entry has nid ${nid}, type ${type}`);
     entries.push({ name, nid, type });
   }
+  return firstName;
 }
 
 /** The last name of a block ends with the block or at the first NUL. */

@@ -1,4 +1,4 @@
-import { type DirectoryListing, listDirectory } from './erofs-directory.ts';
+import { type DirectoryListing, listDirectory, listDirectoryAlike, sortedNames } from './erofs-directory.ts';
 import {
   BLOCK_BYTES,
   blocksOf,
@@ -37,6 +37,8 @@ export interface LayerPlan {
   readonly root: TreeNode;
   /** In slots that exist below, by nid. */
   readonly rewritten: readonly PlannedInode[];
+  /** Directories among those whose names are written again where they stand below. */
+  readonly relisted: readonly PlannedInode[];
   /** In new blocks, by nid. */
   readonly placed: readonly PlannedInode[];
   /** Directories and symbolic links with new data blocks, by block. */
@@ -105,6 +107,7 @@ class Planner {
   readonly #dataBlock: number;
   readonly #placer = new SlotPlacer();
   readonly #rewritten: PlannedInode[] = [];
+  readonly #relisted: PlannedInode[] = [];
   readonly #placed: PlannedInode[] = [];
   readonly #withBlocks: PlannedInode[] = [];
   #rootXattrs: LayerPlan['rootXattrs'] = null;
@@ -134,6 +137,7 @@ class Planner {
     return {
       root: this.#tree.root,
       rewritten: this.#rewritten.sort(byNid),
+      relisted: this.#relisted,
       placed: this.#placed.sort(byNid),
       withBlocks: this.#withBlocks,
       rootXattrs: this.#rootXattrs,
@@ -183,10 +187,27 @@ class Planner {
         return kept;
       }
     }
-    const listing = listDirectory((await this.#tree.children(node)).keys());
-    const tail = listing.size % BLOCK_BYTES;
-    const inlineBytes = INODE_BYTES + xattrBytes + tail;
-    const isInline = tail > 0 && inlineBytes <= Math.min(slotLimit, BLOCK_BYTES);
+    const names = sortedNames((await this.#tree.children(node)).keys());
+    const listing = listDirectory(names);
+    const inlineBytes = INODE_BYTES + xattrBytes + listing.size;
+    const isInline = inlineBytes <= Math.min(slotLimit, BLOCK_BYTES);
+    const alike = isPlaced || isInline ? null : listAsBelow(node, listing);
+    if (alike !== null) {
+      const { startBlock } = lowerOf(node);
+      const { size } = alike;
+      const kept = {
+        node,
+        slotBytes: slotLimit,
+        xattrBytes,
+        size,
+        layout: 'plain',
+        startBlock,
+        listing: alike,
+      } as const;
+      this.#rewritten.push(kept);
+      this.#relisted.push(kept);
+      return kept;
+    }
     const planned = this.#withData({
       node,
       slotBytes: isPlaced ? roundUpToSlot(isInline ? inlineBytes : INODE_BYTES + xattrBytes) : slotLimit,
@@ -258,6 +279,15 @@ class Planner {
 /** Whole blocks that are not in the slot. */
 export function dataBlocksOf({ size, layout }: Pick<PlannedInode, 'size' | 'layout'>): number {
   return layout === 'inline' ? Math.floor(size / BLOCK_BYTES) : blocksOf(size);
+}
+
+/**
+ * The names of a directory in the blocks that it has in the layers below; null where they do not go into them, or
+ * would leave most of them empty.
+ */
+function listAsBelow({ lower, firstNames }: TreeNode, listing: DirectoryListing): DirectoryListing | null {
+  if (lower?.layout !== 'plain' || firstNames.length > 2 * listing.blockStarts.length) return null;
+  return listDirectoryAlike(listing.names, firstNames);
 }
 
 /** An inode of the layers below whose data stay as they are. */

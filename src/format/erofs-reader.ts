@@ -86,8 +86,16 @@ export class ErofsReader {
     return this.#cache.bytes(offset, length, signal);
   }
 
-  /** What a directory holds, in its order, without "." and "..". */
-  async readDirectory(directory: ErofsInode, signal?: AbortSignal): Promise<DirectoryEntry[]> {
+  /**
+   * What a directory holds, in its order, without "." and "..".
+   *
+   * @param firstNames Gets the first name of each block.
+   */
+  async readDirectory(
+    directory: ErofsInode,
+    signal?: AbortSignal,
+    firstNames: ByteString[] = [],
+  ): Promise<DirectoryEntry[]> {
     if (directory.type !== 'directory') throw corrupt(`inode ${directory.nid} is not a directory`);
     if (directory.size > MAX_DIRECTORY_BYTES) throw tooLarge('directory', directory);
     const entries: DirectoryEntry[] = [];
@@ -95,7 +103,7 @@ export class ErofsReader {
       const piece = Buffer.allocUnsafe(Math.min(DIRECTORY_PIECE_BYTES, directory.size - offset));
       await this.readFile(directory, offset, piece, signal);
       for (let at = 0; at < piece.length; at += BLOCK_BYTES) {
-        decodeDirectoryBlock(piece.subarray(at, at + BLOCK_BYTES), entries);
+        firstNames.push(decodeDirectoryBlock(piece.subarray(at, at + BLOCK_BYTES), entries));
       }
     }
     return entries;

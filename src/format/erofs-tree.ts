@@ -24,6 +24,8 @@ export class TreeNode {
   links: number;
   /** Of a directory, once somebody looked. */
   children: Map<ByteString, Child> | null;
+  /** Of a directory with `lower` and `children`: the first name of each block that it has there. */
+  firstNames: readonly ByteString[] = [];
   /** -1 until it has a place. */
   nid: number;
   /** Set on nodes with `lower`: the inode differs. */
@@ -117,12 +119,12 @@ export class LayerTree {
   async children(directory: TreeNode): Promise<Map<ByteString, Child>> {
     if (directory.children !== null) return directory.children;
     const children = new Map<ByteString, Child>();
-    for (const entry of await this.#readerOf(directory).readDirectory(
-      this.#lowerOf(directory),
-      this.#signal,
-    )) {
+    const firstNames: ByteString[] = [];
+    const reader = this.#readerOf(directory);
+    for (const entry of await reader.readDirectory(this.#lowerOf(directory), this.#signal, firstNames)) {
       children.set(entry.name, entry);
     }
+    directory.firstNames = firstNames;
     directory.children = children;
     return children;
   }

@@ -230,6 +230,40 @@ describe('a layer on others', () => {
   });
 });
 
+describe('a small change in a directory of 20,000 names', () => {
+  let base: StackedLayer;
+  beforeAll(async () => {
+    const draft = new LayerDraft();
+    for (let index = 0; index < 20_000; index++) draft.file(`d/${10_000 + index}`, '');
+    base = await draft.on(null);
+  });
+
+  it.each([
+    ['replaces a file', new LayerDraft().file('d/12345', 'new')],
+    ['adds a name in the middle', new LayerDraft().file('d/12345a', 'new')],
+    ['adds a name at the end', new LayerDraft().file('d/zz', 'new')],
+    ['takes a name away', new LayerDraft().whiteout('d/12345')],
+  ])('that %s writes few blocks', async (_, draft) => {
+    const layer = await draft.on(base.device);
+    expect(layer.emitted.length).toBeLessThan(5);
+    const expected = new Set(await names(base.device));
+    for (const { kind, path } of draft.entries) {
+      if (kind === 'whiteout') expected.delete(path);
+      else expected.add(path);
+    }
+    expect(new Set(await names(layer.device))).toEqual(expected);
+  });
+
+  it('packs them anew when most are gone', async () => {
+    const draft = new LayerDraft();
+    for (let index = 0; index < 20_000; index++) if (index % 4 !== 0) draft.whiteout(`d/${10_000 + index}`);
+    const layer = await draft.on(base.device);
+    const directory = await (await ErofsReader.open(layer.device)).lookup('d');
+    expect(directory?.size).toBeLessThan(5000 * 20);
+    expect(await names(layer.device)).toHaveLength(5001);
+  });
+});
+
 describe('a small change on a large base', () => {
   let base: StackedLayer;
   beforeAll(async () => {

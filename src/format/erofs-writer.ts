@@ -69,6 +69,14 @@ export async function buildErofsLayer(
   return layer;
 }
 
+/** Bytes that go into blocks of the parent. */
+interface Patch {
+  readonly position: number;
+  readonly length: number;
+  /** Gets zeroed bytes. */
+  fill(bytes: Buffer): Promise<void>;
+}
+
 class LayerEmitter {
   readonly #input: ErofsLayerInput;
   readonly #reader: ErofsReader | null;
@@ -91,8 +99,8 @@ class LayerEmitter {
   }
 
   async run(): Promise<void> {
-    const { rewritten, rootXattrs, withBlocks, placed } = this.#plan;
-    await this.#rewrite(rewritten);
+    const { rootXattrs, withBlocks, placed } = this.#plan;
+    await this.#rewrite();
     if (rootXattrs !== null) {
       const { startBlock, entries } = rootXattrs;
       this.#atPosition(startBlock * BLOCK_BYTES, entries.length, (bytes) => void entries.copy(bytes));
@@ -107,25 +115,47 @@ class LayerEmitter {
     this.#blocks.flush();
   }
 
-  /** Patches slots in blocks of the parent. Those that come out as they were are not emitted, but for block 0. */
-  async #rewrite(rewritten: readonly PlannedInode[]): Promise<void> {
+  /** Patches blocks of the parent. Those that come out as they were are not emitted, but for block 0. */
+  async #rewrite(): Promise<void> {
     let number = 0;
     let block = await this.#parentBlock(0);
-    for (const planned of rewritten) {
-      const slot = Buffer.alloc(planned.slotBytes);
-      this.#fillSlot(planned, await this.#oldBytes(planned), slot);
-      const position = planned.node.nid * SLOT_BYTES;
-      for (let done = 0; done < slot.length; ) {
+    for (const { position, length, fill } of this.#patches()) {
+      const bytes = Buffer.alloc(length);
+      await fill(bytes);
+      for (let done = 0; done < length; ) {
         const next = Math.floor((position + done) / BLOCK_BYTES);
         if (next !== number) {
+          if (next < number) throw corrupt(`what block ${next} holds stands inside something else`);
           await this.#emitRewritten(number, block);
           number = next;
           block = await this.#parentBlock(number);
         }
-        done += slot.copy(block, position + done - number * BLOCK_BYTES, done);
+        done += bytes.copy(block, position + done - number * BLOCK_BYTES, done);
       }
     }
     await this.#emitRewritten(number, block);
+  }
+
+  /** By position. */
+  #patches(): Patch[] {
+    const { rewritten, relisted } = this.#plan;
+    const patches = rewritten.map(
+      (planned): Patch => ({
+        position: planned.node.nid * SLOT_BYTES,
+        length: planned.slotBytes,
+        fill: async (slot) => this.#fillSlot(planned, await this.#oldBytes(planned), slot),
+      }),
+    );
+    for (const planned of relisted) {
+      for (let index = 0; index < dataBlocksOf(planned); index++) {
+        patches.push({
+          position: (planned.startBlock + index) * BLOCK_BYTES,
+          length: BLOCK_BYTES,
+          fill: async (block) => writeDirectoryBlock(planned, index, block),
+        });
+      }
+    }
+    return patches.sort((a, b) => a.position - b.position);
   }
 
   async #emitRewritten(number: number, block: Buffer): Promise<void> {
