@@ -80,8 +80,8 @@ describe.skipIf(!requireCapability('time'))('dadi convert', () => {
     [
       'long names',
       () => gzipOf(entries(10_000, 250)),
-      'layerMetadataBytes=9M',
-      /at least 9\d{6} bytes of memory.*layerMetadataBytes/,
+      'layerMetadataBytes=8M',
+      /at least 8\d{6} bytes of memory.*layerMetadataBytes/,
     ],
     [
       'a deep path',

@@ -208,6 +208,21 @@ test('an abort ends the conversion with its reason and leaves nothing behind', a
   expect(readdirSync(store.scratch())).toEqual([]);
 });
 
+test('layers that unpack to too much together are refused, also those that were converted before', async () => {
+  const both = await image([BASE, TOP]);
+  const limits = { ...DEFAULT_LIMITS, imageBytes: 10_000 };
+  const refusal = expect.objectContaining({
+    code: 'ERR_LIMIT',
+    message: expect.stringMatching(/imageBytes/),
+  });
+  await expect(convert(both, { limits })).rejects.toThrow(refusal);
+  expect(readdirSync(store.scratch())).toEqual([]);
+  await convert(both);
+  await expect(convert(both, { limits })).rejects.toThrow(refusal);
+  const one = { ...DEFAULT_LIMITS, imageLayers: 1 };
+  await expect(convert(both, { limits: one })).rejects.toMatchObject({ code: 'ERR_LIMIT' });
+});
+
 test('an image without layers is refused: there is nothing to mount', async () => {
   await expect(convert(await image([]))).rejects.toMatchObject({ code: 'ERR_CONVERT_UNSUPPORTED' });
 });

@@ -109,7 +109,7 @@ test('names, link targets, xattrs and holes of all entries together are bounded'
       { layerMetadataBytes: 8000 },
       [...Array(20)].map(() => entry(name, more)),
     );
-    expect(taken).toHaveLength(10);
+    expect(taken).toHaveLength(8);
     expect(error).toEqual(limitError(/bytes of memory, 8000 are allowed.*layerMetadataBytes/));
   }
   const holes: number[] = [];
@@ -176,5 +176,5 @@ test('by default the largest real layers pass, and a bomb of 10 MB unpacks to 4 
     for (let i = 0; i < 200_000; i++)
       yield entry(`usr/lib/python3/site-packages/package-${i % 2000}/file-${i}`);
   };
-  expect(take({ layerEntries: 202_100, layerMetadataBytes: 110_000_000 }, files()).error).toBeNull();
+  expect(take({ layerEntries: 202_100, layerMetadataBytes: 140_000_000 }, files()).error).toBeNull();
 });

@@ -50,7 +50,7 @@ export const DEFAULT_LIMITS: ConversionLimits = {
   imageSeconds: 2 * 60 * 60,
   indexImages: 100,
   layerBytes: 250 * GB,
-  layerEntries: 4_000_000,
+  layerEntries: 3_000_000,
   layerMetadataBytes: 2 * GB,
   expansionRatio: 200,
   expansionFreeBytes: 4 * GB,
@@ -60,8 +60,8 @@ export const DEFAULT_LIMITS: ConversionLimits = {
   minFreeBytes: GB / 2,
 };
 
-/** About what the objects that stand for an entry take in memory, beside its names and xattrs. */
-const ENTRY_BYTES = 400;
+/** Measured: what an entry takes in memory until its layer is done, beside its names and xattrs. */
+const ENTRY_BYTES = 600;
 /** The same for a piece of a sparse file: an index entry while it is built. */
 const PIECE_BYTES = 48;
 const MAX_SHOWN_CHARACTERS = 80;

@@ -173,7 +173,8 @@ const diskFull: Converter = async () => {
   throw new StoreError('ERR_STORE_FULL', 'no space left');
 };
 
-test('a lasting failure keeps its reason, and no pull has it tried again', async () => {
+test('a lasting failure keeps its reason, and no pull has it tried again or its manifest read', async () => {
+  const enqueue = vi.spyOn(catalog.conversions, 'enqueue');
   start(broken);
   const one = image('one');
   queue.offer(WHERE, one);
@@ -183,6 +184,7 @@ test('a lasting failure keeps its reason, and no pull has it tried again', async
   queue.offer(WHERE, one);
   await tick(1000);
   expect(begun).toHaveLength(1);
+  expect(enqueue).toHaveBeenCalledTimes(1);
   const record = catalog.conversions.get(one.digest, 'p')!;
   expect(conversionStatus(record, catalog.conversions)).toMatchObject({
     state: 'failed',
@@ -411,9 +413,11 @@ test('a failed image of a finished index is tried again by itself, then the inde
   queue.offer(WHERE, both);
   await tick(5_000);
   expect([stateOf(two), stateOf(both)]).toEqual(['failed', 'done']);
+  const enqueue = vi.spyOn(catalog.conversions, 'enqueueIndex');
   queue.offer(WHERE, both);
   await tick(5_000);
   expect(stateOf(two)).toBe('failed');
+  expect(enqueue).not.toHaveBeenCalled();
   await tick(2 * MINUTE_MS);
   expect([stateOf(two), stateOf(both)]).toEqual(['done', 'done']);
   expect(begun.slice(3)).toEqual([two.digest, both.digest]);
