@@ -4,9 +4,11 @@ import { dirname, join, resolve } from 'node:path';
 import process from 'node:process';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { withinLimits } from '../convert/conversion-guard.ts';
+import { checkConfigSize, checkSize } from '../convert/declared-size.ts';
 import { ConvertError } from '../convert/errors.ts';
 import { type ConvertedImage, convertImage } from '../convert/image.ts';
 import { convertIndex, imagesOf } from '../convert/image-index.ts';
+import { whyLeftAsItIs } from '../convert/image-plan.ts';
 import { type ConversionLimits, check, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { LayerWorkers } from '../convert/layer-workers.ts';
 import { type ConversionProfile, DEFAULT_PROFILE } from '../convert/profile.ts';
@@ -14,7 +16,7 @@ import type { Algorithm } from '../format/block-codec.ts';
 import { WRITABLE_BLOCK_SIZES } from '../format/zfile-writer.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
 import { type LayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
-import { type Descriptor, parseImageConfig } from '../oci/manifest.ts';
+import { type Descriptor, type ImageConfig, type ImageManifest, parseImageConfig } from '../oci/manifest.ts';
 import { layerFormat } from '../oci/media-types.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import type { BlobStore } from '../store/blob-store.ts';
@@ -156,17 +158,17 @@ async function convertAll(job: Job): Promise<ConvertedAll> {
   }
   for (const found of await entriesOf(origin, signal)) {
     if (found.manifest.kind !== 'image') {
-      const reason =
-        found.manifest.kind === 'index' ? 'it is an index within the index' : 'it is an artifact';
-      others.push({ original: found, reason });
+      const { manifest } = found;
+      const reason = manifest.kind === 'index' ? 'it is an index within the index' : whyLeftAsItIs(manifest);
+      others.push({ original: found, reason: reason ?? '' });
       continue;
     }
-    const config = parseImageConfig(await origin.readBlob(found.manifest.config, signal));
+    const config = await readConfig(found.manifest, job);
     const platform = formatPlatform(config);
     platforms.push(platform);
     if (flags.platform !== undefined && flags.platform !== platform) continue;
     try {
-      images.push({ platform, original: found, image: await convertOne(found, job) });
+      images.push({ platform, original: found, image: await convertOne(found, config, job) });
     } catch (error) {
       const isOneOfMany = root.manifest.kind === 'index' && flags.platform === undefined;
       const isUnsupported = error instanceof ConvertError && error.code === 'ERR_CONVERT_UNSUPPORTED';
@@ -175,12 +177,12 @@ async function convertAll(job: Job): Promise<ConvertedAll> {
     }
   }
   if (images.length === 0) {
-    const reasons = others.map(({ original, reason }) => `${original.descriptor.digest}: ${reason}`);
+    const reasons = others.map(({ original, reason }) => `\n  ${original.descriptor.digest}: ${reason}`);
     const there =
-      flags.platform === undefined
-        ? reasons.join('; ')
-        : `the source has ${platforms.join(', ') || 'no image'}`;
-    throw new Error(`there is nothing to convert: ${there || 'the index is empty'}`);
+      flags.platform === undefined || platforms.length === 0
+        ? `the source holds no images that can be converted${reasons.join('')}`
+        : `the source has ${platforms.join(', ')}`;
+    throw new Error(`there is nothing to convert: ${there}`);
   }
   if (root.manifest.kind !== 'index' || flags.platform !== undefined)
     return { images, index: null, others: [] };
@@ -192,12 +194,22 @@ async function convertAll(job: Job): Promise<ConvertedAll> {
   return { images, index: index.descriptor, others };
 }
 
+async function readConfig(
+  { config }: ImageManifest,
+  { origin, signal }: Pick<Job, 'origin' | 'signal'>,
+): Promise<ImageConfig> {
+  checkConfigSize(config);
+  const bytes = await origin.readBlob(config, signal);
+  checkSize('config', config, bytes.length);
+  return parseImageConfig(bytes);
+}
+
 async function convertOne(
   { descriptor, manifest }: FoundManifest,
+  config: ImageConfig,
   { origin, store, catalog, workers, flags, signal, progress }: Job,
 ): Promise<ConvertedImage> {
   if (manifest.kind === 'index') throw new TypeError('an index where an image was expected');
-  const config = parseImageConfig(await origin.readBlob(manifest.config, signal));
   const image = {
     manifest,
     descriptor,

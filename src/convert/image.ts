@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseDigest } from '../oci/digest.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
@@ -7,6 +7,7 @@ import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, ConvertedLayerRecord } from '../store/catalog.ts';
 import type { ConversionProgress } from '../store/conversion-table.ts';
 import { assembleConfig, assembleManifest, type Document } from './assemble.ts';
+import { checkSize } from './declared-size.ts';
 import { ConvertError } from './errors.ts';
 import { type PlannedLayer, planLayers } from './image-plan.ts';
 import { type ConversionLimits, ImageLimits } from './layer-limits.ts';
@@ -99,6 +100,7 @@ async function convertLayers(
     const { chainId, parentChainId, diffId, descriptor } = layer;
     const { profile, limits, store, catalog } = context;
     const layerPath = await layerFile(descriptor, signal);
+    checkSize('layer', descriptor, (await stat(layerPath)).size);
     const outputPath = join(scratch, `${index}.dadi`);
     const result = await context.workers.convert(
       { layerPath, digest: descriptor.digest, diffId, chainId, parentChainId, profile, limits, outputPath },

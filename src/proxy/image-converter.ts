@@ -1,5 +1,6 @@
 import type { Document } from '../convert/assemble.ts';
 import { withinLimits } from '../convert/conversion-guard.ts';
+import { checkConfigSize, checkSize } from '../convert/declared-size.ts';
 import { type ConversionContext, convertImage } from '../convert/image.ts';
 import { convertIndex, imagesOf } from '../convert/image-index.ts';
 import { check } from '../convert/layer-limits.ts';
@@ -12,9 +13,6 @@ import { type Converter, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError } from './errors.ts';
 import type { Manifests } from './manifests.ts';
 import type { Target, Upstreams } from './upstreams.ts';
-
-/** Configs of real images have some KB. */
-const MAX_CONFIG_BYTES = 8 * 1024 * 1024;
 
 interface Parts {
   readonly upstreams: Upstreams;
@@ -62,18 +60,10 @@ async function readConfig(
   { config }: ImageManifest,
   signal: AbortSignal,
 ): Promise<ImageConfig> {
-  if (config.size > MAX_CONFIG_BYTES) {
-    throw new ConversionInputError(
-      `the image's config has ${config.size} bytes, more than ${MAX_CONFIG_BYTES}`,
-    );
-  }
+  checkConfigSize(config);
   const source = await blobs.whole(target, config.digest, signal);
   try {
-    if (source.size !== config.size) {
-      throw new ConversionInputError(
-        `the image's config has ${source.size} bytes, its manifest says ${config.size}`,
-      );
-    }
+    checkSize('config', config, source.size);
     const bytes = Buffer.alloc(source.size);
     await source.read(0, bytes, signal);
     return parseImageConfig(bytes);
