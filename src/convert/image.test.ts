@@ -187,6 +187,11 @@ test('a config that lies about a layer fails the image, and leaves nothing behin
   expect(readdirSync(store.scratch())).toEqual([]);
 });
 
+test('a layer below that was removed while the image was converted is a failure of the store, not of the image', async () => {
+  vi.spyOn(store, 'localPath').mockResolvedValue(null);
+  await expect(convert(await image([BASE, TOP]))).rejects.toMatchObject({ code: 'ERR_STORE_IO' });
+});
+
 test('a layer that cannot be had fails the image, and the layers above it do not wait for ever', async () => {
   const broken = await image([BASE, TOP, TOP]);
   const missing = { ...broken, layerFile: () => Promise.reject(new Error('upstream is gone')) };

@@ -6,9 +6,9 @@ import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts'
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, ConvertedLayerRecord } from '../store/catalog.ts';
 import type { ConversionProgress } from '../store/conversion-table.ts';
+import { StoreError } from '../store/errors.ts';
 import { assembleConfig, assembleManifest, type Document } from './assemble.ts';
 import { checkSize } from './declared-size.ts';
-import { ConvertError } from './errors.ts';
 import { type PlannedLayer, planLayers } from './image-plan.ts';
 import { type ConversionLimits, ImageLimits } from './layer-limits.ts';
 import type { LayerWorkers } from './layer-workers.ts';
@@ -138,10 +138,8 @@ async function knownLayer(
 async function blobPath(layer: ConvertedLayerRecord, store: BlobStore): Promise<string> {
   const path = await store.localPath(layer.blobDigest);
   if (path === null) {
-    throw new ConvertError(
-      'ERR_CONVERT_IMAGE',
-      `the converted layer ${layer.blobDigest} is gone from the store`,
-    );
+    // Not a defect of the image: the next attempt makes it again.
+    throw new StoreError('ERR_STORE_IO', `the converted layer ${layer.blobDigest} is gone from the store`);
   }
   return path;
 }
