@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
 import { type Header, pack } from 'tar-stream';
-import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { decodeChunkTable, verifyChunk } from '../format/chunk-table.ts';
 import { ErofsReader } from '../format/erofs-reader.ts';
 import { LsmtLayer } from '../format/lsmt-layer.ts';
