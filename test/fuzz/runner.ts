@@ -27,7 +27,7 @@ export interface Outcome {
 /** An input takes milliseconds; this is what a loaded machine may make of them. */
 const MAX_INPUT_SECONDS = 20;
 const POLL_MS = 250;
-const HEAP_FLAGS = ['--max-old-space-size=192'];
+const HEAP_FLAGS = ['--max-old-space-size=192', '--expose-gc'];
 
 /** Fuzzes a target in a child process, and says how it went: also that the process died, or had to be ended. */
 export async function fuzzTarget(order: Order): Promise<Outcome> {

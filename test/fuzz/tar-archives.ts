@@ -115,7 +115,7 @@ function features(): Buffer {
     tarMember({ path: 'gnu', magic: GNU_MAGIC, uid: base256(70_000n, 8), mtime: base256(-1n, 12) }, 'gnu'),
     tarMember({ path: '././@LongLink', type: 'K', magic: GNU_MAGIC }, `${'target/'.repeat(40)}\0`),
     tarMember({ path: 'sym', type: '2', magic: GNU_MAGIC, linkTarget: 'short' }),
-    tarMember({ path: 'hard', type: '1', linkTarget: 'd/one' }),
+    tarMember({ path: 'hard', type: '1', linkTarget: 'pre/fix/d/one' }),
     tarMember({ path: 'null', type: '3', deviceMajor: 1, deviceMinor: 3 }),
     tarMember({ path: 'disk', type: '4', deviceMajor: 8, deviceMinor: 70_000 }),
     tarMember({ path: 'fifo', type: '6' }),
