@@ -118,6 +118,7 @@ describe('dadi inspect', () => {
       zfile: { algorithm: 'lz4', blockBytes: 16_384, checksums: true },
       lsmt: { parentUuid: null },
       erofs: null,
+      space: null,
     });
     const table = dadi(['inspect', path]).stdout;
     expect(table).toMatch(/lz4, \d+ blocks of 16 KiB/);

@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type DemoImage, demoImage } from '../demo/image.ts';
 import { LAYERS } from '../demo/recipe.ts';
+import type { SpaceUse } from '../src/format/erofs-space.ts';
 import { ImageLayout } from '../src/oci/image-layout.ts';
 import { type ImageManifest, parseManifest } from '../src/oci/manifest.ts';
 import { writeBigLayer } from './support/big-layer.ts';
@@ -77,6 +78,28 @@ describe.skipIf(
   test('is the same to the digest when it is converted again', async () => {
     const again = await dadiConvert(`oci:${image.layout}:latest`, join(work, 'again'), '--concurrency', '1');
     expect(again.digest).toBe(result.digest);
+  });
+
+  test('wastes little: `dadi inspect` says what of the device is content, and what padding and unused', async () => {
+    const inspect = async (...flags: string[]) =>
+      (await run(process.execPath, [MAIN, 'inspect', `oci:${layout}`, ...flags])).stdout;
+    const { space } = JSON.parse(await inspect('--json')) as { space: SpaceUse };
+    expect(space.inodes).toBeGreaterThan(5000);
+    expect(space.fileBytes).toBeGreaterThan(100_000_000);
+    expect(space.filePaddingBytes).toBeLessThan(space.fileBytes / 10);
+    expect(space.inodeBytes).toBeLessThan(space.inodes * 200);
+    expect(space.inodeSlackBytes).toBeLessThan(space.inodeBytes / 5);
+    expect(await inspect()).toMatch(/\nspace +files \d+ MB, padded by /);
+    const [bottom, above] = blobPaths(layout, result);
+    for (const [path, expected] of [
+      [bottom, { inodes: expect.any(Number) }],
+      [above, null],
+    ] as const) {
+      const { stdout } = await run(process.execPath, [MAIN, 'inspect', path!, '--json']);
+      const report = JSON.parse(stdout) as { space: SpaceUse | null };
+      if (expected === null) expect(report.space).toBeNull();
+      else expect(report.space).toMatchObject(expected);
+    }
   });
 
   test('is an image to skopeo, and an overlaybd image by its annotations', async () => {

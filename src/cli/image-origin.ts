@@ -16,6 +16,8 @@ export interface FoundManifest {
 export interface ImageOrigin {
   /** What the reference names: an image or an index. */
   readonly root: FoundManifest;
+  /** Its blobs are files of this machine. */
+  readonly isLocal: boolean;
   manifest(descriptor: Descriptor, signal: AbortSignal): Promise<FoundManifest>;
   /** A small blob (config, chunk table), digest checked. */
   readBlob(descriptor: Pick<Descriptor, 'digest' | 'size'>, signal: AbortSignal): Promise<Buffer>;
@@ -61,6 +63,7 @@ async function openInLayout({ directory, tag }: LayoutReference): Promise<ImageO
     manifest: parseManifest(await layout.readBlob(descriptor.digest), descriptor.mediaType),
   });
   return {
+    isLocal: true,
     root: await find((await layout.resolve(tag ?? undefined)).descriptor),
     manifest: find,
     readBlob: ({ digest }) => layout.readBlob(digest),
@@ -81,6 +84,7 @@ async function openInRegistry(text: string, { plainHttp, signal }: OriginOptions
   };
   try {
     return {
+      isLocal: false,
       root: await find(digest ?? tag ?? 'latest', signal),
       manifest: async (descriptor, wait) => ({ ...(await find(descriptor.digest, wait)), descriptor }),
       readBlob: ({ digest, size }, wait) =>

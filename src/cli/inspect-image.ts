@@ -1,4 +1,9 @@
 import { decodeChunkTable } from '../format/chunk-table.ts';
+import type { SpaceUse } from '../format/erofs-space.ts';
+import { FileSource } from '../format/file-source.ts';
+import { LsmtLayer } from '../format/lsmt-layer.ts';
+import { MergedDevice } from '../format/merged-device.ts';
+import { openLayerBlob } from '../format/overlaybd-tar.ts';
 import {
   CHUNK_TABLE_DIGEST_ANNOTATION,
   OVERLAYBD_VERSION_ANNOTATION,
@@ -14,6 +19,7 @@ import {
 import { formatPlatform, isAttestation } from '../oci/platform.ts';
 import type { FoundManifest, ImageOrigin } from './image-origin.ts';
 import { formatBytes, formatFields, formatTable } from './output.ts';
+import { formatSpace, spaceOf } from './space.ts';
 
 interface LayerSummary {
   readonly digest: string;
@@ -48,6 +54,8 @@ export type ImageReport = ReportBase &
         readonly form: 'original' | 'overlaybd';
         readonly platform: string;
         readonly layers: readonly LayerSummary[];
+        /** What the file system of a converted image on this machine takes. */
+        readonly space: SpaceUse | null;
       }
     | { readonly kind: 'index'; readonly manifests: readonly EntrySummary[] }
   );
@@ -60,7 +68,9 @@ export async function inspectImage(origin: ImageOrigin, signal: AbortSignal): Pr
   for (const layer of manifest.layers) layers.push(await layerSummary(layer, origin, signal));
   if (manifest.kind === 'artifact') return { ...base, kind: 'artifact', layers };
   const config = parseImageConfig(await origin.readBlob(manifest.config, signal));
-  return { ...base, kind: 'image', form: formOf(manifest), platform: formatPlatform(config), layers };
+  const form = formOf(manifest);
+  const space = form === 'overlaybd' && origin.isLocal ? await imageSpace(manifest, origin, signal) : null;
+  return { ...base, kind: 'image', form, platform: formatPlatform(config), layers, space };
 }
 
 /** The report for people. */
@@ -71,6 +81,9 @@ export function formatImage(report: ImageReport): string {
     ['kind', report.kind === 'image' ? `image, ${report.form}, ${report.platform}` : report.kind],
     ...(report.subject === null ? [] : [['made from', report.subject] as const]),
     ...(report.profile === null ? [] : [['profile', report.profile] as const]),
+    ...(report.kind !== 'image' || report.space === null
+      ? []
+      : [['space', formatSpace(report.space)] as const]),
   ]);
   const table =
     report.kind === 'index'
@@ -89,6 +102,26 @@ export function formatImage(report: ImageReport): string {
           ]),
         );
   return `${head}\n\n${table}`;
+}
+
+async function imageSpace(
+  { layers }: ImageManifest,
+  origin: ImageOrigin,
+  signal: AbortSignal,
+): Promise<SpaceUse | null> {
+  const files: FileSource[] = [];
+  try {
+    const opened: LsmtLayer[] = [];
+    for (const layer of layers) {
+      const path = await origin.layerFile(layer, () => Promise.reject(new Error('not local')), signal);
+      const file = FileSource.open(path);
+      files.push(file);
+      opened.push(await LsmtLayer.open(await openLayerBlob(file, signal), signal));
+    }
+    return await spaceOf(MergedDevice.open(opened), signal);
+  } finally {
+    for (const file of files) await file.close();
+  }
 }
 
 function reportBase({ descriptor, manifest }: FoundManifest): ReportBase {

@@ -1,4 +1,5 @@
 import { ErofsReader } from '../format/erofs-reader.ts';
+import type { SpaceUse } from '../format/erofs-space.ts';
 import { FormatError } from '../format/errors.ts';
 import { FileSource } from '../format/file-source.ts';
 import { LsmtLayer } from '../format/lsmt-layer.ts';
@@ -8,6 +9,7 @@ import { openLayerBlob } from '../format/overlaybd-tar.ts';
 import { SECTOR_BYTES } from '../format/segments.ts';
 import { ZFileReader } from '../format/zfile-reader.ts';
 import { formatBytes, formatFields } from './output.ts';
+import { formatSpace, spaceOf } from './space.ts';
 
 /** What a layer blob turns out to hold. Sizes in bytes. */
 export interface LayerReport {
@@ -30,6 +32,8 @@ export interface LayerReport {
   };
   /** Of the device as this layer leaves it; null if its start lies in a layer below or is something else. */
   readonly erofs: { readonly uuid: string; readonly blocks: number; readonly inodes: number } | null;
+  /** What the file system takes; null for a layer on others, which shows it only together with them. */
+  readonly space: SpaceUse | null;
 }
 
 /** Reads a layer blob in a file, wrapped in tar or not, compressed or not. Throws FormatError, SourceError. */
@@ -43,19 +47,22 @@ export async function inspectLayer(path: string, signal: AbortSignal): Promise<L
     for (let i = 0; i < segments.count; i++) {
       sum[segments.zeroed[i] === 1 ? 'zeroed' : 'data'] += segments.length[i]! * SECTOR_BYTES;
     }
+    const device = MergedDevice.open([layer]);
+    const isBottom = parentUuid === NO_PARENT_UUID;
     return {
       kind: 'layer',
       blobBytes: file.size,
       zfile: content instanceof ZFileReader ? zfileReport(content) : null,
       lsmt: {
         uuid,
-        parentUuid: parentUuid === NO_PARENT_UUID ? null : parentUuid,
+        parentUuid: isBottom ? null : parentUuid,
         deviceBytes: virtualSize,
         segments: segments.count,
         dataBytes: sum.data,
         zeroedBytes: sum.zeroed,
       },
-      erofs: await erofsReport(MergedDevice.open([layer]), signal),
+      erofs: await erofsReport(device, signal),
+      space: isBottom ? await spaceOf(device, signal) : null,
     };
   } finally {
     await file.close();
@@ -63,7 +70,7 @@ export async function inspectLayer(path: string, signal: AbortSignal): Promise<L
 }
 
 /** The report as lines for people. */
-export function formatLayer({ blobBytes, zfile, lsmt, erofs }: LayerReport): string {
+export function formatLayer({ blobBytes, zfile, lsmt, erofs, space }: LayerReport): string {
   return formatFields([
     ['blob', formatBytes(blobBytes)],
     [
@@ -85,6 +92,7 @@ export function formatLayer({ blobBytes, zfile, lsmt, erofs }: LayerReport): str
         ? 'not known from this layer alone'
         : `erofs, ${erofs.inodes} inodes, ${erofs.blocks} blocks`,
     ],
+    ...(space === null ? [] : [['space', formatSpace(space)] as const]),
   ]);
 }
 

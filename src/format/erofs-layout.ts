@@ -13,8 +13,9 @@ export const INODE_BYTES = 64;
 const COMPACT_INODE_BYTES = 32;
 const SUPERBLOCK_OFFSET = 1024;
 const SUPERBLOCK_BYTES = 128;
+export const SUPERBLOCK_END = SUPERBLOCK_OFFSET + SUPERBLOCK_BYTES;
 /** The root inode directly behind the superblock: its number has only 16 bits there. */
-export const ROOT_NID = (SUPERBLOCK_OFFSET + SUPERBLOCK_BYTES) / SLOT_BYTES;
+export const ROOT_NID = SUPERBLOCK_END / SLOT_BYTES;
 /** Block numbers have 32 bits, and all ones means "none". */
 export const MAX_BLOCKS = 0xffff_ffff;
 export const MAX_NAME_BYTES = 255;
