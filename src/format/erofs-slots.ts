@@ -2,7 +2,8 @@ import { BLOCK_BYTES, SLOT_BYTES } from './erofs-layout.ts';
 
 /**
  * How many of the youngest blocks are looked at for room: 256 KiB, so that what comes together is also fetched
- * together. With file tails of all lengths some 4 % of the bytes stay unused.
+ * together. Some 5 % of the bytes stay unused, with the names of small directories in the slots; looking for the
+ * tightest room instead of the first changes nothing.
  */
 const OPEN_BLOCKS = 64;
 
