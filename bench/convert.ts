@@ -1,35 +1,62 @@
 /**
- * Conversion of an image in an OCI layout, beside what anybody does with it: gzip -dc of its layers, one after the
- * other, and a full unpack by umoci. Rounds interleaved; whole processes, `dadi` as it is built.
- * Usage: npm run build && node bench/convert.ts [oci-layout [tag [rounds]]]; without a layout, the demo's image
+ * Conversion: of a whole image, of a layer of many small files, of one of few large files; beside it what the stages cost when
+ * they are run alone in one thread, and what others do with the same layers. Rounds interleaved, medians.
+ * The bound is the sum of the stages, divided by how many times faster two busy processes are than one, measured in the same
+ * rounds: other users of the machine slow both down.
+ * Usage: npm run build && node bench/convert.ts [--rounds N] [--only NAME] [--profile lz4|zstd]
  */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { promisify } from 'node:util';
-import { demoImage } from '../demo/image.ts';
+import { parseArgs, promisify } from 'node:util';
 import { formatTable } from '../src/cli/output.ts';
-import { ImageLayout } from '../src/oci/image-layout.ts';
-import { parseManifest } from '../src/oci/manifest.ts';
+import { DEFAULT_PROFILE } from '../src/convert/profile.ts';
+import type { Algorithm } from '../src/format/block-codec.ts';
+import { layerPaths, type Workload, workloads } from './workloads.ts';
 
 const run = promisify(execFile);
 const DADI = resolve(import.meta.dirname, '../bin/dadi.mjs');
+const STAGE = join(import.meta.dirname, 'stage.ts');
+/** What a conversion does with the layers, and then with the blobs that it made. */
+const LAYER_STAGES = [
+  'read and hash the layer',
+  'unpack',
+  'hash the tar',
+  'read the tar',
+  'compress, with checksums',
+] as const;
+const BLOB_STAGES = ['hash the blob', 'write the blob'] as const;
+const LZ4 = { algorithm: 'lz4', level: 0, blockSize: 32_768 } as const;
 
-const [layoutArgument, tag = 'latest', roundsArgument = '5'] = process.argv.slice(2);
-const layoutPath =
-  layoutArgument ?? (await demoImage({ signal: new AbortController().signal, report: console.error })).layout;
-const layout = await ImageLayout.open(layoutPath);
-const { bytes, descriptor } = await layout.resolve(tag);
-const manifest = parseManifest(bytes, descriptor.mediaType);
-if (manifest.kind !== 'image') throw new Error(`${layoutPath}:${tag} is no image, but an ${manifest.kind}`);
-const blobs = manifest.layers.map(({ digest }) => layout.blobPath(digest));
-const originalBytes = manifest.layers.reduce((sum, { size }) => sum + size, 0);
+interface Profile {
+  readonly algorithm: Algorithm;
+  readonly level: number;
+  readonly blockSize: number;
+}
 
 interface Measured {
   readonly seconds: number;
   readonly cpuSeconds: number;
   readonly peakMib: number;
 }
+
+interface Converted {
+  readonly durationMs: number;
+  readonly tarBytes: number;
+  readonly images: readonly { readonly originalBytes: number; readonly convertedBytes: number }[];
+}
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    only: { type: 'string' },
+    profile: { type: 'string' },
+  },
+});
+const rounds = Number(values.rounds);
+const profiles: readonly Profile[] = [DEFAULT_PROFILE, LZ4].filter(
+  ({ algorithm }) => values.profile === undefined || values.profile === algorithm,
+);
 
 /** What the system says of a whole process; /usr/bin/time is Debian's package `time`. */
 async function measure(command: readonly string[]): Promise<Measured & { readonly stdout: string }> {
@@ -41,57 +68,124 @@ async function measure(command: readonly string[]): Promise<Measured & { readonl
   return { stdout, seconds: seconds!, cpuSeconds: user! + system!, peakMib: peakKib / 1024 };
 }
 
-const work = mkdtempSync(join(layoutPath, '..', 'bench-'));
-let tarBytes = 0;
-let convertedBytes = 0;
-const programs = {
-  'dadi convert': async (round: number) => {
-    const { stdout, ...measured } = await measure([
+async function stageSeconds(stage: string, profile: Profile, paths: readonly string[]): Promise<number> {
+  const { algorithm, level, blockSize } = profile;
+  const options = [stage, algorithm, String(level), String(blockSize)];
+  const { stdout } = await run(process.execPath, [STAGE, ...options, ...paths], { maxBuffer: 2 ** 20 });
+  return (JSON.parse(stdout) as { seconds: number }).seconds;
+}
+
+/** How many times as much two busy processes get done as one does. */
+async function speedUp(profile: Profile, paths: readonly string[]): Promise<number> {
+  const one = () => stageSeconds('compress, with checksums', profile, paths);
+  const alone = await one();
+  const together = await Promise.all([one(), one()]);
+  return (2 * alone) / Math.max(...together);
+}
+
+class Series {
+  readonly #values = new Map<string, number[]>();
+
+  add(name: string, value: number): void {
+    const values = this.#values.get(name);
+    if (values === undefined) this.#values.set(name, [value]);
+    else values.push(value);
+  }
+
+  median(name: string): number {
+    const values = this.#values.get(name)?.toSorted((a, b) => a - b) ?? [];
+    return values[values.length >> 1] ?? Number.NaN;
+  }
+}
+
+function blobsIn(layout: string, originals: readonly string[]): string[] {
+  const directory = join(layout, 'blobs', 'sha256');
+  const large = Math.min(...originals.map((path) => statSync(path).size)) / 8;
+  return readdirSync(directory)
+    .map((name) => join(directory, name))
+    .filter((path) => statSync(path).size > large);
+}
+
+async function bench({ name, layout }: Workload, profile: Profile, work: string): Promise<void> {
+  const paths = await layerPaths(layout);
+  const series = new Series();
+  let converted: Converted | null = null;
+  for (let round = 0; round < rounds; round++) {
+    const output = join(work, 'converted');
+    const { algorithm, level, blockSize } = profile;
+    const flags = [
+      `--algorithm=${algorithm}`,
+      `--block-size=${blockSize}`,
+      ...(level > 0 ? [`--level=${level}`] : []),
+    ];
+    const dadi = await measure([
       process.execPath,
       DADI,
       'convert',
-      `oci:${layoutPath}:${tag}`,
-      `oci:${join(work, `converted-${round}`)}`,
+      `oci:${layout}:latest`,
+      `oci:${output}`,
       '--json',
+      ...flags,
     ]);
-    const result = JSON.parse(stdout) as { tarBytes: number; images: { convertedBytes: number }[] };
-    tarBytes = result.tarBytes;
-    convertedBytes = result.images[0]!.convertedBytes;
-    return measured;
-  },
-  'gzip -dc': () =>
-    measure(['sh', '-c', 'for blob; do gzip -dc "$blob" >/dev/null || exit; done', 'sh', ...blobs]),
-  'umoci unpack': (round: number) =>
-    measure(['umoci', 'unpack', '--image', `${layoutPath}:${tag}`, join(work, `unpacked-${round}`)]),
-};
-const figures = new Map<string, Measured[]>(Object.keys(programs).map((name) => [name, []]));
-try {
-  for (let round = 0; round < Number(roundsArgument); round++) {
-    for (const [name, program] of Object.entries(programs)) figures.get(name)!.push(await program(round));
+    converted = JSON.parse(dadi.stdout) as Converted;
+    series.add('dadi seconds', dadi.seconds);
+    series.add('dadi cpu', dadi.cpuSeconds);
+    series.add('dadi peak', dadi.peakMib);
+    const blobs = blobsIn(output, paths);
+    for (const stage of LAYER_STAGES) series.add(stage, await stageSeconds(stage, profile, paths));
+    for (const stage of BLOB_STAGES) series.add(stage, await stageSeconds(stage, profile, blobs));
+    series.add('speed-up', await speedUp(profile, paths));
+    const all = ['sh', '-c', 'for blob; do gzip -dc "$blob" >/dev/null || exit; done', 'sh', ...paths];
+    series.add('gzip -dc', (await measure(all)).seconds);
+    series.add(
+      'umoci unpack',
+      (await measure(['umoci', 'unpack', '--image', `${layout}:latest`, join(work, 'unpacked')])).seconds,
+    );
+    rmSync(work, { recursive: true });
   }
-} finally {
-  rmSync(work, { recursive: true, force: true });
+  if (converted !== null) report(name, profile, series, converted);
 }
 
-const median = (values: readonly number[]): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
-const middle = (name: string, key: keyof Measured) => median(figures.get(name)!.map((each) => each[key]));
-console.log(
-  `${layoutPath}:${tag}: ${(tarBytes / 1e6).toFixed(0)} MB of tar, medians of ${roundsArgument} interleaved rounds`,
-);
-console.log(
-  formatTable(
-    ['PROGRAM', 'SECONDS', 'MB/s OF TAR', 'CPU s/GB', 'PEAK MiB', 'TIME / dadi'],
-    [...figures.keys()].map((name) => [
-      name,
-      middle(name, 'seconds').toFixed(2),
-      (tarBytes / 1e6 / middle(name, 'seconds')).toFixed(0),
-      (middle(name, 'cpuSeconds') / (tarBytes / 1e9)).toFixed(1),
-      middle(name, 'peakMib').toFixed(0),
-      (middle(name, 'seconds') / middle('dadi convert', 'seconds')).toFixed(2),
-    ]),
-  ),
-);
-console.log(
-  `converted size: ${(convertedBytes / originalBytes).toFixed(3)} of the original's compressed size`,
-);
+function report(name: string, profile: Profile, series: Series, converted: Converted): void {
+  const { algorithm, level, blockSize } = profile;
+  const tarMb = converted.tarBytes / 1e6;
+  const [image] = converted.images;
+  const stages = [...LAYER_STAGES, ...BLOB_STAGES];
+  // Unpacking reads the layer too; that is counted with its hash.
+  const sum = stages.reduce((total, stage) => total + series.median(stage), 0);
+  const bound = sum / series.median('speed-up');
+  const seconds = series.median('dadi seconds');
+  const row = (what: string, value: number) => [what, value.toFixed(2), (tarMb / value).toFixed(0)];
+  console.log(
+    `\n${name}, ${algorithm}${level > 0 ? ` level ${level}` : ''}, blocks of ${blockSize / 1024} KiB: ${tarMb.toFixed(0)} MB of tar, medians of ${rounds} rounds`,
+  );
+  console.log(
+    formatTable(
+      ['', 'SECONDS', 'MB/s OF TAR'],
+      [
+        row('dadi convert', seconds),
+        ...stages.map((stage) => row(`  ${stage}, alone`, series.median(stage))),
+        row('  sum of the stages', sum),
+        row(`  sum / ${series.median('speed-up').toFixed(2)} (two processes)`, bound),
+        row('gzip -dc', series.median('gzip -dc')),
+        row('umoci unpack', series.median('umoci unpack')),
+      ],
+    ),
+  );
+  console.log(
+    `dadi convert takes ${(seconds / bound).toFixed(2)} of that bound, ${(series.median('dadi cpu') / (tarMb / 1000)).toFixed(1)} CPU s/GB, ` +
+      `${series.median('dadi peak').toFixed(0)} MiB at most; its blobs have ${((image?.convertedBytes ?? 0) / (image?.originalBytes ?? 1)).toFixed(3)} of the tar.gz`,
+  );
+}
+
+for (const workload of await workloads(console.error)) {
+  if (values.only !== undefined && workload.name !== values.only) continue;
+  for (const profile of profiles) {
+    const work = mkdtempSync(join(workload.layout, '..', 'bench-'));
+    try {
+      await bench(workload, profile, work);
+    } finally {
+      rmSync(work, { recursive: true, force: true });
+    }
+  }
+}

@@ -1,7 +1,8 @@
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { decoderOf } from '../format/decoder-of.ts';
 import { FormatError } from '../format/errors.ts';
-import { decoderOf, type StreamDecoder } from '../format/stream-decoder.ts';
+import type { StreamDecoder } from '../format/stream-decoder.ts';
 import { type TarHandler, TarReader } from '../format/tar-reader.ts';
 import { ConvertError } from './errors.ts';
 import { LayerLimits } from './layer-limits.ts';

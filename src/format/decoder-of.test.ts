@@ -2,10 +2,11 @@ import { gzipSync, constants as zlib, zstdCompressSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { randomBytes } from '../../test/support/random-bytes.ts';
+import { decoderOf } from './decoder-of.ts';
 import { FormatError } from './errors.ts';
 import { GzipDecoder } from './gzip-decoder.ts';
 import { loadIsal, zlibInflater } from './inflate.ts';
-import { decoderOf, type StreamDecoder } from './stream-decoder.ts';
+import type { StreamDecoder } from './stream-decoder.ts';
 import { ZstdDecoder } from './zstd-decoder.ts';
 
 const TEXT = Buffer.from('a layer of many words, '.repeat(40_000));
