@@ -84,6 +84,20 @@ describe('the bottom layer', () => {
     expect((await draft.on(null)).totalBlocks).toBeLessThan(60);
   });
 
+  it('keeps inodes and names apart from content: who lists all of it reads little', async () => {
+    const draft = new LayerDraft();
+    for (let index = 0; index < 2000; index++) draft.file(`d${index % 50}/${index}`, 'x'.repeat(3000));
+    const { device } = await draft.on(null);
+    let found = 0;
+    for await (const _ of (await ErofsReader.open(device)).walk()) found++;
+    expect(found).toBe(2051);
+    const touched = new Set<number>();
+    for (const [offset, length] of device.reads) {
+      for (let at = offset - (offset % 4096); at < offset + length; at += 4096) touched.add(at);
+    }
+    expect(touched.size).toBeLessThan(device.size / 4096 / 30);
+  });
+
   it('takes 200,000 entries of one directory in seconds', async () => {
     const draft = new LayerDraft();
     for (let index = 0; index < 200_000; index++) draft.file(`d/${index}`, '');
