@@ -3,7 +3,7 @@ import { type BlobRange, downloadFrom, rangeHeaders, type UnsizedDownload } from
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest, matchesDigest } from './digest.ts';
 import { OciError, type RegistryContext, RegistryError } from './errors.ts';
 import { type Descriptor, MAX_MANIFEST_BYTES } from './manifest.ts';
-import { MANIFEST_ACCEPT, OCI_INDEX } from './media-types.ts';
+import { bareMediaType, isDockerSchema1, MANIFEST_ACCEPT, OCI_INDEX } from './media-types.ts';
 import { isRepository, isTag } from './reference.ts';
 import {
   contentDigest,
@@ -20,6 +20,7 @@ import {
 import { discard, header, headerBytes, readExactly, tooBig } from './registry-http.ts';
 import { type RetryPolicy, withRetries } from './registry-retry.ts';
 import { RegistryConnections, type RegistryTimeouts, RegistryTransport } from './registry-transport.ts';
+import { signedSchema1Payload } from './schema1.ts';
 
 export interface RegistryClientOptions {
   /** Where the registry answers; a path in front of `/v2/` is kept. See `registryUrl` for what users write. */
@@ -117,8 +118,12 @@ export class RegistryClient {
         const response = await this.#transport.send(request, context);
         const bytes = await readSmall(response, MAX_MANIFEST_BYTES, context);
         const expected = isDigest(reference) ? reference : contentDigest(response);
-        if (expected !== null && !matchesDigest(bytes, expected)) throw digestMismatch(context, expected);
-        return { digest: expected ?? digestOf(bytes), mediaType: contentType(response), bytes };
+        const mediaType = contentType(response);
+        const signed = isDockerSchema1(bareMediaType(mediaType))
+          ? (signedSchema1Payload(bytes) ?? bytes)
+          : bytes;
+        if (expected !== null && !matchesDigest(signed, expected)) throw digestMismatch(context, expected);
+        return { digest: expected ?? digestOf(signed), mediaType, bytes };
       },
       this.#retry,
       signal,

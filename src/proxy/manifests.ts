@@ -126,6 +126,8 @@ export class Manifests {
     const fetched = await target.client.manifest(repository, digest, { signal: this.#signal });
     const { bytes } = fetched;
     const mediaType = fetched.mediaType === '' ? mediaTypeInside(bytes) : fetched.mediaType;
+    // Its digest is not that of its bytes, by which the store keeps things: upstream is asked each time.
+    if (!matchesDigest(bytes, digest)) return { digest, mediaType, bytes, warning: null };
     const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
     await writer.write(bytes);
     await writer.commit();

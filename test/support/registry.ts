@@ -44,6 +44,9 @@ export async function startRegistry(options: RegistryOptions): Promise<Registry>
   const configPath = join(dir, 'config.yml');
   const config = {
     version: '0.1',
+    // Foreign layers, and manifests of Docker's first kind: what older registries hold.
+    validation: { manifests: { urls: { allow: ['.*'] } } },
+    compatibility: { schema1: { enabled: true } },
     storage: { filesystem: { rootdirectory: join(dir, 'data') }, delete: { enabled: true } },
     http: {
       addr: host,
