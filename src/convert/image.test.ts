@@ -192,6 +192,17 @@ test('a layer below that was removed while the image was converted is a failure 
   await expect(convert(await image([BASE, TOP]))).rejects.toMatchObject({ code: 'ERR_STORE_IO' });
 });
 
+test('a layer whose file was damaged fails the image, and the file is dropped', async () => {
+  const what = await image([BASE]);
+  const path = join(directory, 'damaged');
+  writeFileSync(path, Buffer.alloc(1000));
+  const dropped: Digest[] = [];
+  const dropLayer = async ({ digest }: { digest: Digest }) => void dropped.push(digest);
+  const failing = convert({ ...what, layerFile: async () => path, dropLayer });
+  await expect(failing).rejects.toMatchObject({ code: 'ERR_CONVERT_LAYER_DIGEST' });
+  expect(dropped).toEqual([what.manifest.layers[0]!.digest]);
+});
+
 test('a layer that cannot be had fails the image, and the layers above it do not wait for ever', async () => {
   const broken = await image([BASE, TOP, TOP]);
   const missing = { ...broken, layerFile: () => Promise.reject(new Error('upstream is gone')) };

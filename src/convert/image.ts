@@ -9,6 +9,7 @@ import type { ConversionProgress } from '../store/conversion-table.ts';
 import { StoreError } from '../store/errors.ts';
 import { assembleConfig, assembleManifest, type Document } from './assemble.ts';
 import { checkSize } from './declared-size.ts';
+import { ConvertError } from './errors.ts';
 import { type PlannedLayer, planLayers } from './image-plan.ts';
 import { type ConversionLimits, ImageLimits } from './layer-limits.ts';
 import type { LayerWorkers } from './layer-workers.ts';
@@ -30,6 +31,8 @@ export interface ImageToConvert {
   readonly config: ImageConfig;
   /** Where the bytes of a layer are on this machine. Called once for each layer converted. */
   readonly layerFile: (layer: Descriptor, signal: AbortSignal) => Promise<string>;
+  /** Removes that file when it turned out to hold other bytes, if it is ours: the next attempt gets it anew. */
+  readonly dropLayer?: (layer: Descriptor) => Promise<void>;
 }
 
 export interface ConvertedImage {
@@ -50,7 +53,7 @@ export async function convertImage(
   onProgress: (progress: ConversionProgress) => void,
 ): Promise<ConvertedImage> {
   const plan = planLayers(image.manifest, image.config);
-  const layers = await convertLayers(plan, image.layerFile, context, onProgress);
+  const layers = await convertLayers(plan, image, context, onProgress);
   const config = assembleConfig(image.config, layers);
   const manifest = assembleManifest(image.descriptor, config, layers, context.profile);
   await context.store.put(config.bytes);
@@ -60,7 +63,7 @@ export async function convertImage(
 
 async function convertLayers(
   plan: readonly PlannedLayer[],
-  layerFile: ImageToConvert['layerFile'],
+  { layerFile, dropLayer }: Pick<ImageToConvert, 'layerFile' | 'dropLayer'>,
   context: ConversionContext,
   onProgress: (progress: ConversionProgress) => void,
 ): Promise<ConvertedLayerRecord[]> {
@@ -100,13 +103,19 @@ async function convertLayers(
     const { chainId, parentChainId, diffId, descriptor } = layer;
     const { profile, limits, store, catalog } = context;
     const layerPath = await layerFile(descriptor, signal);
-    checkSize('layer', descriptor, (await stat(layerPath)).size);
     const outputPath = join(scratch, `${index}.dadi`);
-    const result = await context.workers.convert(
+    const conversion = context.workers.convert(
       { layerPath, digest: descriptor.digest, diffId, chainId, parentChainId, profile, limits, outputPath },
       async () => Promise.all((await Promise.all(below)).map((parent) => blobPath(parent, store))),
       { compressedBytes: descriptor.size, signal, onProgress: (bytes) => progress.advance(index, bytes) },
     );
+    const result = await conversion.catch(async (error: unknown) => {
+      const isDamaged = error instanceof ConvertError && error.code === 'ERR_CONVERT_LAYER_DIGEST';
+      if (isDamaged) await dropLayer?.(descriptor);
+      throw error;
+    });
+    // Only now: a file that was damaged has another size too.
+    checkSize('layer', descriptor, (await stat(layerPath)).size);
     const blobDigest = parseDigest(result.blobDigest);
     const chunkTableDigest = await store.put(Buffer.from(result.chunkTable));
     await store.adopt(outputPath, blobDigest);

@@ -44,7 +44,8 @@ export function imageConverter(parts: Parts): Converter {
     if (reason !== null) throw new ConversionInputError(`it is not converted: ${reason}`);
     const config = await readConfig(blobs, target, manifest, signal);
     const layerFile = (layer: Descriptor, until: AbortSignal) => blobs.localPath(target, layer.digest, until);
-    const image = { manifest, descriptor, config, layerFile };
+    const dropLayer = (layer: Descriptor) => context.store.remove(layer.digest);
+    const image = { manifest, descriptor, config, layerFile, dropLayer };
     return toConverted((await convertImage(image, { ...context, signal }, onProgress)).manifest);
   };
   const scratch = context.store.scratch();

@@ -31,6 +31,8 @@ const PERMANENT: ReadonlySet<string> = new Set([
 
 /** What passes when somebody has seen to it: upstream is away or refuses, the disk is full. */
 const PASSING: ReadonlySet<string> = new Set([
+  // The damaged file was removed: it is fetched again.
+  'ERR_CONVERT_LAYER_DIGEST',
   'ERR_REGISTRY_BODY',
   'ERR_REGISTRY_PROTOCOL',
   'ERR_REGISTRY_RATE_LIMITED',
