@@ -49,6 +49,13 @@ describe('a chunk', () => {
     expect(verifyChunk(table, 0, chunk(1))).toBe(false);
   });
 
+  test('of zeros does not pass for one that holds something, whatever its length', () => {
+    for (const i of [0, 1, 2]) {
+      for (const length of [0, 1, 1808, 4096])
+        expect(verifyChunk(table, i, Buffer.alloc(length))).toBe(false);
+    }
+  });
+
   test('beyond the table is refused', () => {
     for (const i of [-1, 3, 0.5, Number.NaN]) expect(verifyChunk(table, i, Buffer.alloc(0))).toBe(false);
   });

@@ -30,7 +30,9 @@ describe('normaliseEntryPath', () => {
     const path = `${'n/'.repeat(2047)}nn`;
     expect(normaliseEntryPath(name)).toBe(name);
     expect(normaliseEntryPath(path)).toBe(path);
+    expect(whiteoutOf(normaliseEntryPath(`d/.wh.${name}`))).toEqual({ kind: 'whiteout', path: `d/${name}` });
     const limit = expect.objectContaining({ code: 'ERR_LIMIT' });
+    expect(() => normaliseEntryPath(`d/.wh.${name}n`)).toThrow(limit);
     expect(() => normaliseEntryPath(`${name}n`)).toThrow(limit);
     expect(() => normaliseEntryPath(`${path}n`)).toThrow(limit);
   });

@@ -20,7 +20,8 @@ export function normaliseEntryPath(path: ByteString): ByteString {
     if (name === '..') {
       throw new FormatError('ERR_LAYER_CONFLICT', `a path with '..' in the layer: ${shorten(path)}`);
     }
-    if (name.length > MAX_NAME_BYTES) {
+    // No file is made of a whiteout: what it hides may have the longest name that there is.
+    if (name.length > MAX_NAME_BYTES + (name.startsWith(WHITEOUT_PREFIX) ? WHITEOUT_PREFIX.length : 0)) {
       throw new FormatError('ERR_LIMIT', `a name longer than ${MAX_NAME_BYTES} bytes: ${shorten(path)}`);
     }
   }

@@ -112,6 +112,31 @@ describe('a damaged block', () => {
     await expect(readAll(reader)).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
   });
 
+  test.each(['lz4', 'zstd'] as const)(
+    'of zeros, its checksum too, does not pass for one that was not written yet (%s)',
+    async (algorithm) => {
+      const sink = new MemorySink();
+      const writer = new ZFileWriter(sink, { algorithm, blockSize: 4096 });
+      writer.write(Buffer.alloc(20_000));
+      writer.finish();
+      const file = sink.bytes;
+      // Even where zeros are what the block holds: a checksum of zeros that began from 0 would be 0.
+      file.fill(0, 512, file.length - 512 - 5 * 4);
+      const source = new SpySource(file);
+      const reader = await ZFileReader.open(source);
+      const opening = source.reads.length;
+      for (let block = 0; block < 5; block++) {
+        const read = reader.read(block * 4096, Buffer.alloc(1));
+        await expect(read).rejects.toMatchObject({
+          code: 'ERR_SOURCE_CORRUPT',
+          message: expect.stringContaining('checksum'),
+        });
+      }
+      // And nobody asks for it again and again.
+      expect(source.reads.length - opening).toBe(10);
+    },
+  );
+
   test('that holds less than it should is ERR_SOURCE_CORRUPT, although its checksum is right', async () => {
     const sink = new MemorySink();
     const writer = new ZFileWriter(sink, { algorithm: 'lz4', blockSize: 4096 });

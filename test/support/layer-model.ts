@@ -14,7 +14,7 @@ interface Directory {
 
 interface Leaf {
   readonly type: 'file' | 'symlink' | 'character' | 'block' | 'fifo';
-  readonly attributes: Attributes;
+  attributes: Attributes;
   readonly content: string;
 }
 
@@ -44,8 +44,11 @@ export class LayerModel {
       this.#hide(entries);
       let late = entries.filter((entry, index) => {
         if (entry.kind === 'whiteout' || entry.kind === 'opaque') return false;
-        if (entry.kind === 'hardlink')
-          return !this.#link(entry.path, entry.target) && !isReplaced(entries, index);
+        if (entry.kind === 'hardlink') {
+          const linked = this.#link(entry.path, entry.target);
+          if (linked && entry.changes !== null) this.#change(entry.path, entry.changes);
+          return !linked && !isReplaced(entries, index);
+        }
         this.#create(entry, contentOf(entry));
         return false;
       });
@@ -171,6 +174,15 @@ export class LayerModel {
     return true;
   }
 
+  /** A link brings its inode owner, time and mode, but xattrs not, and links have no mode of their own. */
+  #change(path: ByteString, changes: Omit<Attributes, 'xattrs'>): void {
+    const names = path.split('/').filter((name) => name !== '');
+    const name = names.pop() as ByteString;
+    const inode = this.#make(names).names.get(name) as Inode;
+    const { mode, xattrs } = inode.attributes;
+    inode.attributes = { ...changes, mode: inode.type === 'symlink' ? mode : changes.mode, xattrs };
+  }
+
   #make(names: readonly ByteString[]): Directory {
     const holder = this.#follow(names, 'make')?.at(-1);
     if (holder === undefined) throw new ModelConflict('not a directory');
@@ -225,10 +237,17 @@ function isReplaced(entries: readonly LayerEntry[], index: number): boolean {
   return entries.slice(index + 1).some((later) => later.path === path && !/whiteout|opaque/.test(later.kind));
 }
 
-/** A copy in which hard links still share their inode; only directories can change. */
-function copyOf(directory: Directory): Directory {
+/** A copy in which hard links still share their inode. */
+function copyOf(directory: Directory, copies = new Map<Leaf, Leaf>()): Directory {
   const names = new Map<ByteString, Inode>();
-  for (const [name, child] of directory.names)
-    names.set(name, child.type === 'directory' ? copyOf(child) : child);
+  for (const [name, child] of directory.names) {
+    if (child.type === 'directory') {
+      names.set(name, copyOf(child, copies));
+      continue;
+    }
+    const copy = copies.get(child) ?? { ...child };
+    copies.set(child, copy);
+    names.set(name, copy);
+  }
   return { type: 'directory', attributes: directory.attributes, names };
 }

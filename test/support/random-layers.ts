@@ -73,7 +73,7 @@ type XattrLengths = readonly (readonly [name: string, length: number])[];
 
 const xattrs: fc.Arbitrary<XattrLengths> = fc.array(
   fc.tuple(
-    fc.constantFrom('trusted.a', 'trusted.b', 'security.c', `trusted.${'n'.repeat(200)}`),
+    fc.constantFrom('user.a', 'user.b', 'security.c', `user.${'n'.repeat(200)}`),
     fc.constantFrom(0, 1, 3, 20, 700, 3900, 4100, 20_000, 65_535),
   ),
   { maxLength: 3 },
@@ -117,6 +117,8 @@ export function stackOfLayers(): fc.Arbitrary<Operation[][]> {
 /** A layer of a stack, on the device of those below it. */
 export interface StackStep {
   readonly draft: LayerDraft;
+  /** Of a file. */
+  readonly contentOf: (entry: LayerEntry) => Buffer;
   /** What the layers below made; null for the lowest. */
   readonly below: BlockDevice | null;
   /** Holds this layer's tree when the layer is accepted, else that below. */
@@ -130,16 +132,16 @@ export async function* buildStack(stack: readonly Operation[][]): AsyncGenerator
   const model = new LayerModel();
   let below: BlockDevice | null = null;
   for (const operations of stack) {
-    const { draft, contentOf } = draftOf(operations, model);
-    const built: StackedLayer | null = accepts(model, draft, contentOf) ? await draft.on(below) : null;
-    yield { draft, below, model, built };
+    const { draft, contentOf, shownOf } = draftOf(operations, model);
+    const built: StackedLayer | null = accepts(model, draft, shownOf) ? await draft.on(below) : null;
+    yield { draft, contentOf, below, model, built };
     below = built?.device ?? below;
   }
 }
 
-function accepts(model: LayerModel, draft: LayerDraft, contentOf: (entry: LayerEntry) => string): boolean {
+function accepts(model: LayerModel, draft: LayerDraft, shownOf: (entry: LayerEntry) => string): boolean {
   try {
-    model.apply(draft.entries, contentOf);
+    model.apply(draft.entries, shownOf);
     return true;
   } catch (error) {
     if (error instanceof ModelConflict) return false;
@@ -147,13 +149,18 @@ function accepts(model: LayerModel, draft: LayerDraft, contentOf: (entry: LayerE
   }
 }
 
-/** Makes a layer of operations on what `model` holds; `contentOf` says what a snapshot shows of an entry. */
+/** Makes a layer of operations on what `model` holds; `shownOf` says what a snapshot shows of an entry. */
 function draftOf(
   operations: readonly Operation[],
   model: LayerModel,
-): { draft: LayerDraft; contentOf: (entry: LayerEntry) => string } {
+): {
+  draft: LayerDraft;
+  contentOf: (entry: LayerEntry) => Buffer;
+  shownOf: (entry: LayerEntry) => string;
+} {
   const draft = new LayerDraft();
-  const contents = new Map<LayerEntry, string>();
+  const files = new Map<LayerEntry, Buffer>();
+  const shown = new Map<LayerEntry, string>();
   const paths = model.paths();
   const leaves = model.leaves();
   /** Directories and links, in which more can be put. */
@@ -165,17 +172,21 @@ function draftOf(
     const given = attributesOf(operation);
     if (operation.kind === 'file') {
       const content = Buffer.alloc(operation.size, `${path} ${operation.pick}`, 'latin1');
+      // Zeros for sparse files to leave out.
+      if (operation.pick % 3 === 0)
+        content.fill(0, Math.min(600, content.length), Math.min(8200, content.length));
       draft.file(path, content, given);
-      contents.set(draft.entries.at(-1) as LayerEntry, contentHash(content));
+      files.set(draft.entries.at(-1) as LayerEntry, content);
+      shown.set(draft.entries.at(-1) as LayerEntry, contentHash(content));
     } else if (operation.kind === 'symlink') {
-      draft.symlink(path, operation.target, given);
-      contents.set(draft.entries.at(-1) as LayerEntry, operation.target);
+      draft.symlink(path, operation.target, { ...given, mode: 0o777 });
+      shown.set(draft.entries.at(-1) as LayerEntry, operation.target);
     } else if (operation.kind === 'character' || operation.kind === 'block') {
       const [major, minor] = [operation.pick % 4096, operation.pick % 1_048_576];
       draft.add({ kind: operation.kind, path, attributes: given, major, minor });
-      contents.set(draft.entries.at(-1) as LayerEntry, `${major}:${minor}`);
+      shown.set(draft.entries.at(-1) as LayerEntry, `${major}:${minor}`);
     } else if (operation.kind === 'hardlink') {
-      draft.hardlink(path, leaves[operation.pick % leaves.length] ?? operation.names.join('/'));
+      draft.hardlink(path, leaves[operation.pick % leaves.length] ?? operation.names.join('/'), given);
     } else {
       draft.add({ kind: operation.kind, path, attributes: given });
     }
@@ -185,7 +196,11 @@ function draftOf(
       if (operation.kind === 'directory' || operation.kind === 'symlink') parents.push(path);
     }
   }
-  return { draft, contentOf: (entry) => contents.get(entry) ?? '' };
+  return {
+    draft,
+    contentOf: (entry) => files.get(entry) ?? Buffer.alloc(0),
+    shownOf: (entry) => shown.get(entry) ?? '',
+  };
 }
 
 function pathOf(
@@ -210,9 +225,12 @@ function pathOf(
   return isRoot || path.length > MAX_PATH_BYTES ? fresh : path;
 }
 
-function attributesOf({ attributes, xattrs }: Operation): Attributes {
+/** Xattrs as archives bring them: "user." is for files and directories only. */
+function attributesOf({ kind, attributes, xattrs }: Operation): Attributes {
+  const taken =
+    kind === 'file' || kind === 'directory' ? xattrs : xattrs.filter(([name]) => !name.startsWith('user.'));
   return {
     ...attributes,
-    xattrs: new Map(xattrs.map(([name, length]) => [name, Buffer.alloc(length, name)])),
+    xattrs: new Map(taken.map(([name, length]) => [name, Buffer.alloc(length, name)])),
   };
 }

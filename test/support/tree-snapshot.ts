@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { ByteSource } from '../../src/format/byte-source.ts';
 import type { ByteString } from '../../src/format/byte-string.ts';
 import type { InodeType } from '../../src/format/erofs-layout.ts';
 import { ErofsReader } from '../../src/format/erofs-reader.ts';
@@ -45,7 +46,7 @@ export function snapshotOf(
 }
 
 /** What our own reader sees. */
-export async function snapshotByReader(device: BlockDevice): Promise<TreeSnapshot> {
+export async function snapshotByReader(device: ByteSource): Promise<TreeSnapshot> {
   const reader = await ErofsReader.open(device);
   const names: [ByteString, number, Omit<SeenInode, 'sameAs'>][] = [];
   for await (const { path, inode } of reader.walk()) {
