@@ -28,6 +28,12 @@ const thirds = (tar: Buffer) => [
   tar.subarray(2 * third(tar)),
 ];
 
+function pieces(bytes: Buffer, length: number): Buffer[] {
+  return Array.from({ length: Math.ceil(bytes.length / length) }, (_, at) =>
+    bytes.subarray(at * length, (at + 1) * length),
+  );
+}
+
 /** RFC 1952, 2.3. */
 const FLAG = { text: 1, headerCrc: 2, extra: 4, name: 8, comment: 16 } as const;
 
@@ -65,8 +71,7 @@ function estargzFooter(tocOffset: number): Buffer {
 
 /** As estargz writes layers: each piece of the tar is a member, and a footer points to the last one. */
 function estargz(tar: Buffer): Buffer {
-  const members = [];
-  for (let at = 0; at < tar.length; at += 4096) members.push(gzipSync(tar.subarray(at, at + 4096)));
+  const members = pieces(tar, 4096).map((piece) => gzipSync(piece));
   return Buffer.concat([...members, estargzFooter(Buffer.concat(members.slice(0, -1)).length)]);
 }
 
@@ -190,6 +195,13 @@ export const LAYER_FORMS: readonly LayerForm[] = [
   ),
   good(OCI_GZIP, 'gzip with an extra field of 65,535 bytes', (tar) =>
     gzipMember(tar, { flags: FLAG.extra, extra: Buffer.alloc(65_535, 1) }),
+  ),
+  good(OCI_GZIP, 'gzip in members with long headers and checksums of these', (tar) =>
+    join(
+      ...pieces(tar, 16_384).map((piece) =>
+        gzipMember(piece, { flags: FLAG.extra | FLAG.headerCrc, extra: Buffer.alloc(60_000, 1) }),
+      ),
+    ),
   ),
   good(OCI_GZIP, 'gzip in three members', (tar) => join(...thirds(tar).map((part) => gzipSync(part)))),
   good(OCI_GZIP, 'gzip with empty members in front, between and behind', (tar) =>

@@ -58,7 +58,7 @@ export function makeImage(layers: readonly MadeLayer[], shape: ImageShape = {}):
       })),
       ...shape.manifest,
     },
-    [configBytes, ...layers.map((layer) => layer.bytes)],
+    [configBytes, ...new Set(layers.map((layer) => layer.bytes))],
   );
 }
 
