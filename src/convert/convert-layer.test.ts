@@ -19,6 +19,7 @@ import { convertLayer } from './convert-layer.ts';
 import { DEFAULT_LIMITS } from './layer-limits.ts';
 import type { LayerTask } from './layer-protocol.ts';
 import { LayerWorkers } from './layer-workers.ts';
+import { LowerLayers } from './lower-layers.ts';
 import { DEFAULT_PROFILE } from './profile.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'convert-layer-'));
@@ -48,13 +49,18 @@ function digestOf(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-function convertHere(task: LayerTask, parentPaths: readonly string[] = []) {
-  return convertLayer(task, {
-    compressor: inlineCompressor,
-    onProgress: () => {},
-    parentPaths: async () => parentPaths,
-    throwIfAborted: () => {},
-  });
+async function convertHere(task: LayerTask, parentPaths: readonly string[] = []) {
+  const below = new LowerLayers();
+  try {
+    return await convertLayer(task, {
+      compressor: inlineCompressor,
+      onProgress: () => {},
+      parent: () => below.device(parentPaths),
+      throwIfAborted: () => {},
+    });
+  } finally {
+    await below.close();
+  }
 }
 
 /** Calls `use` with the device that the blobs make up. */

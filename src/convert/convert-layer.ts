@@ -2,11 +2,8 @@ import type { ByteSource } from '../format/byte-source.ts';
 import { encodeChunkTable } from '../format/chunk-table.ts';
 import { BLOCK_BYTES } from '../format/erofs-layout.ts';
 import { buildErofsLayer } from '../format/erofs-writer.ts';
-import { FileSource } from '../format/file-source.ts';
-import { LsmtLayer } from '../format/lsmt-layer.ts';
 import { LsmtWriter, NO_PARENT_UUID } from '../format/lsmt-writer.ts';
-import { MergedDevice } from '../format/merged-device.ts';
-import { openLayerBlob, wrapHeader, wrapTrailer } from '../format/overlaybd-tar.ts';
+import { wrapHeader, wrapTrailer } from '../format/overlaybd-tar.ts';
 import type { BlockOptions, PieceCompressor, TakeBlocks } from '../format/zfile-blocks.ts';
 import { ZFileWriter } from '../format/zfile-writer.ts';
 import { BlobFile } from './blob-file.ts';
@@ -25,8 +22,8 @@ export interface LayerHelp {
   readonly compressor: (options: BlockOptions, take: TakeBlocks) => PieceCompressor;
   /** Told from time to time how many of the layer's compressed bytes are consumed. */
   readonly onProgress: (compressedBytes: number) => void;
-  /** Called when all of the layer is read: the blobs of the layers below, bottom first. */
-  readonly parentPaths: () => Promise<readonly string[]>;
+  /** Called when all of the layer is read: the device of the layers below, null if there are none. */
+  readonly parent: () => Promise<ByteSource | null>;
   /** Throws when the layer is to be given up; called often. */
   readonly throwIfAborted: () => void;
 }
@@ -54,27 +51,22 @@ export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<La
     tails.flush();
 
     const metadata = new SegmentBuilder();
-    const parents = (await help.parentPaths()).map((path) => FileSource.open(path));
-    try {
-      const built = await buildErofsLayer(
-        {
-          parent: await openDevice(parents),
-          entries: stage.entries,
-          dataBlocks,
-          readTail: (offset, target) => tails.read(offset, target),
-          uuid: uuidBytes(task.chainId),
-        },
-        (block, bytes) => {
-          help.throwIfAborted();
-          const sectors = (bytes.length / BLOCK_BYTES) * SECTORS_PER_BLOCK;
-          metadata.add(block * SECTORS_PER_BLOCK, sectors, lsmt.appendData(bytes));
-        },
-      );
-      metadata.addShifted(dataSegments, built.firstBlock * SECTORS_PER_BLOCK);
-      lsmt.finish({ segments: metadata.build(), virtualSize: built.totalBlocks * BLOCK_BYTES });
-    } finally {
-      await Promise.all(parents.map((parent) => parent.close()));
-    }
+    const built = await buildErofsLayer(
+      {
+        parent: await help.parent(),
+        entries: stage.entries,
+        dataBlocks,
+        readTail: (offset, target) => tails.read(offset, target),
+        uuid: uuidBytes(task.chainId),
+      },
+      (block, bytes) => {
+        help.throwIfAborted();
+        const sectors = (bytes.length / BLOCK_BYTES) * SECTORS_PER_BLOCK;
+        metadata.add(block * SECTORS_PER_BLOCK, sectors, lsmt.appendData(bytes));
+      },
+    );
+    metadata.addShifted(dataSegments, built.firstBlock * SECTORS_PER_BLOCK);
+    lsmt.finish({ segments: metadata.build(), virtualSize: built.totalBlocks * BLOCK_BYTES });
 
     const { headerBytes, sizeBytes } = zfile.finish();
     output.write(wrapTrailer(sizeBytes));
@@ -100,12 +92,4 @@ function progressOf({ onProgress, throwIfAborted }: LayerHelp): (compressedBytes
     reported = compressedBytes;
     onProgress(reported);
   };
-}
-
-/** The device that the blobs of the layers below make, bottom first; null without any. */
-async function openDevice(blobs: readonly ByteSource[]): Promise<ByteSource | null> {
-  if (blobs.length === 0) return null;
-  return MergedDevice.open(
-    await Promise.all(blobs.map(async (blob) => LsmtLayer.open(await openLayerBlob(blob)))),
-  );
 }

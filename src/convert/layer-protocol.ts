@@ -33,6 +33,8 @@ export type LayerRequest =
   | { readonly type: 'assemble'; readonly parentPaths: readonly string[] }
   /** Nobody wants the layer any more. Says so to a thread that waits for the layers below. */
   | { readonly type: 'abort' }
+  /** No image is under way: nothing of one has to stay open. */
+  | { readonly type: 'release' }
   /** The areas of all other threads, whose pieces it may compress when it has nothing else to do. */
   | { readonly type: 'neighbours'; readonly areas: readonly SharedArrayBuffer[] };
 

@@ -5,6 +5,7 @@ import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { Bell } from './bell.ts';
 import { convertLayer } from './convert-layer.ts';
 import type { LayerMessage, LayerRequest, LayerTask, ThreadData } from './layer-protocol.ts';
+import { LowerLayers } from './lower-layers.ts';
 import { PieceArea } from './piece-area.ts';
 import { SharedPieces } from './shared-pieces.ts';
 
@@ -15,6 +16,7 @@ class LayerThread {
   /** Of the layer's own pieces. */
   readonly #area: PieceArea;
   #neighbours: readonly PieceArea[] = [];
+  readonly #lowerLayers = new LowerLayers();
   #isConverting = false;
 
   constructor(port: MessagePort, { number, area, bell }: ThreadData) {
@@ -24,6 +26,7 @@ class LayerThread {
     this.#area = new PieceArea(area);
     port.on('message', (request: LayerRequest) => {
       if (request.type === 'convert') void this.#convert(request.task);
+      if (request.type === 'release') void this.#lowerLayers.close();
       if (request.type === 'neighbours') void this.#meet(request.areas);
     });
   }
@@ -57,7 +60,7 @@ class LayerThread {
       const result = await convertLayer(task, {
         compressor: (options, take) => new SharedPieces(this.#area, this.#bell, options, take),
         onProgress: (bytes) => this.#say({ type: 'progress', bytes }),
-        parentPaths: () => this.#parentPaths(),
+        parent: async () => this.#lowerLayers.device(await this.#parentPaths()),
         throwIfAborted,
       });
       return { type: 'done', result };

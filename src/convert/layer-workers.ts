@@ -44,6 +44,8 @@ export class LayerWorkers {
   readonly #idle: Thread[] = [];
   readonly #limit: LimitFunction;
   readonly #bell = new Bell();
+  /** Under way, or waiting. */
+  #turns = 0;
   #lastNumber = 0;
 
   /** @param size how many layers are converted at the same time, and how many threads there are */
@@ -56,8 +58,14 @@ export class LayerWorkers {
    * Runs `work`, which converts at most one layer, when it is its turn: first come, first served. So a layer
    * whose turn it is waits for layers below it that are being converted, never for one that has no thread.
    */
-  turn<T>(work: () => Promise<T>): Promise<T> {
-    return this.#limit(work);
+  async turn<T>(work: () => Promise<T>): Promise<T> {
+    this.#turns++;
+    try {
+      return await this.#limit(work);
+    } finally {
+      this.#turns--;
+      if (this.#turns === 0) for (const thread of this.#threads) tell(thread, { type: 'release' });
+    }
   }
 
   /**

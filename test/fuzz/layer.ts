@@ -6,6 +6,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { convertLayer } from '../../src/convert/convert-layer.ts';
 import { DEFAULT_LIMITS } from '../../src/convert/layer-limits.ts';
 import type { LayerTask } from '../../src/convert/layer-protocol.ts';
+import { LowerLayers } from '../../src/convert/lower-layers.ts';
 import { DEFAULT_PROFILE } from '../../src/convert/profile.ts';
 import { ErofsReader } from '../../src/format/erofs-reader.ts';
 import { FileSource } from '../../src/format/file-source.ts';
@@ -72,12 +73,17 @@ async function convert(
     limits: LIMITS,
     outputPath,
   };
-  await convertLayer(task, {
-    compressor: inlineCompressor,
-    onProgress: () => {},
-    parentPaths: async () => where.parents,
-    throwIfAborted: () => {},
-  });
+  const below = new LowerLayers();
+  try {
+    await convertLayer(task, {
+      compressor: inlineCompressor,
+      onProgress: () => {},
+      parent: () => below.device(where.parents),
+      throwIfAborted: () => {},
+    });
+  } finally {
+    await below.close();
+  }
   return outputPath;
 }
 
