@@ -173,6 +173,33 @@ test('a base that another image has is not converted again', async () => {
   expect(larger.files).toEqual([larger.manifest.layers[1]!.digest]);
 });
 
+test('what was finished when a conversion ended early is not converted again after a restart', async () => {
+  const path = join(directory, 'catalog.db');
+  const what = await image([BASE, TOP]);
+  const [base, top] = what.manifest.layers.map((layer) => layer.digest);
+  const before = Catalog.open(path);
+  const finished = vi.spyOn(before, 'putLayer');
+  const breaking = {
+    ...what,
+    layerFile: async (layer: { digest: Digest }) => {
+      if (layer.digest === base) return what.layerFile(layer);
+      await vi.waitFor(() => expect(finished).toHaveBeenCalled());
+      throw new Error('the power is gone');
+    },
+  };
+  await expect(convert(breaking, { catalog: before })).rejects.toThrow('the power is gone');
+  before.close();
+  await store.close();
+  store = await DirectoryBlobStore.open(join(directory, 'store'));
+
+  const after = Catalog.open(path);
+  const again = await image([BASE, TOP]);
+  const { layers } = await convert(again, { catalog: after });
+  expect(again.files).toEqual([top]);
+  expect(await pathsIn(layers.map((layer) => layer.blobDigest))).toEqual(['', 'etc', 'etc/motd', 'etc/new']);
+  after.close();
+});
+
 test('a base whose blob was lost is converted again', async () => {
   const base = await convert(await image([BASE]));
   await store.remove(base.layers[0]!.blobDigest);
