@@ -62,6 +62,8 @@ export const DEFAULT_LIMITS: ConversionLimits = {
 
 /** Measured: what an entry takes in memory until its layer is done, beside its names and xattrs. */
 const ENTRY_BYTES = 600;
+/** The same for each of its xattrs: a thousand short ones fit into an extended header of a few KB. */
+const XATTR_BYTES = 450;
 /** The same for a piece of a sparse file: an index entry while it is built. */
 const PIECE_BYTES = 48;
 const MAX_SHOWN_CHARACTERS = 80;
@@ -126,7 +128,7 @@ export class LayerLimits {
     let xattrBytes = 0;
     for (const [name, value] of xattrs) xattrBytes += name.length + value.length;
     check(limits, 'entryXattrBytes', xattrBytes, () => `${it()} has`, 'bytes of xattrs');
-    this.#count(path.length + linkTarget.length + xattrBytes);
+    this.#count(path.length + linkTarget.length + xattrBytes + xattrs.size * XATTR_BYTES);
     this.#countParents(path);
     if (type === 'directory') this.#directories.add(path);
   }

@@ -4,7 +4,7 @@
  */
 import { openSync, writeSync } from 'node:fs';
 import process from 'node:process';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises';
 import { Random } from './random.ts';
 import type { Order, Outcome } from './runner.ts';
 import { type FuzzTarget, isTyped, Violation } from './target.ts';
@@ -16,6 +16,8 @@ const MAX_BUFFER_BYTES = 4 * 1024 * 1024;
 const MAX_BUFFER_PER_INPUT_BYTE = 4;
 /** Of the whole process. What stands on the JavaScript heap is bounded by the runner's flags. */
 const MAX_RSS_BYTES = 512 * 1024 * 1024;
+
+const INPUTS_PER_TURN = 50;
 
 let allowedBytes = Number.POSITIVE_INFINITY;
 
@@ -76,6 +78,8 @@ async function fuzz(order: Order, status: number): Promise<Outcome> {
     }
     const deadline = performance.now() + order.seconds * 1000;
     for (let iteration = order.from; iteration < order.to && performance.now() < deadline; iteration++) {
+      // Memory of native handles is given back between turns of the event loop only.
+      if (iteration % INPUTS_PER_TURN === 0) await nextTurn();
       writeSync(status, `${iteration}\n`.padStart(16), 0);
       const random = new Random(order.target, order.seed, iteration);
       const input = target.mutate(random.pick(target.corpus), random, random.pick(target.corpus));

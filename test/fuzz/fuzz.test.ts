@@ -5,8 +5,8 @@ import { TARGET_NAMES } from './targets.ts';
 /** As many inputs as take about a second; the same ones each time. `test/fuzz/run.ts` tries others. */
 const INPUTS: Readonly<Record<string, number>> = {
   tar: 6000,
-  layer: 150,
-  gzip: 400,
+  layer: 250,
+  gzip: 1500,
   zfile: 10_000,
   'zfile-integrity': 15_000,
   lsmt: 8000,
