@@ -131,14 +131,11 @@ function hotEnds(stream: Buffer, headerBytes: number): Range[] {
 /** Makes checksum and size of a gzip stream of one member with a short header right, as far as its data can be read. */
 function withTrailer(stream: Buffer): Buffer {
   try {
-    const { buffer, engine } = inflateRawSync(stream.subarray(10), {
-      info: true,
-      maxOutputLength: MAX_OUTPUT_BYTES,
-    }) as unknown as { buffer: Buffer; engine: { bytesWritten: number } };
+    const content = inflateRawSync(stream.subarray(10, -8), { maxOutputLength: MAX_OUTPUT_BYTES });
     const trailer = Buffer.alloc(8);
-    trailer.writeUInt32LE(crc32(buffer));
-    trailer.writeUInt32LE(buffer.length, 4);
-    return Buffer.concat([stream.subarray(0, 10 + engine.bytesWritten), trailer]);
+    trailer.writeUInt32LE(crc32(content));
+    trailer.writeUInt32LE(content.length, 4);
+    return Buffer.concat([stream.subarray(0, -8), trailer]);
   } catch {
     return stream;
   }
