@@ -50,6 +50,7 @@ const REQUIREMENTS = {
   mmdebstrap: program('mmdebstrap', 'mmdebstrap'),
   time: program('/usr/bin/time', 'time'),
   python: program('python3', 'python3'),
+  bsdtar: program('bsdtar', 'libarchive-tools'),
   attr: program('setfattr', 'attr'),
 } satisfies Record<string, Requirement>;
 

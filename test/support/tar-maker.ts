@@ -39,14 +39,15 @@ const MAX_USTAR_SECONDS = 0o77777777777n;
 export function makeTar(entries: Iterable<TarInput>, path: string): void {
   const fd = openSync(path, 'w');
   try {
-    for (const entry of entries) writeSync(fd, memberOf(entry));
+    for (const entry of entries) writeSync(fd, madeMember(entry));
     writeSync(fd, END_BLOCKS);
   } finally {
     closeSync(fd);
   }
 }
 
-function memberOf(entry: TarInput): Buffer {
+/** The blocks of one member in pax format. */
+export function madeMember(entry: TarInput): Buffer {
   const { type = 'file', uid = 0, gid = 0, linkTarget = '', content = '' } = entry;
   const mtimeNs = entry.mtimeNs ?? DEFAULT_MTIME_NS;
   const path = type === 'directory' && !entry.path.endsWith('/') ? `${entry.path}/` : entry.path;

@@ -1,0 +1,69 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { convertImage } from '../../src/convert/image.ts';
+import { type ConversionLimits, DEFAULT_LIMITS } from '../../src/convert/layer-limits.ts';
+import { LayerWorkers } from '../../src/convert/layer-workers.ts';
+import { DEFAULT_PROFILE } from '../../src/convert/profile.ts';
+import { digestOf } from '../../src/oci/digest.ts';
+import { type ImageManifest, parseImageConfig, parseManifest } from '../../src/oci/manifest.ts';
+import { Catalog } from '../../src/store/catalog.ts';
+import { DirectoryBlobStore } from '../../src/store/directory-blob-store.ts';
+import { type MadeLayer, makeImage } from './made-image.ts';
+
+/** Converts layers in this process, many images one after the other. */
+export class LayerConverter {
+  readonly #directory: string;
+  readonly #store: DirectoryBlobStore;
+  readonly #catalog = Catalog.open(':memory:');
+  readonly #workers = new LayerWorkers(2);
+
+  private constructor(directory: string, store: DirectoryBlobStore) {
+    this.#directory = directory;
+    this.#store = store;
+  }
+
+  static async open(directory: string): Promise<LayerConverter> {
+    return new LayerConverter(directory, await DirectoryBlobStore.open(directory));
+  }
+
+  /** Converts an image of these layers, the lowest first, and gives the paths of their blobs. */
+  async convert(layers: readonly MadeLayer[], limits: ConversionLimits = DEFAULT_LIMITS): Promise<string[]> {
+    const { bytes, descriptor, blobs } = makeImage(layers);
+    const [configBytes] = blobs;
+    if (configBytes === undefined) throw new TypeError('an image without a config');
+    const image = {
+      manifest: parseManifest(bytes) as ImageManifest,
+      descriptor,
+      config: parseImageConfig(configBytes),
+      layerFile: async ({ digest }: { digest: string }) => {
+        const blob = blobs.find((candidate) => digestOf(candidate) === digest);
+        const path = join(this.#directory, digest.replace(':', '-'));
+        writeFileSync(path, blob ?? '');
+        return path;
+      },
+    };
+    const context = {
+      store: this.#store,
+      catalog: this.#catalog,
+      profile: DEFAULT_PROFILE,
+      limits,
+      workers: this.#workers,
+      signal: new AbortController().signal,
+    };
+    const converted = await convertImage(image, context, () => {});
+    return Promise.all(
+      converted.layers.map(async ({ blobDigest }) => {
+        const path = await this.#store.localPath(blobDigest);
+        if (path === null) throw new Error(`${blobDigest} is not in the store`);
+        return path;
+      }),
+    );
+  }
+
+  async close(): Promise<void> {
+    await this.#workers.close();
+    this.#catalog.close();
+    await this.#store.close();
+    rmSync(this.#directory, { recursive: true });
+  }
+}
