@@ -19,8 +19,10 @@ import { digestOf, parseDigest } from '../src/oci/digest.ts';
 import { OCI_LAYER_TAR } from '../src/oci/media-types.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { archive, dir, file, type Judge, type LayerCase, symlink } from './support/layer-cases.ts';
-import { ARCHIVE_CASES, makeTree } from './support/layer-cases-archives.ts';
-import { TREE_CASES } from './support/layer-cases-trees.ts';
+import { ARCHIVE_CASES } from './support/layer-cases-archives.ts';
+import { LINK_CASES } from './support/layer-cases-links.ts';
+import { MARKER_CASES } from './support/layer-cases-markers.ts';
+import { makeTree, PACKED_CASES } from './support/layer-cases-packed.ts';
 import { LayerConverter } from './support/layer-converter.ts';
 import { type JudgedImage, LayerJudges, putLayers } from './support/layer-judges.ts';
 import { withMountedLayers } from './support/mounted-layers.ts';
@@ -71,23 +73,24 @@ describe.skipIf(!canRun || !canJudge)(
     });
     afterAll(() => judges.stop());
 
-    test.each([...ARCHIVE_CASES, ...TREE_CASES].map((layerCase) => [layerCase.name, layerCase] as const))(
-      '%s',
-      async (_name, layerCase) => {
-        const { layers } = layerCase;
-        const archives = typeof layers === 'function' ? await layers(scratch) : layers;
-        const directory = join(scratch, `image-${++images}`);
-        mkdirSync(directory);
-        const image = await putLayers(join(directory, 'oci'), archives);
-        // Within one layer it hardly matters to containerd where the files go.
-        const containerd: Judge[] = archives.length > 1 ? ['native', 'overlayfs'] : ['native'];
-        const asked: Judge[] = ['umoci', ...containerd, ...(layerCase.also ? [layerCase.also] : [])];
-        const ours = mountedTree(archives);
-        const verdicts = asked.map((judge) => verdict(judge, image, ours));
-        const expected = asked.map((judge) => expectedVerdict(judge, layerCase));
-        expect(await Promise.all(verdicts)).toEqual(expected);
-      },
-    );
+    test.each(
+      [...PACKED_CASES, ...ARCHIVE_CASES, ...LINK_CASES, ...MARKER_CASES].map(
+        (layerCase) => [layerCase.name, layerCase] as const,
+      ),
+    )('%s', async (_name, layerCase) => {
+      const { layers } = layerCase;
+      const archives = typeof layers === 'function' ? await layers(scratch) : layers;
+      const directory = join(scratch, `image-${++images}`);
+      mkdirSync(directory);
+      const image = await putLayers(join(directory, 'oci'), archives);
+      // Within one layer it hardly matters to containerd where the files go.
+      const containerd: Judge[] = archives.length > 1 ? ['native', 'overlayfs'] : ['native'];
+      const asked: Judge[] = ['umoci', ...containerd, ...(layerCase.also ? [layerCase.also] : [])];
+      const ours = mountedTree(archives);
+      const verdicts = asked.map((judge) => verdict(judge, image, ours));
+      const expected = asked.map((judge) => expectedVerdict(judge, layerCase));
+      expect(await Promise.all(verdicts)).toEqual(expected);
+    });
 
     /** What a judge makes otherwise of an image than we do, in lines; or why it takes no such image. */
     async function verdict(judge: Judge, image: JudgedImage, ours: Promise<TreeEntry[]>) {

@@ -61,3 +61,10 @@ export function whiteout(path: string): TarInput {
 export function opaque(path: string): TarInput {
   return { path: `${path}/.wh..wh..opq` };
 }
+
+/** A value of `security.capability`. */
+export const FILE_CAPABILITY = Buffer.from('0100000202000000000000000000000000000000', 'hex');
+
+/** Why containerd's native snapshotter shows another time of a directory. */
+export const COPIES =
+  'its copies of the layers below do not keep the times of directories that hold something';
