@@ -17,7 +17,8 @@ class LayerThread {
   readonly #area: PieceArea;
   #neighbours: readonly PieceArea[] = [];
   readonly #lowerLayers = new LowerLayers();
-  #isConverting = false;
+  /** With a layer of its own, and not waiting for those below it. */
+  #isBusy = false;
 
   constructor(port: MessagePort, { number, area, bell }: ThreadData) {
     this.#port = port;
@@ -46,9 +47,9 @@ class LayerThread {
   }
 
   async #convert(task: LayerTask): Promise<void> {
-    this.#isConverting = true;
+    this.#isBusy = true;
     this.#say(await this.#resultOf(task));
-    this.#isConverting = false;
+    this.#isBusy = false;
     await this.#helpUntilNothingIsLeft();
   }
 
@@ -72,16 +73,22 @@ class LayerThread {
 
   async #parentPaths(): Promise<readonly string[]> {
     this.#say({ type: 'staged' });
-    for (;;) {
-      const [request] = (await once(this.#port, 'message')) as [LayerRequest];
-      if (request.type === 'assemble') return request.parentPaths;
-      if (request.type === 'abort') throw new Error('the layer was given up');
+    this.#isBusy = false;
+    void this.#helpUntilNothingIsLeft();
+    try {
+      for (;;) {
+        const [request] = (await once(this.#port, 'message')) as [LayerRequest];
+        if (request.type === 'assemble') return request.parentPaths;
+        if (request.type === 'abort') throw new Error('the layer was given up');
+      }
+    } finally {
+      this.#isBusy = true;
     }
   }
 
   /** Between pieces it hears what else it may be told. */
   async #helpUntilNothingIsLeft(): Promise<void> {
-    while (!this.#isConverting && this.#neighbours.some((area) => area.compressOne(this.#number))) {
+    while (!this.#isBusy && this.#neighbours.some((area) => area.compressOne(this.#number))) {
       await setImmediate();
     }
   }

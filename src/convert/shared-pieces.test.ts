@@ -1,13 +1,19 @@
 import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { afterAll, describe, expect, test } from 'vitest';
 import { randomBytes } from '../../test/support/random-bytes.ts';
 import { MemorySink } from '../../test/support/sinks.ts';
 import { BlockCompressor, type BlockOptions } from '../format/zfile-blocks.ts';
 import { ZFileWriter } from '../format/zfile-writer.ts';
+import { digestOf } from '../oci/digest.ts';
 import { Bell } from './bell.ts';
-import type { LayerRequest, ThreadData } from './layer-protocol.ts';
+import { DEFAULT_LIMITS } from './layer-limits.ts';
+import type { LayerRequest, LayerTask, ThreadData } from './layer-protocol.ts';
 import { PieceArea } from './piece-area.ts';
+import { DEFAULT_PROFILE } from './profile.ts';
 import { SharedPieces } from './shared-pieces.ts';
 
 const LZ4: BlockOptions = { algorithm: 'lz4', blockSize: 4096 };
@@ -69,6 +75,42 @@ describe('with a thread that helps', () => {
       await expect.poll(() => area.result(0)?.bytes.length ?? 0, { timeout: 20_000 }).toBeGreaterThan(99_000);
     }
   });
+});
+
+test('a thread whose own layer waits for those below it helps others meanwhile', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'shared-pieces-'));
+  const [bell, area] = [new Bell(), new PieceArea()];
+  const workerData: ThreadData = { number: 1, area: new PieceArea().memory, bell: bell.memory };
+  const worker = new Worker(new URL('./layer-worker.ts', import.meta.url), { workerData });
+  try {
+    const layerPath = join(directory, 'layer');
+    const emptyTar = Buffer.alloc(1024);
+    writeFileSync(layerPath, emptyTar);
+    const digest = digestOf(emptyTar);
+    const task: LayerTask = {
+      layerPath,
+      digest,
+      diffId: digest,
+      chainId: digest,
+      parentChainId: digest,
+      profile: DEFAULT_PROFILE,
+      limits: DEFAULT_LIMITS,
+      outputPath: join(directory, 'output'),
+    };
+    const requests: LayerRequest[] = [
+      { type: 'neighbours', areas: [area.memory] },
+      { type: 'convert', task },
+    ];
+    for (const request of requests) worker.postMessage(request);
+    expect(await once(worker, 'message')).toEqual([{ type: 'staged' }]);
+    area.begin(LZ4);
+    area.fill(0, 4096);
+    bell.ring();
+    await expect.poll(() => area.result(0)?.lengths.length, { timeout: 20_000 }).toBe(1);
+  } finally {
+    await worker.terminate();
+    rmSync(directory, { recursive: true });
+  }
 });
 
 /** Takes a piece as thread 3, says so, and never finishes it. */
