@@ -14,13 +14,18 @@ import { FileSource } from '../format/file-source.ts';
 import { LsmtLayer } from '../format/lsmt-layer.ts';
 import { MergedDevice } from '../format/merged-device.ts';
 import { openLayerBlob } from '../format/overlaybd-tar.ts';
-import { inlineCompressor } from '../format/zfile-blocks.ts';
+import { Bell } from './bell.ts';
 import { convertLayer } from './convert-layer.ts';
 import { DEFAULT_LIMITS } from './layer-limits.ts';
 import type { LayerTask } from './layer-protocol.ts';
 import { LayerWorkers } from './layer-workers.ts';
 import { LowerLayers } from './lower-layers.ts';
 import { DEFAULT_PROFILE } from './profile.ts';
+import { SharedWork } from './shared-work.ts';
+
+/** Nobody else works here. */
+const WORK = new SharedWork();
+const BELL = new Bell();
 
 const directory = mkdtempSync(join(tmpdir(), 'convert-layer-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
@@ -53,10 +58,10 @@ async function convertHere(task: LayerTask, parentPaths: readonly string[] = [])
   const below = new LowerLayers();
   try {
     return await convertLayer(task, {
-      compressor: inlineCompressor,
+      work: WORK,
+      bell: BELL,
       onProgress: () => {},
       parent: () => below.device(parentPaths),
-      throwIfAborted: () => {},
     });
   } finally {
     await below.close();

@@ -4,28 +4,28 @@ import { BLOCK_BYTES } from '../format/erofs-layout.ts';
 import { buildErofsLayer } from '../format/erofs-writer.ts';
 import { LsmtWriter, NO_PARENT_UUID } from '../format/lsmt-writer.ts';
 import { wrapHeader, wrapTrailer } from '../format/overlaybd-tar.ts';
-import type { BlockOptions, PieceCompressor, TakeBlocks } from '../format/zfile-blocks.ts';
 import { ZFileWriter } from '../format/zfile-writer.ts';
+import type { Bell } from './bell.ts';
 import { BlobFile } from './blob-file.ts';
 import { BlockPacker } from './block-packer.ts';
 import type { LayerResult, LayerTask } from './layer-protocol.ts';
 import { LayerStage, TailSpool } from './layer-stage.ts';
 import { readTar } from './layer-tar.ts';
 import { SegmentBuilder } from './segment-builder.ts';
+import type { SharedWork } from './shared-work.ts';
 import { SECTORS_PER_BLOCK } from './units.ts';
 import { uuidBytes, uuidText } from './uuid.ts';
 
 const PROGRESS_STEP_BYTES = 1 << 20;
 
 export interface LayerHelp {
-  /** Compresses the layer's pieces. */
-  readonly compressor: (options: BlockOptions, take: TakeBlocks) => PieceCompressor;
+  /** Work that other threads may do for this one, and what calls them. */
+  readonly work: SharedWork;
+  readonly bell: Bell;
   /** Told from time to time how many of the layer's compressed bytes are consumed. */
   readonly onProgress: (compressedBytes: number) => void;
   /** Called when all of the layer is read: the device of the layers below, null if there are none. */
   readonly parent: () => Promise<ByteSource | null>;
-  /** Throws when the layer is to be given up; called often. */
-  readonly throwIfAborted: () => void;
 }
 
 /**
@@ -33,11 +33,13 @@ export interface LayerHelp {
  * first, blocking its thread, and only then asks for the layers below, since directories and inodes build on theirs.
  */
 export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<LayerResult> {
-  const output = new BlobFile(task.outputPath, task.profile.chunkSize);
+  const { work, bell } = help;
+  const { profile } = task;
+  const output = new BlobFile(task.outputPath, profile.chunkSize, (take) => work.chunks(bell, take));
   const tails = new TailSpool(`${task.outputPath}.tails`);
   try {
     output.write(wrapHeader(0));
-    const zfile = new ZFileWriter(output, task.profile, help.compressor);
+    const zfile = new ZFileWriter(output, profile, (blocks, take) => work.compressor(bell, blocks, take));
     const lsmt = new LsmtWriter(zfile, {
       uuid: uuidText(task.chainId),
       parentUuid: task.parentChainId === null ? NO_PARENT_UUID : uuidText(task.parentChainId),
@@ -46,7 +48,10 @@ export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<La
     const dataSegments = new SegmentBuilder();
     const packer = new BlockPacker(lsmt, dataSegments);
     const stage = new LayerStage(packer, tails);
-    const tarSizeBytes = readTar(task, stage, { onPiece: progressOf(help) });
+    const tarSizeBytes = readTar(task, stage, {
+      hash: (what, algorithm) => work.hash(what, algorithm, bell),
+      onPiece: progressOf(help),
+    });
     const dataBlocks = packer.finish();
     tails.flush();
 
@@ -60,7 +65,7 @@ export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<La
         uuid: uuidBytes(task.chainId),
       },
       (block, bytes) => {
-        help.throwIfAborted();
+        throwIfAborted(work);
         const sectors = (bytes.length / BLOCK_BYTES) * SECTORS_PER_BLOCK;
         metadata.add(block * SECTORS_PER_BLOCK, sectors, lsmt.appendData(bytes));
       },
@@ -84,12 +89,16 @@ export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<La
   }
 }
 
-function progressOf({ onProgress, throwIfAborted }: LayerHelp): (compressedBytes: number) => void {
+function progressOf({ work, onProgress }: LayerHelp): (compressedBytes: number) => void {
   let reported = 0;
   return (compressedBytes) => {
-    throwIfAborted();
+    throwIfAborted(work);
     if (compressedBytes - reported < PROGRESS_STEP_BYTES) return;
     reported = compressedBytes;
     onProgress(reported);
   };
+}
+
+function throwIfAborted(work: SharedWork): void {
+  if (work.isAborted) throw new Error('the layer was given up');
 }

@@ -1,5 +1,6 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import type { Sink } from '../format/sink.ts';
+import { writeFully } from './file-io.ts';
 
 const BUFFER_BYTES = 1 << 20;
 
@@ -11,16 +12,11 @@ export class FileSink implements Sink {
   #written = 0;
 
   constructor(path: string) {
-    this.#fd = openSync(path, 'wx+', 0o644);
+    this.#fd = openSync(path, 'wx', 0o644);
   }
 
   get sizeBytes(): number {
     return this.#written + this.#buffered;
-  }
-
-  /** For reading back what was flushed. Closed by {@link close}. */
-  get fd(): number {
-    return this.#fd;
   }
 
   write(bytes: Buffer): void {
@@ -40,18 +36,7 @@ export class FileSink implements Sink {
     this.#buffered = 0;
   }
 
-  /** Overwrites bytes that were written before. */
-  patch(offset: number, bytes: Buffer): void {
-    this.flush();
-    writeFully(this.#fd, bytes, offset);
-  }
-
   close(): void {
     closeSync(this.#fd);
   }
-}
-
-function writeFully(fd: number, bytes: Buffer, offset: number): void {
-  let done = 0;
-  while (done < bytes.length) done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
 }

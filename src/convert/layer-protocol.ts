@@ -21,8 +21,8 @@ export interface LayerTask {
 export interface ThreadData {
   /** Its number, from 1 on. */
   readonly number: number;
-  /** Memory of its own {@link PieceArea}, and of the {@link Bell} of all. */
-  readonly area: SharedArrayBuffer;
+  /** Memory of its own {@link SharedWork}, and of the {@link Bell} of all. */
+  readonly work: SharedArrayBuffer;
   readonly bell: SharedArrayBuffer;
 }
 
@@ -35,8 +35,8 @@ export type LayerRequest =
   | { readonly type: 'abort' }
   /** No image is under way: nothing of one has to stay open. */
   | { readonly type: 'release' }
-  /** The areas of all other threads, whose pieces it may compress when it has nothing else to do. */
-  | { readonly type: 'neighbours'; readonly areas: readonly SharedArrayBuffer[] };
+  /** The work of all other threads, of which it may do some when it has nothing else to do. */
+  | { readonly type: 'neighbours'; readonly work: readonly SharedArrayBuffer[] };
 
 export interface LayerResult {
   readonly blobDigest: string;

@@ -4,8 +4,8 @@ import type { Attributes, InlineTail, LayerEntry } from '../format/layer-entry.t
 import { normaliseEntryPath, whiteoutOf } from '../format/layer-path.ts';
 import type { TarEntry, TarHandler } from '../format/tar-reader.ts';
 import type { BlockPacker } from './block-packer.ts';
+import { readFully } from './file-io.ts';
 import { FileSink } from './file-sink.ts';
-import { readFully } from './read-fully.ts';
 
 /**
  * The first half of a layer's conversion: takes the archive's members as they come, passes their data on to

@@ -8,8 +8,13 @@ import { pack } from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TarHandler } from '../format/tar-reader.ts';
 import { digestOf } from '../oci/digest.ts';
+import { Bell } from './bell.ts';
 import { DEFAULT_LIMITS } from './layer-limits.ts';
-import { readTar } from './layer-tar.ts';
+import { type ReadOptions, readTar } from './layer-tar.ts';
+import { SharedWork } from './shared-work.ts';
+
+const [work, bell] = [new SharedWork(), new Bell()];
+const hash: ReadOptions['hash'] = (what, algorithm) => work.hash(what, algorithm, bell);
 
 const directory = mkdtempSync(join(tmpdir(), 'layer-tar-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
@@ -46,7 +51,7 @@ function read(bytes: Buffer, expected: { readonly diffId?: string; readonly dige
   const recorder = new Recorder();
   const task = { layerPath, digest: digestOf(bytes), diffId, limits: DEFAULT_LIMITS, ...expected };
   const pieces: number[] = [];
-  const size = readTar(task, recorder, { onPiece: (read) => pieces.push(read) });
+  const size = readTar(task, recorder, { hash, onPiece: (read) => pieces.push(read) });
   return { recorder, size, pieces };
 }
 
@@ -105,6 +110,6 @@ test('what the caller throws at a piece ends the reading', () => {
   const onPiece = () => {
     throw new Error('enough');
   };
-  expect(() => readTar(task, recorder, { onPiece })).toThrow('enough');
+  expect(() => readTar(task, recorder, { hash, onPiece })).toThrow('enough');
   expect(recorder.bytes).toBeLessThan(content.length);
 });

@@ -1,16 +1,17 @@
-import { createHash, type Hash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { decoderOf } from '../format/decoder-of.ts';
+import type { HashAlgorithm } from '../format/digest-state.ts';
 import { FormatError } from '../format/errors.ts';
 import type { StreamDecoder } from '../format/stream-decoder.ts';
 import { type TarHandler, TarReader } from '../format/tar-reader.ts';
 import { ConvertError } from './errors.ts';
+import type { OpenHashLane } from './hash-lane.ts';
 import { LayerLimits } from './layer-limits.ts';
 import type { LayerTask } from './layer-protocol.ts';
 
-const PIECE_BYTES = 256 * 1024;
-
 export interface ReadOptions {
+  /** Begins a hash of the layer's file, or of its tar. */
+  readonly hash: (what: 'file' | 'tar', algorithm: HashAlgorithm) => OpenHashLane;
   /** Called with each piece of the layer: compressed bytes read so far. What it throws ends the reading. */
   readonly onPiece: (compressedBytes: number) => void;
 }
@@ -23,88 +24,72 @@ export interface ReadOptions {
 export function readTar(
   { layerPath, digest, diffId, limits }: Pick<LayerTask, 'layerPath' | 'digest' | 'diffId' | 'limits'>,
   handler: TarHandler,
-  { onPiece }: ReadOptions,
+  { hash, onPiece }: ReadOptions,
 ): number {
-  const layerLimits = new LayerLimits(limits);
-  const reader = new TarReader(layerLimits.guard(handler));
-  const fileHash = new ExpectedDigest(digest);
-  const tarHash = new ExpectedDigest(diffId);
-  let tarBytes = 0;
   const fd = openSync(layerPath, 'r');
+  const fileHash = hash('file', algorithmOf(digest));
+  const tarHash = hash('tar', algorithmOf(diffId));
+  let decoder: StreamDecoder | null = null;
   try {
     const fileBytes = fstatSync(fd).size;
+    const layerLimits = new LayerLimits(limits);
+    const reader = new TarReader(layerLimits.guard(handler));
+    let tarBytes = 0;
     const takeTar = (bytes: Buffer) => {
       tarBytes += bytes.length;
       layerLimits.unpacked(tarBytes, fileBytes);
-      tarHash.update(bytes);
+      // What is not compressed has one digest, as a file and as a tar.
+      if (decoder?.format !== 'none') tarHash.put(bytes.length);
       reader.write(bytes);
     };
-    readPieces(fd, (file, decoder, read) => {
-      fileHash.update(file);
-      decoder.write(file, takeTar);
+    for (let read = 0; ; ) {
+      const space = fileHash.next();
+      const count = readSync(fd, space);
+      if (count === 0) break;
+      read += count;
+      fileHash.put(count);
+      decoder ??= decoderOf(space.subarray(0, count), () => tarHash.next());
+      decompress(decoder, space.subarray(0, count), takeTar);
       onPiece(read);
-    });
+    }
+    const fileDigest = fileHash.digest();
+    if (fileDigest !== digest) {
+      throw new ConvertError(
+        'ERR_CONVERT_LAYER_DIGEST',
+        `the layer's file holds ${fileDigest}, but the image's manifest names ${digest}`,
+      );
+    }
+    if (decoder !== null) decompress(decoder, null, takeTar);
+    reader.finish();
+    const tarDigest = decoder?.format === 'none' ? fileDigest : tarHash.digest();
+    if (tarDigest !== diffId) {
+      throw new ConvertError(
+        'ERR_CONVERT_DIFF_ID',
+        `the layer unpacks to ${tarDigest}, but the image's config names ${diffId}`,
+      );
+    }
+    return tarBytes;
   } finally {
+    decoder?.close();
+    tarHash.close();
+    fileHash.close();
     closeSync(fd);
   }
-  fileHash.check(
-    (actual) =>
-      new ConvertError(
-        'ERR_CONVERT_LAYER_DIGEST',
-        `the layer's file holds ${actual}, but the image's manifest names ${digest}`,
-      ),
-  );
-  reader.finish();
-  tarHash.check(
-    (actual) =>
-      new ConvertError(
-        'ERR_CONVERT_DIFF_ID',
-        `the layer unpacks to ${actual}, but the image's config names ${diffId}`,
-      ),
-  );
-  return tarBytes;
 }
 
-/** Reads a file, in pieces that are only lent, and chooses its decoder by its first bytes. */
-function readPieces(fd: number, take: (piece: Buffer, decoder: StreamDecoder, read: number) => void): void {
-  const buffer = Buffer.allocUnsafe(PIECE_BYTES);
-  let decoder: StreamDecoder | null = null;
+/** @param piece null at the end */
+function decompress(decoder: StreamDecoder, piece: Buffer | null, take: (tar: Buffer) => void): void {
   try {
-    let read = 0;
-    for (let count = readSync(fd, buffer); count > 0; count = readSync(fd, buffer)) {
-      const piece = buffer.subarray(0, count);
-      decoder ??= decoderOf(piece);
-      read += count;
-      take(piece, decoder, read);
-    }
-    decoder?.finish();
+    if (piece === null) decoder.finish();
+    else decoder.write(piece, take);
   } catch (cause) {
     if (!(cause instanceof FormatError) || cause.code !== 'ERR_STREAM_CORRUPT') throw cause;
     throw new ConvertError('ERR_CONVERT_STREAM', `the layer cannot be decompressed: ${cause.message}`, {
       cause,
     });
-  } finally {
-    decoder?.close();
   }
 }
 
-class ExpectedDigest {
-  readonly #algorithm: string;
-  readonly #expected: string;
-  readonly #hash: Hash;
-
-  constructor(digest: string) {
-    this.#expected = digest;
-    this.#algorithm = digest.slice(0, digest.indexOf(':'));
-    this.#hash = createHash(this.#algorithm);
-  }
-
-  update(bytes: Buffer): void {
-    this.#hash.update(bytes);
-  }
-
-  check(error: (actual: string) => ConvertError): void {
-    const actual = `${this.#algorithm}:${this.#hash.digest('hex')}`;
-    if (actual !== this.#expected) throw error(actual);
-  }
+function algorithmOf(digest: string): HashAlgorithm {
+  return digest.startsWith('sha512:') ? 'sha512' : 'sha256';
 }

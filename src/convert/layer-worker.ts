@@ -1,4 +1,4 @@
-/** A thread that converts layers, one at a time, and compresses pieces of other threads' layers in between. */
+/** A thread that converts layers, one at a time, and does work for other threads' layers in between. */
 import { once } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
@@ -6,29 +6,28 @@ import { Bell } from './bell.ts';
 import { convertLayer } from './convert-layer.ts';
 import type { LayerMessage, LayerRequest, LayerTask, ThreadData } from './layer-protocol.ts';
 import { LowerLayers } from './lower-layers.ts';
-import { PieceArea } from './piece-area.ts';
-import { SharedPieces } from './shared-pieces.ts';
+import { SharedWork } from './shared-work.ts';
 
 class LayerThread {
   readonly #port: MessagePort;
   readonly #number: number;
   readonly #bell: Bell;
-  /** Of the layer's own pieces. */
-  readonly #area: PieceArea;
-  #neighbours: readonly PieceArea[] = [];
+  /** Of its own layer. */
+  readonly #work: SharedWork;
+  #neighbours: readonly SharedWork[] = [];
   readonly #lowerLayers = new LowerLayers();
   /** With a layer of its own, and not waiting for those below it. */
   #isBusy = false;
 
-  constructor(port: MessagePort, { number, area, bell }: ThreadData) {
+  constructor(port: MessagePort, { number, work, bell }: ThreadData) {
     this.#port = port;
     this.#number = number;
     this.#bell = new Bell(bell);
-    this.#area = new PieceArea(area);
+    this.#work = new SharedWork(work);
     port.on('message', (request: LayerRequest) => {
       if (request.type === 'convert') void this.#convert(request.task);
       if (request.type === 'release') void this.#lowerLayers.close();
-      if (request.type === 'neighbours') void this.#meet(request.areas);
+      if (request.type === 'neighbours') void this.#meet(request.work);
     });
   }
 
@@ -40,9 +39,9 @@ class LayerThread {
     }
   }
 
-  /** They may have pieces already. */
-  async #meet(areas: readonly SharedArrayBuffer[]): Promise<void> {
-    this.#neighbours = areas.map((memory) => new PieceArea(memory));
+  /** They may have work already. */
+  async #meet(work: readonly SharedArrayBuffer[]): Promise<void> {
+    this.#neighbours = work.map((memory) => new SharedWork(memory));
     await this.#helpUntilNothingIsLeft();
   }
 
@@ -54,15 +53,12 @@ class LayerThread {
   }
 
   async #resultOf(task: LayerTask): Promise<LayerMessage> {
-    const throwIfAborted = () => {
-      if (this.#area.isAborted) throw new Error('the layer was given up');
-    };
     try {
       const result = await convertLayer(task, {
-        compressor: (options, take) => new SharedPieces(this.#area, this.#bell, options, take),
+        work: this.#work,
+        bell: this.#bell,
         onProgress: (bytes) => this.#say({ type: 'progress', bytes }),
         parent: async () => this.#lowerLayers.device(await this.#parentPaths()),
-        throwIfAborted,
       });
       return { type: 'done', result };
     } catch (error) {
@@ -88,7 +84,7 @@ class LayerThread {
 
   /** Between pieces it hears what else it may be told. */
   async #helpUntilNothingIsLeft(): Promise<void> {
-    while (!this.#isBusy && this.#neighbours.some((area) => area.compressOne(this.#number))) {
+    while (!this.#isBusy && this.#neighbours.some((neighbour) => neighbour.help(this.#number))) {
       await setImmediate();
     }
   }

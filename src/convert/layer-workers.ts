@@ -3,7 +3,7 @@ import pLimit, { type LimitFunction } from 'p-limit';
 import { Bell } from './bell.ts';
 import { ConvertError } from './errors.ts';
 import type { LayerMessage, LayerRequest, LayerResult, LayerTask, ThreadData } from './layer-protocol.ts';
-import { PieceArea } from './piece-area.ts';
+import { SharedWork } from './shared-work.ts';
 
 const WORKER_URL = new URL(
   import.meta.url.endsWith('.ts') ? './layer-worker.ts' : './layer-worker.js',
@@ -30,11 +30,11 @@ interface ConvertOptions {
 interface Thread {
   readonly worker: Worker;
   readonly number: number;
-  readonly area: PieceArea;
+  readonly work: SharedWork;
 }
 
 /**
- * The threads that convert layers, one layer at a time each. Those that have none compress pieces of the others'. They
+ * The threads that convert layers, one layer at a time each. Those that have none work for the others. They
  * are kept: starting one takes longer than converting a small layer, and a thread that ends leaves some hundred KB of
  * the libraries it called behind.
  */
@@ -101,14 +101,14 @@ export class LayerWorkers {
   }
 
   #start(): Thread {
-    const area = new PieceArea();
+    const work = new SharedWork();
     const number = ++this.#lastNumber;
-    const workerData: ThreadData = { number, area: area.memory, bell: this.#bell.memory };
+    const workerData: ThreadData = { number, work: work.memory, bell: this.#bell.memory };
     const worker = new Worker(WORKER_URL, {
       workerData,
       resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB },
     });
-    const thread = { worker, number, area };
+    const thread = { worker, number, work };
     worker.unref();
     worker.once('exit', () => this.#forget(thread));
     // A thread that dies ends; what it was doing hears of that.
@@ -118,19 +118,19 @@ export class LayerWorkers {
     return thread;
   }
 
-  /** Nobody waits for a piece that a thread had taken and will never finish. */
+  /** Nobody waits for what a thread had taken and will never finish. */
   #forget(thread: Thread): void {
     this.#threads.delete(thread);
     const index = this.#idle.indexOf(thread);
     if (index !== -1) this.#idle.splice(index, 1);
-    for (const { area } of this.#threads) area.abandon(thread.number);
+    for (const { work } of this.#threads) work.abandon(thread.number);
     this.#introduce();
   }
 
   #introduce(): void {
     for (const thread of this.#threads) {
       const others = [...this.#threads].filter((other) => other !== thread);
-      tell(thread, { type: 'neighbours', areas: others.map(({ area }) => area.memory) });
+      tell(thread, { type: 'neighbours', work: others.map(({ work }) => work.memory) });
     }
   }
 }
@@ -147,7 +147,7 @@ function conversation(
   { onProgress, signal }: Pick<ConvertOptions, 'onProgress' | 'signal'>,
 ): Promise<End> {
   const { promise, resolve } = Promise.withResolvers<End>();
-  const { worker, area } = thread;
+  const { worker, work } = thread;
   let givenUp: { readonly reason: unknown; readonly grace: NodeJS.Timeout } | null = null;
 
   function listen(message: LayerMessage): void {
@@ -172,7 +172,7 @@ function conversation(
     if (givenUp !== null) return;
     const grace = setTimeout(() => finish({ kind: 'lost', reason }), ABORT_GRACE_MS);
     givenUp = { reason, grace };
-    area.abort();
+    work.abort();
     tell(thread, { type: 'abort' });
   }
 
@@ -206,7 +206,7 @@ function conversation(
 
   worker.on('message', listen).on('error', onError).on('exit', onExit);
   signal.addEventListener('abort', onAbort, { once: true });
-  area.permit();
+  work.permit();
   tell(thread, { type: 'convert', task });
   return promise;
 }

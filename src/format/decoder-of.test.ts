@@ -6,7 +6,7 @@ import { decoderOf } from './decoder-of.ts';
 import { FormatError } from './errors.ts';
 import { GzipDecoder } from './gzip-decoder.ts';
 import { loadIsal, zlibInflater } from './inflate.ts';
-import type { StreamDecoder } from './stream-decoder.ts';
+import { ownSpace, type StreamDecoder } from './stream-decoder.ts';
 import { ZstdDecoder } from './zstd-decoder.ts';
 
 const TEXT = Buffer.from('a layer of many words, '.repeat(40_000));
@@ -57,7 +57,7 @@ describe.each([
   ['ISA-L', loadIsal()],
   ['zlib', zlibInflater],
 ])('gzip by %s', (_library, create) => {
-  const decoder = () => new GzipDecoder(create());
+  const decoder = () => new GzipDecoder(ownSpace(), create());
 
   test.each([
     ['nothing', Buffer.alloc(0)],

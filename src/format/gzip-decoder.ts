@@ -1,8 +1,7 @@
 import { FormatError } from './errors.ts';
 import { createInflater, type Inflater, zlibInflater } from './inflate.ts';
-import type { StreamDecoder } from './stream-decoder.ts';
+import { ownSpace, type StreamDecoder } from './stream-decoder.ts';
 
-const OUTPUT_BYTES = 256 * 1024;
 /** RFC 1952, 2.3. */
 const FLAGS_OFFSET = 3;
 const HEADER_CHECKSUM_FLAG = 2;
@@ -19,14 +18,16 @@ export class GzipDecoder implements StreamDecoder {
   /** Made when it is needed. */
   #zlib: Inflater | null = null;
   #inflater: Inflater;
-  readonly #output = Buffer.alloc(OUTPUT_BYTES);
+  readonly #space: () => Buffer;
   /** The beginning of a member, up to where its flags are. */
   #held: Buffer = NOTHING;
   #isAtStart = true;
   /** Whether the last member was read to its end. */
   #isComplete = false;
 
-  constructor(inflater = createInflater()) {
+  /** @param space where to put decompressed bytes; asked for anew after each piece that was handed on */
+  constructor(space = ownSpace(), inflater = createInflater()) {
+    this.#space = space;
     this.#usual = inflater;
     this.#inflater = inflater;
   }
@@ -46,12 +47,13 @@ export class GzipDecoder implements StreamDecoder {
         }
         this.#begin(flags);
       }
-      const { consumed, produced, ended } = this.#inflater.run(bytes, at, this.#output);
+      const target = this.#space();
+      const { consumed, produced, ended } = this.#inflater.run(bytes, at, target);
       at += consumed;
       this.#isAtStart = ended;
       this.#isComplete = ended;
-      isFilled = !ended && produced === this.#output.length;
-      if (produced > 0) output(this.#output.subarray(0, produced));
+      isFilled = !ended && produced === target.length;
+      if (produced > 0) output(target.subarray(0, produced));
     }
   }
 

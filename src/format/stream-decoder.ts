@@ -11,3 +11,11 @@ export interface StreamDecoder {
   /** Frees native memory. The decoder is of no use then. */
   close(): void;
 }
+
+const SPACE_BYTES = 256 * 1024;
+
+/** Space for decompressed bytes that is used again and again. */
+export function ownSpace(): () => Buffer {
+  const buffer = Buffer.allocUnsafe(SPACE_BYTES);
+  return () => buffer;
+}

@@ -58,8 +58,8 @@ export type TakeBlocks = (bytes: Buffer, lengths: Uint32Array) => void;
 export interface PieceCompressor {
   /** What to fill with the next piece: whole blocks. */
   next(): Buffer;
-  /** Compresses the first `length` bytes of what `next` gave; all of them, but for the file's last piece. */
-  compress(length: number): void;
+  /** The first `lengthBytes` of what `next` gave are to be compressed; all of them, but for the file's last piece. */
+  fill(lengthBytes: number): void;
   /** Waits until all pieces have come out. */
   drain(): void;
 }
@@ -74,9 +74,9 @@ export function inlineCompressor(options: BlockOptions, take: TakeBlocks): Piece
   const lengths = new Uint32Array(PIECE_BYTES / options.blockSize);
   return {
     next: () => input,
-    compress(length) {
-      const total = blocks.compress(input.subarray(0, length), output, lengths);
-      take(output.subarray(0, total), lengths.subarray(0, Math.ceil(length / options.blockSize)));
+    fill(lengthBytes) {
+      const total = blocks.compress(input.subarray(0, lengthBytes), output, lengths);
+      take(output.subarray(0, total), lengths.subarray(0, Math.ceil(lengthBytes / options.blockSize)));
     },
     drain() {},
   };

@@ -79,7 +79,7 @@ export class ZFileWriter implements Sink {
   finish(): { headerBytes: Buffer; sizeBytes: number } {
     if (this.#isFinished) throw new Error('ZFileWriter: finished twice');
     this.#isFinished = true;
-    if (this.#pieceFilled > 0) this.#pieces.compress(this.#pieceFilled);
+    if (this.#pieceFilled > 0) this.#pieces.fill(this.#pieceFilled);
     this.#pieces.drain();
     const index = this.#encodeIndex();
     const contents: Contents = {
@@ -97,7 +97,7 @@ export class ZFileWriter implements Sink {
   }
 
   #nextPiece(): void {
-    this.#pieces.compress(this.#pieceFilled);
+    this.#pieces.fill(this.#pieceFilled);
     this.#piece = this.#pieces.next();
     this.#pieceFilled = 0;
   }

@@ -1,8 +1,7 @@
 import { FormatError } from './errors.ts';
 import { addressOf, loadBundledLibrary } from './native.ts';
-import type { StreamDecoder } from './stream-decoder.ts';
+import { ownSpace, type StreamDecoder } from './stream-decoder.ts';
 
-const OUTPUT_BYTES = 256 * 1024;
 /** The widest window that zstd's own command line accepts without a flag: 128 MiB. */
 const MAX_WINDOW_LOG = 27;
 /** ZSTD_d_windowLogMax */
@@ -16,18 +15,18 @@ export class ZstdDecoder implements StreamDecoder {
   readonly format = 'zstd';
   readonly #library: Zstd;
   readonly #context: unknown;
-  readonly #output = Buffer.alloc(OUTPUT_BYTES);
+  readonly #space: () => Buffer;
   readonly #outBuffer = Buffer.alloc(BUFFER.bytes);
   readonly #inBuffer = Buffer.alloc(BUFFER.bytes);
   #isInside = true;
 
-  constructor() {
+  /** @param space where to put decompressed bytes; asked for anew after each piece that was handed on */
+  constructor(space = ownSpace()) {
+    this.#space = space;
     zstd ??= loadZstd();
     this.#library = zstd;
     this.#context = this.#library.create();
     this.#check(this.#library.setParameter(this.#context, WINDOW_LOG_MAX, MAX_WINDOW_LOG));
-    this.#outBuffer.writeBigUInt64LE(addressOf(this.#output), BUFFER.address);
-    this.#outBuffer.writeBigUInt64LE(BigInt(OUTPUT_BYTES), BUFFER.size);
   }
 
   write(input: Buffer, output: (bytes: Buffer) => void): void {
@@ -36,12 +35,15 @@ export class ZstdDecoder implements StreamDecoder {
     this.#inBuffer.writeBigUInt64LE(0n, BUFFER.position);
     let isFilled = false;
     while (this.#inBuffer.readUInt32LE(BUFFER.position) < input.length || isFilled) {
+      const target = this.#space();
+      this.#outBuffer.writeBigUInt64LE(addressOf(target), BUFFER.address);
+      this.#outBuffer.writeBigUInt64LE(BigInt(target.length), BUFFER.size);
       this.#outBuffer.writeBigUInt64LE(0n, BUFFER.position);
       const result = this.#check(this.#library.decompress(this.#context, this.#outBuffer, this.#inBuffer));
       const produced = this.#outBuffer.readUInt32LE(BUFFER.position);
       this.#isInside = result !== 0;
-      isFilled = this.#isInside && produced === OUTPUT_BYTES;
-      if (produced > 0) output(this.#output.subarray(0, produced));
+      isFilled = this.#isInside && produced === target.length;
+      if (produced > 0) output(target.subarray(0, produced));
     }
   }
 

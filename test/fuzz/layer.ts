@@ -3,20 +3,25 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { Bell } from '../../src/convert/bell.ts';
 import { convertLayer } from '../../src/convert/convert-layer.ts';
 import { DEFAULT_LIMITS } from '../../src/convert/layer-limits.ts';
 import type { LayerTask } from '../../src/convert/layer-protocol.ts';
 import { LowerLayers } from '../../src/convert/lower-layers.ts';
 import { DEFAULT_PROFILE } from '../../src/convert/profile.ts';
+import { SharedWork } from '../../src/convert/shared-work.ts';
 import { ErofsReader } from '../../src/format/erofs-reader.ts';
 import { FileSource } from '../../src/format/file-source.ts';
 import { LsmtLayer } from '../../src/format/lsmt-layer.ts';
 import { MergedDevice } from '../../src/format/merged-device.ts';
 import { openLayerBlob } from '../../src/format/overlaybd-tar.ts';
-import { inlineCompressor } from '../../src/format/zfile-blocks.ts';
 import type { Random } from './random.ts';
 import { archives, mutateArchive } from './tar-archives.ts';
 import { type FuzzTarget, isTyped, Violation } from './target.ts';
+
+/** Nobody else works here. */
+const WORK = new SharedWork();
+const BELL = new Bell();
 
 const MAX_READ_BYTES = 1 << 20;
 const DIGEST = `sha256:${'1'.repeat(64)}`;
@@ -76,10 +81,10 @@ async function convert(
   const below = new LowerLayers();
   try {
     await convertLayer(task, {
-      compressor: inlineCompressor,
+      work: WORK,
+      bell: BELL,
       onProgress: () => {},
       parent: () => below.device(where.parents),
-      throwIfAborted: () => {},
     });
   } finally {
     await below.close();

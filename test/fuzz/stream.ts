@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { crc32, gzipSync, inflateRawSync, constants as zlib, zstdCompressSync } from 'node:zlib';
 import { GzipDecoder } from '../../src/format/gzip-decoder.ts';
 import { loadIsal, zlibInflater } from '../../src/format/inflate.ts';
-import type { StreamDecoder } from '../../src/format/stream-decoder.ts';
+import { ownSpace, type StreamDecoder } from '../../src/format/stream-decoder.ts';
 import { ZstdDecoder } from '../../src/format/zstd-decoder.ts';
 import { mutate, type Range } from './mutate.ts';
 import { Random } from './random.ts';
@@ -29,7 +29,7 @@ export function gzipTarget(): FuzzTarget {
       [withHeaderFields(second), second],
       [bgzip(second), second],
     ]),
-    decoders: [() => new GzipDecoder(isal()), () => new GzipDecoder(zlibInflater())],
+    decoders: [() => new GzipDecoder(ownSpace(), isal()), () => new GzipDecoder(ownSpace(), zlibInflater())],
     acceptsByPieces: true,
     mutateStream(input, random, other) {
       const changed = mutate(input, random, { other, hot: hotEnds(input, 30) });
