@@ -253,10 +253,8 @@ function limitsOf({ limit }: ConvertFlags): ConversionLimits {
 }
 
 async function exportImage(image: ConvertedImage, store: BlobStore, layout: ImageLayout): Promise<void> {
-  for (const { blobDigest, chunkTableDigest } of image.layers) {
-    await exportBlob({ digest: blobDigest }, store, layout);
-    await exportBlob({ digest: chunkTableDigest }, store, layout);
-  }
+  const blobs = image.layers.flatMap(({ blobDigest, chunkTableDigest }) => [blobDigest, chunkTableDigest]);
+  await Promise.all(blobs.map((digest) => exportBlob({ digest }, store, layout)));
   await exportBlob(image.config.descriptor, store, layout);
   await exportBlob(image.manifest.descriptor, store, layout);
 }

@@ -3,7 +3,6 @@ import { ImageLayout } from '../oci/image-layout.ts';
 import { type LayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
 import { type Descriptor, type Manifest, parseManifest } from '../oci/manifest.ts';
 import { parseReference } from '../oci/reference.ts';
-import { RegistryClient } from '../oci/registry-client.ts';
 import { registryUrl } from '../oci/registry-url.ts';
 
 /** A manifest with the descriptor that leads to it. */
@@ -74,6 +73,8 @@ async function openInLayout({ directory, tag }: LayoutReference): Promise<ImageO
 
 async function openInRegistry(text: string, { plainHttp, signal }: OriginOptions): Promise<ImageOrigin> {
   const { registry, repository, tag, digest } = parseReference(text);
+  // Not needed for layouts, and a quarter of the time that the command takes to start.
+  const { RegistryClient } = await import('../oci/registry-client.ts');
   const client = new RegistryClient({ baseUrl: registryUrl(registry, plainHttp ? { plainHttp } : {}) });
   const find = async (reference: string, wait: AbortSignal): Promise<FoundManifest> => {
     const { digest, mediaType, bytes } = await client.manifest(repository, reference, { signal: wait });

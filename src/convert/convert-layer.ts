@@ -16,7 +16,7 @@ import type { SharedWork } from './shared-work.ts';
 import { SECTORS_PER_BLOCK } from './units.ts';
 import { uuidBytes, uuidText } from './uuid.ts';
 
-const PROGRESS_STEP_BYTES = 1 << 20;
+const PROGRESS_INTERVAL_MS = 50;
 
 export interface LayerHelp {
   /** Work that other threads may do for this one, and what calls them. */
@@ -90,12 +90,13 @@ export async function convertLayer(task: LayerTask, help: LayerHelp): Promise<La
 }
 
 function progressOf({ work, onProgress }: LayerHelp): (compressedBytes: number) => void {
-  let reported = 0;
+  let reportedMs = performance.now();
   return (compressedBytes) => {
     throwIfAborted(work);
-    if (compressedBytes - reported < PROGRESS_STEP_BYTES) return;
-    reported = compressedBytes;
-    onProgress(reported);
+    const nowMs = performance.now();
+    if (nowMs - reportedMs < PROGRESS_INTERVAL_MS) return;
+    reportedMs = nowMs;
+    onProgress(compressedBytes);
   };
 }
 
