@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { FormatError } from './errors.ts';
 import { MAX_NAME_BYTES, normaliseEntryPath, whiteoutOf } from './layer-path.ts';
 
 describe('normaliseEntryPath', () => {
@@ -73,4 +74,35 @@ describe('whiteoutOf', () => {
   it.each(['.wh.', 'dir/.wh.', '.wh..', 'dir/.wh...'])('refuses %j, which names nothing', (path) => {
     expect(() => whiteoutOf(path)).toThrow(expect.objectContaining({ code: 'ERR_LAYER_CONFLICT' }));
   });
+});
+
+it('is the same with and without what may stand around its names', () => {
+  const name = fc.constantFrom(
+    '',
+    '.',
+    '..',
+    'a',
+    '...',
+    '.a',
+    'b..',
+    '.wh.c',
+    'x'.repeat(255),
+    'y'.repeat(260),
+  );
+  const outcome = (path: string) => {
+    try {
+      return normaliseEntryPath(path);
+    } catch (error) {
+      return (error as FormatError).code;
+    }
+  };
+  fc.assert(
+    fc.property(fc.array(name, { maxLength: 5 }), (names) => {
+      const path = names.join('/');
+      for (const same of [`./${path}`, `/${path}`, `${path}/`, `././/${path}/.`]) {
+        expect(outcome(same)).toBe(outcome(path));
+      }
+    }),
+    { numRuns: 500 },
+  );
 });

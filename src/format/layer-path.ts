@@ -9,12 +9,18 @@ export const MAX_NAME_BYTES = 255;
 const WHITEOUT_PREFIX = '.wh.';
 const OPAQUE_NAME = '.wh..wh..opq';
 
+/** An empty name, '.' or '..' somewhere in a path. */
+const UNUSUAL = /(?:^|\/)\.{0,2}(?:\/|$)/;
+
 /**
  * An archive's path as a path from the root of the image: without leading or trailing slash, empty for the root
  * itself; '.' and empty components are left out. Throws ERR_LAYER_CONFLICT where a '..' would climb, ERR_LIMIT
  * where a file system would not take the name.
  */
 export function normaliseEntryPath(path: ByteString): ByteString {
+  // As archivers write them: nothing to do but to take off what stands around the names.
+  const usual = path.slice(path.startsWith('./') ? 2 : 0, path.endsWith('/') ? -1 : undefined);
+  if (usual.length <= MAX_NAME_BYTES && !UNUSUAL.test(usual)) return usual;
   const components = path.split('/').filter((name) => name !== '' && name !== '.');
   for (const name of components) {
     if (name === '..') {
