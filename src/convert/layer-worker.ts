@@ -1,5 +1,4 @@
 /** A thread that converts layers, one at a time, and does work for other threads' layers in between. */
-import { once } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { Bell } from './bell.ts';
@@ -18,17 +17,35 @@ class LayerThread {
   readonly #lowerLayers = new LowerLayers();
   /** With a layer of its own, and not waiting for those below it. */
   #isBusy = false;
+  /** What its layer waits for, once it has asked. */
+  #parentPaths: PromiseWithResolvers<readonly string[]> | null = null;
 
   constructor(port: MessagePort, { number, work, bell }: ThreadData) {
     this.#port = port;
     this.#number = number;
     this.#bell = new Bell(bell);
     this.#work = new SharedWork(work);
-    port.on('message', (request: LayerRequest) => {
-      if (request.type === 'convert') void this.#convert(request.task);
-      if (request.type === 'release') void this.#lowerLayers.close();
-      if (request.type === 'neighbours') void this.#meet(request.work);
-    });
+    port.on('message', (request: LayerRequest) => this.#hear(request));
+  }
+
+  #hear(request: LayerRequest): void {
+    switch (request.type) {
+      case 'convert':
+        void this.#convert(request.task);
+        return;
+      case 'assemble':
+        this.#parentPaths?.resolve(request.parentPaths);
+        return;
+      case 'abort':
+        this.#parentPaths?.reject(new Error('the layer was given up'));
+        return;
+      case 'release':
+        void this.#lowerLayers.close();
+        return;
+      case 'neighbours':
+        void this.#meet(request.work);
+        return;
+    }
   }
 
   async help(): Promise<never> {
@@ -58,7 +75,7 @@ class LayerThread {
         work: this.#work,
         bell: this.#bell,
         onProgress: (bytes) => this.#say({ type: 'progress', bytes }),
-        parent: async () => this.#lowerLayers.device(await this.#parentPaths()),
+        parent: async () => this.#lowerLayers.device(await this.#askForParents()),
       });
       return { type: 'done', result };
     } catch (error) {
@@ -67,17 +84,15 @@ class LayerThread {
     }
   }
 
-  async #parentPaths(): Promise<readonly string[]> {
-    this.#say({ type: 'staged' });
+  async #askForParents(): Promise<readonly string[]> {
+    this.#parentPaths = Promise.withResolvers();
     this.#isBusy = false;
+    this.#say({ type: 'staged' });
     void this.#helpUntilNothingIsLeft();
     try {
-      for (;;) {
-        const [request] = (await once(this.#port, 'message')) as [LayerRequest];
-        if (request.type === 'assemble') return request.parentPaths;
-        if (request.type === 'abort') throw new Error('the layer was given up');
-      }
+      return await this.#parentPaths.promise;
     } finally {
+      this.#parentPaths = null;
       this.#isBusy = true;
     }
   }
