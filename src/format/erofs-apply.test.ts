@@ -228,6 +228,31 @@ describe('paths', () => {
     ]);
   });
 
+  it.each([
+    [
+      'whose directory went in between, by way of a link',
+      new LayerDraft().symlink('l', '.').file('d/a', '').symlink('l/d', 'e').file('d/b', ''),
+      ['d', 'e', 'e/b', 'l'],
+    ],
+    [
+      'whose directory went with the one above it, by way of a link',
+      new LayerDraft().symlink('l', '.').file('d/e/a', '').symlink('l/d', 'f').file('d/e/b', ''),
+      ['d', 'f', 'f/e', 'f/e/b', 'l'],
+    ],
+    [
+      'behind a link that one of them replaces',
+      new LayerDraft().symlink('l', '.').file('l/a', '').directory('l/l').file('l/b', ''),
+      ['a', 'l', 'l/b'],
+    ],
+    [
+      'that are not in normal form',
+      new LayerDraft().file('d/a', '').file('d/b/', '').directory('d/c/..').file('d/c', '').file('d/.', ''),
+      ['d'],
+    ],
+  ])('lead where they lead by then, for neighbours %s', async (_, draft, expected) => {
+    expect(await names((await draft.on(null)).device)).toEqual(expected);
+  });
+
   it('pass through 255 links and no more', async () => {
     const draft = new LayerDraft().directory('l0');
     for (let index = 1; index <= 256; index++) draft.symlink(`l${index}`, `l${index - 1}`);

@@ -1,20 +1,16 @@
 /** What the entries of a layer do to the tree below it (OCI image-spec, layer.md). */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type ByteString, toDisplay } from './byte-string.ts';
-import { MAX_LINK_BYTES, MAX_NAME_BYTES } from './erofs-layout.ts';
+import { checkInode, checkName, conflict, type InodeEntry } from './erofs-entry-check.ts';
+import { ParentDirectories } from './erofs-parents.ts';
 import { resolveDirectory, splitPath } from './erofs-path.ts';
-import { DEFAULT_DIRECTORY, type LayerTree, TreeNode } from './erofs-tree.ts';
-import { FormatError } from './errors.ts';
-import type { Attributes, LayerEntry } from './layer-entry.ts';
+import { type LayerTree, TreeNode } from './erofs-tree.ts';
+import type { LayerEntry } from './layer-entry.ts';
 
 type Entry<Kind extends LayerEntry['kind']> = Extract<LayerEntry, { kind: Kind }>;
-type InodeEntry = Exclude<LayerEntry, { kind: 'hardlink' | 'whiteout' | 'opaque' }>;
 
 /** Entries between two turns of the event loop, so that an abort is seen. */
 const ENTRIES_PER_TURN = 4096;
-const MAX_ID = 0xffff_ffff;
-const MAX_MAJOR = 0xfff;
-const MAX_MINOR = 0xf_ffff;
 
 /**
  * Applies a layer: what it hides first, and only in the layers below, then what it creates, in archive order.
@@ -26,6 +22,7 @@ export async function applyEntries(
   signal?: AbortSignal,
 ): Promise<void> {
   await hideLower(tree, entries);
+  const parents = new ParentDirectories(tree);
   /** Hard links whose target has not come yet, by their own path. */
   const early = new Map<ByteString, Entry<'hardlink'>>();
   let turn = ENTRIES_PER_TURN;
@@ -38,13 +35,13 @@ export async function applyEntries(
     if (entry.kind === 'whiteout' || entry.kind === 'opaque') continue;
     if (early.size > 0) early.delete(normalise(entry.path));
     if (entry.kind === 'hardlink') {
-      if (await addHardLink(tree, entry)) await setLinkAttributes(tree, entry);
+      if (await addHardLink(tree, parents, entry)) await setLinkAttributes(tree, entry);
       else early.set(normalise(entry.path), entry);
       continue;
     }
-    await addInode(tree, entry);
+    if (!addBesideLast(tree, parents, entry)) await addInode(tree, parents, entry);
   }
-  await addEarlyLinks(tree, early);
+  await addEarlyLinks(tree, parents, early);
 }
 
 function normalise(path: ByteString): ByteString {
@@ -80,7 +77,26 @@ async function hideLower(tree: LayerTree, entries: readonly LayerEntry[]): Promi
   }
 }
 
-async function addInode(tree: LayerTree, entry: InodeEntry): Promise<void> {
+/**
+ * Adds what stands in the same directory as the entry before it under a name that is free. False, and nothing is
+ * done, for all else, which takes longer.
+ */
+function addBesideLast(tree: LayerTree, parents: ParentDirectories, entry: InodeEntry): boolean {
+  const { path } = entry;
+  const slash = path.lastIndexOf('/');
+  const directory = parents.recent(path.slice(0, Math.max(0, slash)));
+  const name = path.slice(slash + 1);
+  if (directory === null || directory.children?.has(name) || !isPlain(name)) return false;
+  checkInode(entry);
+  tree.add(directory, checkName(name, entry), newNode(entry, directory));
+  return true;
+}
+
+function isPlain(name: ByteString): boolean {
+  return name !== '' && name !== '.' && name !== '..';
+}
+
+async function addInode(tree: LayerTree, parents: ParentDirectories, entry: InodeEntry): Promise<void> {
   checkInode(entry);
   const names = splitPath(entry.path);
   const name = names.pop();
@@ -89,7 +105,7 @@ async function addInode(tree: LayerTree, entry: InodeEntry): Promise<void> {
     tree.setAttributes(tree.root, entry.attributes);
     return;
   }
-  const directory = await makeDirectories(tree, names, entry);
+  const directory = await parents.make(names, entry);
   if (entry.kind === 'directory') {
     const existing = await tree.child(directory, name);
     if (existing?.type === 'directory') {
@@ -98,28 +114,32 @@ async function addInode(tree: LayerTree, entry: InodeEntry): Promise<void> {
     }
   }
   await tree.remove(directory, checkName(name, entry));
+  tree.add(directory, name, newNode(entry, directory));
+}
+
+function newNode(entry: InodeEntry, directory: TreeNode): TreeNode {
   const content = entry.kind === 'directory' || entry.kind === 'fifo' ? null : entry;
   const parent = entry.kind === 'directory' ? directory : null;
-  await tree.add(
-    directory,
-    name,
-    new TreeNode(entry.kind, { attributes: entry.attributes, content }, parent),
-  );
+  return new TreeNode(entry.kind, { attributes: entry.attributes, content }, parent);
 }
 
 /** False if the target is not there (yet). */
-async function addHardLink(tree: LayerTree, entry: Entry<'hardlink'>): Promise<boolean> {
+async function addHardLink(
+  tree: LayerTree,
+  parents: ParentDirectories,
+  entry: Entry<'hardlink'>,
+): Promise<boolean> {
   const target = await find(tree, entry.target);
   if (target === null) return false;
   if (target.type === 'directory') throw conflict(entry, `links to the directory ${toDisplay(entry.target)}`);
   const names = splitPath(entry.path);
   const name = names.pop();
   if (name === undefined) throw conflict(entry, 'puts a hard link in the place of the root');
-  const directory = await makeDirectories(tree, names, entry);
+  const directory = await parents.make(names, entry);
   if ((await tree.child(directory, name)) === target) return true;
   await tree.remove(directory, checkName(name, entry));
   if (target.links === 0) throw conflict(entry, `replaces its own target ${toDisplay(entry.target)}`);
-  await tree.add(directory, name, target);
+  tree.add(directory, name, target);
   return true;
 }
 
@@ -133,7 +153,11 @@ async function setLinkAttributes(tree: LayerTree, entry: Entry<'hardlink'>): Pro
 }
 
 /** Makes the links that came before their targets, whose attributes stay; one may be the target of another. */
-async function addEarlyLinks(tree: LayerTree, early: Map<ByteString, Entry<'hardlink'>>): Promise<void> {
+async function addEarlyLinks(
+  tree: LayerTree,
+  parents: ParentDirectories,
+  early: Map<ByteString, Entry<'hardlink'>>,
+): Promise<void> {
   for (const [first] of early) {
     const chain: Entry<'hardlink'>[] = [];
     for (let path = first, link = early.get(path); link !== undefined; link = early.get(path)) {
@@ -143,7 +167,7 @@ async function addEarlyLinks(tree: LayerTree, early: Map<ByteString, Entry<'hard
       path = normalise(link.target);
     }
     for (const link of chain.reverse()) {
-      if (!(await addHardLink(tree, link))) {
+      if (!(await addHardLink(tree, parents, link))) {
         throw conflict(link, `links to ${toDisplay(link.target)}, which is not there`);
       }
     }
@@ -158,49 +182,4 @@ async function find(tree: LayerTree, path: ByteString): Promise<TreeNode | null>
   const found = await resolveDirectory(tree, names);
   if (found.kind === 'blocked' || found.missing.length > 0) return null;
   return tree.child(found.directory, name);
-}
-
-async function makeDirectories(
-  tree: LayerTree,
-  names: readonly ByteString[],
-  entry: LayerEntry,
-): Promise<TreeNode> {
-  const found = await resolveDirectory(tree, names);
-  if (found.kind === 'blocked') throw conflict(entry, found.reason);
-  let directory = found.directory;
-  for (const name of found.missing) {
-    const made = new TreeNode('directory', { attributes: DEFAULT_DIRECTORY, content: null }, directory);
-    await tree.add(directory, checkName(name, entry), made);
-    directory = made;
-  }
-  return directory;
-}
-
-function checkName(name: ByteString, entry: LayerEntry): ByteString {
-  if (name.length > MAX_NAME_BYTES) throw conflict(entry, `has a name of ${name.length} bytes`);
-  if (name.includes('\0')) throw conflict(entry, 'has NUL in a name');
-  return name;
-}
-
-function checkInode(entry: InodeEntry): void {
-  checkId(entry, entry.attributes, 'uid');
-  checkId(entry, entry.attributes, 'gid');
-  if (entry.kind === 'symlink') {
-    const { target } = entry;
-    if (target.length === 0) throw conflict(entry, 'is a symbolic link to nothing');
-    if (target.length > MAX_LINK_BYTES) throw conflict(entry, `is a symbolic link of ${target.length} bytes`);
-    if (target.includes('\0')) throw conflict(entry, 'is a symbolic link with NUL in its target');
-  } else if (entry.kind === 'character' || entry.kind === 'block') {
-    const { major, minor } = entry;
-    if (major > MAX_MAJOR || minor > MAX_MINOR) throw conflict(entry, `is device ${major}:${minor}`);
-  }
-}
-
-function checkId(entry: InodeEntry, attributes: Attributes, key: 'uid' | 'gid'): void {
-  const id = attributes[key];
-  if (!Number.isInteger(id) || id < 0 || id > MAX_ID) throw conflict(entry, `has ${key} ${id}`);
-}
-
-function conflict(entry: LayerEntry, problem: string): FormatError {
-  return new FormatError('ERR_LAYER_CONFLICT', `${toDisplay(entry.path) || '/'} ${problem}`);
 }

@@ -17,8 +17,16 @@ export function splitPath(path: ByteString): ByteString[] {
 
 /** Where a path leads. */
 export type Resolved =
-  /** To `directory`, or to a directory that would be below it if the names in `missing` were made. */
-  | { readonly kind: 'directory'; readonly directory: TreeNode; readonly missing: readonly ByteString[] }
+  /**
+   * To `directory`, or to a directory that would be below it if the names in `missing` were made; through `links`
+   * symbolic links.
+   */
+  | {
+      readonly kind: 'directory';
+      readonly directory: TreeNode;
+      readonly missing: readonly ByteString[];
+      readonly links: number;
+    }
   /** Nowhere: something that is not a directory stands in the way, or links without end. */
   | { readonly kind: 'blocked'; readonly reason: string };
 
@@ -38,7 +46,7 @@ export async function resolveDirectory(
   const trail: ByteString[] = [];
   let missing = 0;
   let directory = tree.root;
-  let hops = 0;
+  let links = 0;
   for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
     if (name === '' || name === '.') continue;
     if (name === '..') {
@@ -47,7 +55,8 @@ export async function resolveDirectory(
       else directory = directory.parent ?? tree.root;
       continue;
     }
-    const child = missing > 0 ? null : await tree.child(directory, name);
+    const child =
+      missing > 0 ? null : (tree.seenChild(directory, name) ?? (await tree.child(directory, name)));
     trail.push(name);
     if (child === null) {
       missing++;
@@ -58,7 +67,7 @@ export async function resolveDirectory(
     } else if (isReplaced?.(trail.join('/'))) {
       missing++;
     } else {
-      if (++hops > MAX_HOPS) return { kind: 'blocked', reason: 'too many symbolic links' };
+      if (++links > MAX_HOPS) return { kind: 'blocked', reason: 'too many symbolic links' };
       trail.pop();
       const target = await tree.linkTarget(child);
       if (target.startsWith('/')) {
@@ -68,5 +77,5 @@ export async function resolveDirectory(
       for (const part of target.split('/').reverse()) pending.push(part);
     }
   }
-  return { kind: 'directory', directory, missing: trail.slice(trail.length - missing) };
+  return { kind: 'directory', directory, missing: trail.slice(trail.length - missing), links };
 }

@@ -139,6 +139,12 @@ export class LayerTree {
     return node;
   }
 
+  /** The same without waiting; null, too, where it has not been looked at yet. */
+  seenChild(directory: TreeNode, name: ByteString): TreeNode | null {
+    const child = directory.children?.get(name);
+    return child instanceof TreeNode ? child : null;
+  }
+
   /** The target of a symbolic link. */
   async linkTarget(link: TreeNode): Promise<ByteString> {
     if (link.content?.kind === 'symlink') return link.content.target;
@@ -154,10 +160,11 @@ export class LayerTree {
     this.setAttributes(node, { ...attributes, mode, xattrs });
   }
 
-  /** Gives `node` a (further) name, which must be free. */
-  async add(directory: TreeNode, name: ByteString, node: TreeNode): Promise<void> {
-    const children = directory.children ?? (await this.children(directory));
-    children.set(name, node);
+  /** Gives `node` a (further) name in a directory that somebody looked into; it must be free. */
+  add(directory: TreeNode, name: ByteString, node: TreeNode): void {
+    if (directory.children === null)
+      throw new Error('a name is added to a directory that nobody looked into');
+    directory.children.set(name, node);
     if (node.type === 'directory') directory.links++;
     else node.links++;
     this.markChanged(node);
