@@ -16,6 +16,8 @@ export class LayerStage implements TarHandler {
   readonly #packer: BlockPacker;
   readonly #tails: TailSpool;
   #firstBlock = 0;
+  /** Of the entry before: most have the same as their neighbours. */
+  #attributes: Attributes | null = null;
 
   constructor(packer: BlockPacker, tails: TailSpool) {
     this.#packer = packer;
@@ -46,7 +48,7 @@ export class LayerStage implements TarHandler {
   }
 
   #toEntry(member: TarEntry, path: string): LayerEntry {
-    const attributes = attributesOf(member);
+    const attributes = this.#attributesOf(member);
     switch (member.type) {
       case 'file':
         return { kind: 'file', path, attributes, size: member.size, ...this.#endFile(member, attributes) };
@@ -64,6 +66,15 @@ export class LayerStage implements TarHandler {
     }
   }
 
+  /** Entries that follow one another share what is equal. */
+  #attributesOf(member: TarEntry): Attributes {
+    const last = this.#attributes;
+    if (last !== null && haveSameAttributes(last, member)) return last;
+    const { mode, uid, gid, mtimeSeconds, mtimeNanoseconds, xattrs } = member;
+    this.#attributes = { mode, uid, gid, mtimeSeconds, mtimeNanoseconds, xattrs };
+    return this.#attributes;
+  }
+
   #endFile(member: TarEntry, attributes: Attributes): { firstBlock: number; inlineTail: InlineTail | null } {
     const tail = this.#packer.endFile(inlineTailLength(member.size, attributes.xattrs) > 0);
     const hasBlocks = this.#packer.nextBlock > this.#firstBlock;
@@ -74,9 +85,16 @@ export class LayerStage implements TarHandler {
   }
 }
 
-function attributesOf(member: TarEntry): Attributes {
-  const { mode, uid, gid, mtimeSeconds, mtimeNanoseconds, xattrs } = member;
-  return { mode, uid, gid, mtimeSeconds, mtimeNanoseconds, xattrs };
+function haveSameAttributes(a: Attributes, b: Attributes): boolean {
+  return (
+    a.mode === b.mode &&
+    a.uid === b.uid &&
+    a.gid === b.gid &&
+    a.mtimeSeconds === b.mtimeSeconds &&
+    a.mtimeNanoseconds === b.mtimeNanoseconds &&
+    // Without xattrs they are the same map.
+    a.xattrs === b.xattrs
+  );
 }
 
 /** The partial last blocks of small files, in a file of their own until their inodes have a place. */

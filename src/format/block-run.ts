@@ -5,11 +5,14 @@ export class BlockRun {
   readonly #buffer: Buffer;
   #first = 0;
   #count = 0;
+  /** The last block that was asked for. */
+  #current: Buffer;
 
   constructor(emit: (block: number, bytes: Buffer) => void, blockBytes: number, runBlocks: number) {
     this.#emit = emit;
     this.#blockBytes = blockBytes;
     this.#buffer = Buffer.alloc(blockBytes * runBlocks);
+    this.#current = this.#buffer;
   }
 
   /**
@@ -18,8 +21,7 @@ export class BlockRun {
    */
   block(number: number): Buffer {
     if (this.#count === 0 || number !== this.#first + this.#count - 1) this.#advance(number);
-    const start = (this.#count - 1) * this.#blockBytes;
-    return this.#buffer.subarray(start, start + this.#blockBytes);
+    return this.#current;
   }
 
   /** Hands on what has not been handed on yet. */
@@ -37,6 +39,8 @@ export class BlockRun {
     const isFull = this.#count * this.#blockBytes === this.#buffer.length;
     if (isFull || number !== this.#first + this.#count) this.flush();
     if (this.#count === 0) this.#first = number;
+    const start = this.#count * this.#blockBytes;
+    this.#current = this.#buffer.subarray(start, start + this.#blockBytes);
     this.#count++;
   }
 }

@@ -199,7 +199,7 @@ export function encodeInode(inode: Omit<ErofsInode, 'inodeBytes'>, target: Buffe
   target.writeUInt32LE(inode.nid % 2 ** 32, 20);
   target.writeUInt32LE(inode.uid, 24);
   target.writeUInt32LE(inode.gid, 28);
-  target.writeBigInt64LE(BigInt(inode.mtimeSeconds), 32);
+  writeInt64(target, inode.mtimeSeconds, 32);
   target.writeUInt32LE(inode.mtimeNanoseconds, 40);
   target.writeUInt32LE(inode.nlink, 44);
 }
@@ -220,6 +220,12 @@ export function roundUpToSlot(bytes: number): number {
 export function writeUInt64(target: Buffer, value: number, offset: number): void {
   target.writeUInt32LE(value % 2 ** 32, offset);
   target.writeUInt32LE(Math.floor(value / 2 ** 32), offset + 4);
+}
+
+function writeInt64(target: Buffer, value: number, offset: number): void {
+  const high = Math.floor(value / 2 ** 32);
+  target.writeUInt32LE(value - high * 2 ** 32, offset);
+  target.writeInt32LE(high, offset + 4);
 }
 
 function safeInteger(value: bigint, what: string): number {

@@ -224,7 +224,6 @@ class Planner {
   /** A new inode that is not a directory. */
   #planNew(node: TreeNode): PlannedInode {
     const xattrBytes = xattrBytesOf(node);
-    const inode = { node, xattrBytes, listing: null };
     const { content } = node;
     if (content?.kind === 'file') {
       const tail = inlineTailLength(content.size, node.attributes?.xattrs ?? new Map());
@@ -232,11 +231,13 @@ class Planner {
         throw new Error(`a file of ${content.size} bytes came with a tail of ${content.inlineTail?.length}`);
       }
       return {
-        ...inode,
+        node,
         slotBytes: roundUpToSlot(INODE_BYTES + xattrBytes + tail),
+        xattrBytes,
         size: content.size,
         layout: tail > 0 ? 'inline' : 'plain',
         startBlock: content.size > tail ? this.#dataBlock + content.firstBlock : 0,
+        listing: null,
       };
     }
     if (content?.kind === 'symlink') {
@@ -244,18 +245,22 @@ class Planner {
       const inlineBytes = INODE_BYTES + xattrBytes + size;
       const isInline = inlineBytes <= BLOCK_BYTES;
       return this.#withData({
-        ...inode,
+        node,
         slotBytes: roundUpToSlot(isInline ? inlineBytes : INODE_BYTES + xattrBytes),
+        xattrBytes,
         size,
         layout: isInline ? 'inline' : 'plain',
+        listing: null,
       });
     }
     return {
-      ...inode,
+      node,
       slotBytes: roundUpToSlot(INODE_BYTES + xattrBytes),
+      xattrBytes,
       size: 0,
       layout: 'plain',
       startBlock: 0,
+      listing: null,
     };
   }
 

@@ -29,10 +29,10 @@ export class SlotPlacer {
   /** Byte offset for a slot of `bytes` (a multiple of 32), from the first block. */
   place(bytes: number): number {
     if (bytes % SLOT_BYTES !== 0) throw new Error(`a slot of ${bytes} bytes`);
-    const fitting = this.#open.find((block) => block.freeBytes >= bytes);
-    if (fitting !== undefined) {
-      const offset = (fitting.number + 1) * BLOCK_BYTES - fitting.freeBytes;
-      fitting.freeBytes -= bytes;
+    for (const block of this.#open) {
+      if (block.freeBytes < bytes) continue;
+      const offset = (block.number + 1) * BLOCK_BYTES - block.freeBytes;
+      block.freeBytes -= bytes;
       return offset;
     }
     const offset = this.#blocks * BLOCK_BYTES;

@@ -107,7 +107,8 @@ class LayerEmitter {
     }
     for (const planned of withBlocks) this.#writeData(planned);
     for (const planned of placed) {
-      const old = await this.#oldBytes(planned);
+      // Nearly all are new: waiting for nothing would take longer than the rest.
+      const old = planned.node.lower === null ? null : await this.#oldBytes(planned);
       this.#atPosition(planned.node.nid * SLOT_BYTES, planned.slotBytes, (slot) =>
         this.#fillSlot(planned, old, slot),
       );

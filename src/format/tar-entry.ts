@@ -1,7 +1,7 @@
 import type { ByteString } from './byte-string.ts';
 import { FormatError } from './errors.ts';
 import type { TarHeader } from './tar-header.ts';
-import { type PaxRecords, parseCount, parseInteger, parseTimestamp } from './tar-pax.ts';
+import { type PaxRecords, parseCount, parseInteger, parseTimestamp, type Timestamp } from './tar-pax.ts';
 import { type PaxSparse, paxSparse, type SparseExtents } from './tar-sparse.ts';
 
 export type TarEntryType = 'file' | 'directory' | 'symlink' | 'hardlink' | 'character' | 'block' | 'fifo';
@@ -70,6 +70,9 @@ const TYPES: Readonly<Record<string, TarEntryType>> = {
   // GNU: a sparse file.
   S: 'file',
 };
+const SKIPPED: TarMember['content'] = { kind: 'skipped' };
+const PLAIN: TarMember['content'] = { kind: 'plain' };
+/** All members without xattrs have this one. */
 const NO_XATTRS: ReadonlyMap<ByteString, Buffer> = new Map();
 const SYMLINK_MODE = 0o777;
 const MAX_ID = 0xffff_ffff;
@@ -92,6 +95,8 @@ export function memberOf(header: TarHeader, extensions: Extensions): TarMember {
   // Before POSIX gave directories a type, a slash at the end made one: only of the type of that time, as in Go.
   const type = header.typeflag === '\0' && path.endsWith('/') ? 'directory' : headerType;
   const isFile = type === 'file';
+  const isDevice = type === 'character' || type === 'block';
+  const mtime = mtimeOf(pax);
   const archivedBytes = countField(pax, 'size') ?? inRange('size', header.sizeBytes, Number.MAX_SAFE_INTEGER);
   const entry: TarEntry = {
     path,
@@ -100,14 +105,16 @@ export function memberOf(header: TarHeader, extensions: Extensions): TarMember {
     mode: type === 'symlink' ? SYMLINK_MODE : header.mode,
     uid: idOf('uid', header.uid, pax),
     gid: idOf('gid', header.gid, pax),
-    ...mtimeOf(header, pax),
+    mtimeSeconds: mtime === null ? header.mtimeSeconds : mtime.seconds,
+    mtimeNanoseconds: mtime === null ? 0 : mtime.nanoseconds,
     linkTarget: type === 'symlink' || type === 'hardlink' ? linkTargetOf(header, extensions) : '',
-    ...deviceOf(header, type, pax),
+    deviceMajor: isDevice ? deviceNumber('major', header.deviceMajor, pax, MAX_DEVICE_MAJOR) : 0,
+    deviceMinor: isDevice ? deviceNumber('minor', header.deviceMinor, pax, MAX_DEVICE_MINOR) : 0,
     xattrs: xattrsOf(type, pax),
   };
   if (isFile) return { entry, archivedBytes, content: contentOf(header, sparse) };
   // Other types have no data whatever their size says (as Go and libarchive read them), but for GNU's list.
-  return { entry, archivedBytes: header.typeflag === 'D' ? archivedBytes : 0, content: { kind: 'skipped' } };
+  return { entry, archivedBytes: header.typeflag === 'D' ? archivedBytes : 0, content: SKIPPED };
 }
 
 /** Throws ERR_TAR_CORRUPT for names that no file system takes. */
@@ -117,7 +124,7 @@ export function checkName(what: string, name: ByteString): void {
 
 function contentOf(header: TarHeader, sparse: PaxSparse | null): TarMember['content'] {
   if (header.typeflag === 'S') return { kind: 'old-gnu-sparse' };
-  if (sparse === null) return { kind: 'plain' };
+  if (sparse === null) return PLAIN;
   return sparse.extents === null ? { kind: 'map-then-data' } : { kind: 'sparse', extents: sparse.extents };
 }
 
@@ -128,21 +135,18 @@ function linkTargetOf(header: TarHeader, { pax, longLink }: Extensions): ByteStr
   return target;
 }
 
-function mtimeOf(header: TarHeader, pax: PaxRecords | null) {
+function mtimeOf(pax: PaxRecords | null): Timestamp | null {
   const text = field(pax, 'mtime');
-  if (text === null) return { mtimeSeconds: header.mtimeSeconds, mtimeNanoseconds: 0 };
-  const { seconds, nanoseconds } = parseTimestamp(text);
-  return { mtimeSeconds: seconds, mtimeNanoseconds: nanoseconds };
+  return text === null ? null : parseTimestamp(text);
 }
 
-function deviceOf(header: TarHeader, type: TarEntryType, pax: PaxRecords | null) {
-  if (type !== 'character' && type !== 'block') return { deviceMajor: 0, deviceMinor: 0 };
-  const major = countField(pax, 'SCHILY.devmajor') ?? header.deviceMajor;
-  const minor = countField(pax, 'SCHILY.devminor') ?? header.deviceMinor;
-  return {
-    deviceMajor: inRange('device major', major, MAX_DEVICE_MAJOR),
-    deviceMinor: inRange('device minor', minor, MAX_DEVICE_MINOR),
-  };
+function deviceNumber(
+  what: 'major' | 'minor',
+  inHeader: number,
+  pax: PaxRecords | null,
+  max: number,
+): number {
+  return inRange(`device ${what}`, countField(pax, `SCHILY.dev${what}`) ?? inHeader, max);
 }
 
 /**

@@ -6,6 +6,8 @@ import { type PaxRecords, parsePaxRecords } from './tar-pax.ts';
 /** Headers that speak of the members behind them: pax's local and global ones, GNU's long names and links. */
 export type ExtendedTypeflag = 'x' | 'g' | 'L' | 'K';
 
+const NO_EXTENSIONS: Extensions = { pax: null, longName: null, longLink: null };
+
 /** What extended headers said so far about the member to come. */
 export class ExtendedHeaders {
   #pax: PaxRecords | null = null;
@@ -34,6 +36,7 @@ export class ExtendedHeaders {
 
   /** All that concerns the member at hand; of the next one, nothing is known then. */
   takeForMember(): Extensions {
+    if (this.#pax === null && this.#longName === null && this.#longLink === null) return NO_EXTENSIONS;
     const extensions = { pax: this.#pax, longName: this.#longName, longLink: this.#longLink };
     this.#pax = null;
     this.#longName = null;

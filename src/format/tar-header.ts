@@ -45,32 +45,29 @@ export function decodeHeader(block: Buffer): TarHeader {
   const name = readString(block, 0, 100);
   const prefix = readPrefix(block, dialect);
   const path = prefix === '' ? name : `${prefix}/${name}`;
-  const number = (what: string, start: number, end: number): number => {
-    const value = readNumber(block, start, end);
-    if (value === null) {
-      throw new FormatError('ERR_TAR_CORRUPT', `its ${what} is not a number`);
-    }
-    if (!Number.isSafeInteger(value)) {
-      throw new FormatError('ERR_LIMIT', `its ${what} is beyond 2^53`);
-    }
-    return value;
-  };
-  const typeflag = block.toString('latin1', 156, 157);
+  const typeflag = String.fromCharCode(block[156]!);
   // Other types leave whatever they like in the device fields.
   const isDevice = dialect !== 'v7' && (typeflag === '3' || typeflag === '4');
   return {
     dialect,
     path,
-    mode: number('mode', 100, 108) & 0o7777,
-    uid: number('uid', 108, 116),
-    gid: number('gid', 116, 124),
-    sizeBytes: number('size', 124, 136),
-    mtimeSeconds: number('mtime', 136, 148),
+    mode: safeNumber(block, 100, 108, 'mode') & 0o7777,
+    uid: safeNumber(block, 108, 116, 'uid'),
+    gid: safeNumber(block, 116, 124, 'gid'),
+    sizeBytes: safeNumber(block, 124, 136, 'size'),
+    mtimeSeconds: safeNumber(block, 136, 148, 'mtime'),
     typeflag,
     linkTarget: readString(block, 157, 257),
-    deviceMajor: isDevice ? number('device major', 329, 337) : 0,
-    deviceMinor: isDevice ? number('device minor', 337, 345) : 0,
+    deviceMajor: isDevice ? safeNumber(block, 329, 337, 'device major') : 0,
+    deviceMinor: isDevice ? safeNumber(block, 337, 345, 'device minor') : 0,
   };
+}
+
+function safeNumber(block: Buffer, start: number, end: number, what: string): number {
+  const value = readNumber(block, start, end);
+  if (value === null) throw new FormatError('ERR_TAR_CORRUPT', `its ${what} is not a number`);
+  if (!Number.isSafeInteger(value)) throw new FormatError('ERR_LIMIT', `its ${what} is beyond 2^53`);
+  return value;
 }
 
 /** The bytes of a fixed-width field up to its first NUL. */
@@ -132,10 +129,16 @@ function checkChecksum(block: Buffer): void {
 }
 
 function dialectOf(block: Buffer): TarDialect {
-  const magic = block.toString('latin1', 257, 265);
-  if (magic === 'ustar  \0') return 'gnu';
-  if (!magic.startsWith('ustar\0')) return 'v7';
-  return block.toString('latin1', 508, 512) === 'tar\0' ? 'star' : 'ustar';
+  if (holds(block, 257, 'ustar  \0')) return 'gnu';
+  if (!holds(block, 257, 'ustar\0')) return 'v7';
+  return holds(block, 508, 'tar\0') ? 'star' : 'ustar';
+}
+
+function holds(block: Buffer, start: number, magic: ByteString): boolean {
+  for (let index = 0; index < magic.length; index++) {
+    if (block[start + index] !== magic.charCodeAt(index)) return false;
+  }
+  return true;
 }
 
 function readPrefix(block: Buffer, dialect: TarDialect): ByteString {

@@ -56,7 +56,7 @@ export class TarReader {
   #state: State = HEADER;
   /** Bytes of the archive that were taken so far. */
   #position = 0;
-  /** A block that came in more than one chunk. */
+  /** The block at hand, a header in most cases. */
   readonly #block = Buffer.alloc(TAR_BLOCK_BYTES);
   #blockFilled = 0;
   /** Where the block at hand stands. */
@@ -157,10 +157,6 @@ export class TarReader {
 
   #takeBlockBytes(chunk: Buffer, at: number): number {
     if (this.#blockFilled === 0) this.#blockOffset = this.#position;
-    if (this.#blockFilled === 0 && chunk.length - at >= TAR_BLOCK_BYTES) {
-      this.#takeBlock(chunk.subarray(at, at + TAR_BLOCK_BYTES));
-      return TAR_BLOCK_BYTES;
-    }
     const count = Math.min(chunk.length - at, TAR_BLOCK_BYTES - this.#blockFilled);
     chunk.copy(this.#block, this.#blockFilled, at, at + count);
     this.#blockFilled += count;
