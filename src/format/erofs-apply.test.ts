@@ -245,6 +245,29 @@ describe('paths', () => {
       ['a', 'l', 'l/b'],
     ],
     [
+      'that are above and beside one another',
+      new LayerDraft()
+        .directory('d')
+        .directory('d/e')
+        .file('d/e/a', '')
+        .file('d/b', '')
+        .directory('dd')
+        .file('d/c', '')
+        .file('dd/f', '')
+        .file('g', ''),
+      ['d', 'd/b', 'd/c', 'd/e', 'd/e/a', 'dd', 'dd/f', 'g'],
+    ],
+    [
+      'above which a directory went, by way of a link',
+      new LayerDraft()
+        .symlink('l', '.')
+        .directory('d/e')
+        .file('d/e/a', '')
+        .symlink('l/d', 'f')
+        .file('d/b', ''),
+      ['d', 'f', 'f/b', 'l'],
+    ],
+    [
       'that are not in normal form',
       new LayerDraft().file('d/a', '').file('d/b/', '').directory('d/c/..').file('d/c', '').file('d/.', ''),
       ['d'],

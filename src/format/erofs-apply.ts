@@ -39,7 +39,7 @@ export async function applyEntries(
       else early.set(normalise(entry.path), entry);
       continue;
     }
-    if (!addBesideLast(tree, parents, entry)) await addInode(tree, parents, entry);
+    if (!addNearLast(tree, parents, entry)) await addInode(tree, parents, entry);
   }
   await addEarlyLinks(tree, parents, early);
 }
@@ -78,17 +78,19 @@ async function hideLower(tree: LayerTree, entries: readonly LayerEntry[]): Promi
 }
 
 /**
- * Adds what stands in the same directory as the entry before it under a name that is free. False, and nothing is
- * done, for all else, which takes longer.
+ * Adds what stands near the entry before it in the tree under a name that is free. False, and nothing is done, for
+ * all else, which takes longer.
  */
-function addBesideLast(tree: LayerTree, parents: ParentDirectories, entry: InodeEntry): boolean {
+function addNearLast(tree: LayerTree, parents: ParentDirectories, entry: InodeEntry): boolean {
   const { path } = entry;
   const slash = path.lastIndexOf('/');
   const directory = parents.recent(path.slice(0, Math.max(0, slash)));
   const name = path.slice(slash + 1);
   if (directory === null || directory.children?.has(name) || !isPlain(name)) return false;
   checkInode(entry);
-  tree.add(directory, checkName(name, entry), newNode(entry, directory));
+  const node = newNode(entry, directory);
+  tree.add(directory, checkName(name, entry), node);
+  if (entry.kind === 'directory') parents.made(path, node);
   return true;
 }
 

@@ -51,9 +51,7 @@ export interface DirectoryListing {
 
 /** The names of a directory in the order of its blocks, with "." and "..". */
 export function sortedNames(children: Iterable<ByteString>): ByteString[] {
-  const names = Array.from(children);
-  names.push('.', '..');
-  return names.sort();
+  return [...children, '.', '..'].sort();
 }
 
 /** Cuts sorted names into blocks. */

@@ -7,19 +7,30 @@ import type { LayerEntry } from './layer-entry.ts';
 /** The directories that a layer's entries go into. */
 export class ParentDirectories {
   readonly #tree: LayerTree;
-  #lastPath: ByteString = '';
+  /** The last one that an entry went into or made, and its path, on which there is no link. */
   #last: TreeNode | null = null;
+  #lastPath: ByteString = '';
 
   constructor(tree: LayerTree) {
     this.#tree = tree;
   }
 
   /**
-   * The directory at a normalised path if it was the last one to be asked for (most entries stand beside the one
-   * before) and is still there; its children have been looked at. Else null.
+   * The directory at a normalised path if it is the last one, or above that one (archives mostly are in the order of
+   * the tree), and still there; its children have been looked at. Else null.
    */
   recent(path: ByteString): TreeNode | null {
+    while (this.#last !== null && this.#lastPath.length > path.length) {
+      this.#last = this.#last.parent;
+      this.#lastPath = this.#lastPath.slice(0, Math.max(0, this.#lastPath.lastIndexOf('/')));
+    }
     return this.#last !== null && this.#last.links > 0 && path === this.#lastPath ? this.#last : null;
+  }
+
+  /** Says that `directory` was made at `path`, in one that is recent. */
+  made(path: ByteString, directory: TreeNode): void {
+    this.#last = directory;
+    this.#lastPath = path;
   }
 
   /** The directory at a path, whose children have been looked at. What is missing of it is made for `entry`. */
