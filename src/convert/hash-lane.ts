@@ -94,15 +94,18 @@ export class HashLane {
   /** Hashes what there is, or waits until who is at it has finished. */
   #help(): void {
     if (this.hash(OWNER)) return;
-    const worker = this.#integer(HASHED_BY);
-    if (worker !== 0) Atomics.wait(this.#integers, HASHED_BY, worker);
+    this.#waitForHasher();
+  }
+
+  /** Who has left meanwhile rings no more: then there is nothing to wait for. */
+  #waitForHasher(): void {
+    const hasher = this.#integer(HASHED_BY);
+    if (hasher !== 0) Atomics.wait(this.#integers, HASHED_BY, hasher);
   }
 
   /** Nothing is left to be hashed then, and nobody hashes. */
   #close(): void {
-    while (!this.#exchange(HASHED_BY, 0, OWNER + 1)) {
-      Atomics.wait(this.#integers, HASHED_BY, this.#integer(HASHED_BY));
-    }
+    while (!this.#exchange(HASHED_BY, 0, OWNER + 1)) this.#waitForHasher();
     Atomics.store(this.#integers, PUT, 0);
     Atomics.store(this.#integers, HASHED, 0);
     this.#state().free();

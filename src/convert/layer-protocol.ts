@@ -26,13 +26,16 @@ export interface ThreadData {
   readonly bell: SharedArrayBuffer;
 }
 
-/** What a layer's thread is told. */
+/**
+ * What a layer's thread is told. A turn is one layer: what is said of an earlier one comes too late, and must not be
+ * taken for the one at hand.
+ */
 export type LayerRequest =
-  | { readonly type: 'convert'; readonly task: LayerTask }
+  | { readonly type: 'convert'; readonly turn: number; readonly task: LayerTask }
   /** The layers below are converted: their blobs, bottom first. Sent in answer to `staged`. */
-  | { readonly type: 'assemble'; readonly parentPaths: readonly string[] }
+  | { readonly type: 'assemble'; readonly turn: number; readonly parentPaths: readonly string[] }
   /** Nobody wants the layer any more. Says so to a thread that waits for the layers below. */
-  | { readonly type: 'abort' }
+  | { readonly type: 'abort'; readonly turn: number }
   /** No image is under way: nothing of one has to stay open. */
   | { readonly type: 'release' }
   /** The work of all other threads, of which it may do some when it has nothing else to do. */

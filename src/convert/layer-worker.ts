@@ -17,6 +17,8 @@ class LayerThread {
   readonly #lowerLayers = new LowerLayers();
   /** With a layer of its own, and not waiting for those below it. */
   #isBusy = false;
+  /** Which of its layers is at hand. */
+  #turn = 0;
   /** What its layer waits for, once it has asked. */
   #parentPaths: PromiseWithResolvers<readonly string[]> | null = null;
 
@@ -31,13 +33,14 @@ class LayerThread {
   #hear(request: LayerRequest): void {
     switch (request.type) {
       case 'convert':
+        this.#turn = request.turn;
         void this.#convert(request.task);
         return;
       case 'assemble':
-        this.#parentPaths?.resolve(request.parentPaths);
+        if (request.turn === this.#turn) this.#parentPaths?.resolve(request.parentPaths);
         return;
       case 'abort':
-        this.#parentPaths?.reject(new Error('the layer was given up'));
+        if (request.turn === this.#turn) this.#parentPaths?.reject(new Error('the layer was given up'));
         return;
       case 'release':
         void this.#lowerLayers.close();

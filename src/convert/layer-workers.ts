@@ -31,6 +31,8 @@ interface Thread {
   readonly worker: Worker;
   readonly number: number;
   readonly work: SharedWork;
+  /** How many layers it was given. */
+  turn: number;
 }
 
 /**
@@ -108,7 +110,7 @@ export class LayerWorkers {
       workerData,
       resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB },
     });
-    const thread = { worker, number, work };
+    const thread = { worker, number, work, turn: 0 };
     worker.unref();
     worker.once('exit', () => this.#forget(thread));
     // A thread that dies ends; what it was doing hears of that.
@@ -148,6 +150,7 @@ function conversation(
 ): Promise<End> {
   const { promise, resolve } = Promise.withResolvers<End>();
   const { worker, work } = thread;
+  const turn = ++thread.turn;
   let givenUp: { readonly reason: unknown; readonly grace: NodeJS.Timeout } | null = null;
 
   function listen(message: LayerMessage): void {
@@ -156,7 +159,7 @@ function conversation(
         onProgress(message.bytes);
         return;
       case 'staged':
-        parentPaths().then((paths) => tell(thread, { type: 'assemble', parentPaths: paths }), giveUp);
+        parentPaths().then((paths) => tell(thread, { type: 'assemble', turn, parentPaths: paths }), giveUp);
         return;
       case 'done':
         finish({ kind: 'converted', result: message.result });
@@ -173,7 +176,7 @@ function conversation(
     const grace = setTimeout(() => finish({ kind: 'lost', reason }), ABORT_GRACE_MS);
     givenUp = { reason, grace };
     work.abort();
-    tell(thread, { type: 'abort' });
+    tell(thread, { type: 'abort', turn });
   }
 
   const onAbort = () => giveUp(signal.reason);
@@ -207,7 +210,7 @@ function conversation(
   worker.on('message', listen).on('error', onError).on('exit', onExit);
   signal.addEventListener('abort', onAbort, { once: true });
   work.permit();
-  tell(thread, { type: 'convert', task });
+  tell(thread, { type: 'convert', turn, task });
   return promise;
 }
 

@@ -125,10 +125,10 @@ describe('with a thread that helps', () => {
       limits: DEFAULT_LIMITS,
       outputPath: join(directory, 'output'),
     };
-    say({ type: 'convert', task });
+    say({ type: 'convert', turn: 1, task });
     expect(await once(worker, 'message')).toEqual([{ type: 'staged' }]);
     expectHelp();
-    say({ type: 'abort' });
+    say({ type: 'abort', turn: 1 });
     expect(await once(worker, 'message')).toMatchObject([{ type: 'failed' }]);
     expectHelp();
   });

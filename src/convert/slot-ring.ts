@@ -68,8 +68,11 @@ export class SlotRing {
   /** For the owner: frees all slots, once nobody works on them. */
   begin(): void {
     for (const slot of this.#slots) {
-      this.#exchange(slot, FULL, FREE);
-      for (let state = this.#state(slot); state >= TAKEN; state = this.#state(slot)) this.#wait(slot, state);
+      // A slot that is taken may become full again, if who took it dies, and be taken by another.
+      for (let state = this.#state(slot); state >= TAKEN || state === FULL; state = this.#state(slot)) {
+        if (state >= TAKEN) this.#wait(slot, state);
+        else this.#exchange(slot, FULL, FREE);
+      }
       Atomics.store(this.#integers, slot.at + STATE, FREE);
     }
     Atomics.store(this.#integers, OLDEST, 0);
