@@ -40,6 +40,8 @@ export async function startProxy(
     'proxy',
     '--listen',
     `127.0.0.1:${port}`,
+    '--admin-listen',
+    'off',
     '--data',
     data,
     '--upstream',

@@ -211,7 +211,7 @@ describe.skipIf(!requireCapability('registry', 'skopeo'))('dadi proxy', () => {
   }
 
   const dadi = (...args: string[]) =>
-    run(process.execPath, [MAIN, 'conversions', ...args], { env: { DADI_PROXY: proxy.url } });
+    run(process.execPath, [MAIN, 'conversions', ...args], { env: { DADI_PROXY_ADMIN: proxy.adminUrl } });
 
   test('a bomb is pulled as it is, refused once, and holds up no image behind it', async () => {
     const original = (await (await ImageLayout.open(bomb.layout)).resolve('latest')).descriptor.digest;

@@ -6,7 +6,7 @@ import { CONVERSION_STATES } from '../store/conversion-table.ts';
 import { httpUrl } from './arguments.ts';
 import { formatTable, printJson } from './output.ts';
 
-const DEFAULT_PROXY = new URL('http://127.0.0.1:5100');
+const DEFAULT_ADMIN = new URL('http://127.0.0.1:5101');
 const TIMEOUT_MS = 10_000;
 
 interface ConversionsFlags {
@@ -40,9 +40,9 @@ export function conversionsCommand(): Command {
   return new Command('conversions')
     .description('List what a proxy has converted or could not convert, and why')
     .addOption(
-      new Option('--proxy <url>', 'where the proxy answers')
-        .env('DADI_PROXY')
-        .default(DEFAULT_PROXY, DEFAULT_PROXY.href)
+      new Option('--proxy <url>', 'where the proxy answers operators')
+        .env('DADI_PROXY_ADMIN')
+        .default(DEFAULT_ADMIN, DEFAULT_ADMIN.href)
         .argParser(httpUrl),
     )
     .addOption(new Option('--state <state>', 'only those in this state').choices(CONVERSION_STATES))

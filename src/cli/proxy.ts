@@ -19,6 +19,7 @@ interface UpstreamFlag {
 interface ProxyFlags {
   readonly config?: string;
   readonly listen?: string;
+  readonly adminListen?: string;
   readonly data?: string;
   readonly upstream?: readonly UpstreamFlag[];
   readonly defaultUpstream?: string;
@@ -48,6 +49,11 @@ export function proxyCommand(): Command {
     .addOption(
       new Option('--listen <host:port>', 'where to answer (default: 127.0.0.1:5100)').env(
         'DADI_PROXY_LISTEN',
+      ),
+    )
+    .addOption(
+      new Option('--admin-listen <host:port>', 'where operators ask, or "off" (default: 127.0.0.1:5101)').env(
+        'DADI_PROXY_ADMIN_LISTEN',
       ),
     )
     .addOption(
@@ -161,10 +167,11 @@ type Settings = { readonly [key: string]: unknown };
 
 /** What flags and environment say, in the form of the configuration file. */
 function configOf(flags: ProxyFlags): Settings {
-  const { listen, data, upstream, defaultUpstream, tagTtl } = flags;
+  const { listen, adminListen, data, upstream, defaultUpstream, tagTtl } = flags;
   const { algorithm, level, blockSize, concurrency, limit } = flags;
   return {
     listen,
+    admin: adminListen === undefined ? undefined : adminListen === 'off' ? null : { listen: adminListen },
     dataDirectory: data,
     upstreams: upstream,
     defaultUpstream,

@@ -1,5 +1,28 @@
 import type { IncomingHttpHeaders, ServerResponse } from 'node:http';
 
+/** Where the bytes of an answer came from. */
+export type AnswerSource =
+  /** Kept before. */
+  | 'cache'
+  /** On its way from upstream while it was sent, and kept. */
+  | 'fill'
+  /** From upstream for this answer alone. */
+  | 'upstream'
+  /** Made here. */
+  | 'converted';
+
+/** What a handler finds out about a request for log and metrics; written by it, read when the request is over. */
+export class RequestNotes {
+  kind: string;
+  upstream: string | undefined;
+  repository: string | undefined;
+  source: AnswerSource | undefined;
+
+  constructor(kind: string) {
+    this.kind = kind;
+  }
+}
+
 /** A request as far as handlers look at it. */
 export interface ProxyRequest {
   readonly method: string;
@@ -8,6 +31,7 @@ export interface ProxyRequest {
   readonly headers: IncomingHttpHeaders;
   /** Fires when the client goes away, or the proxy has to end. */
   readonly signal: AbortSignal;
+  readonly notes: RequestNotes;
 }
 
 /** A body that is written piece by piece, after the headers. */

@@ -52,6 +52,11 @@ const DOCKER_HUB = { name: DEFAULT_REGISTRY };
 const schema = z
   .strictObject({
     listen: hostAndPort.default({ host: '127.0.0.1', port: 5100 }),
+    /** Where operators ask: metrics, dashboard, and what changes something. Null: nowhere. */
+    admin: z
+      .strictObject({ listen: hostAndPort.default({ host: '127.0.0.1', port: 5101 }) })
+      .nullable()
+      .prefault({}),
     dataDirectory: z.string().min(1, 'name a directory').default('/var/lib/dadi-mirror/proxy'),
     upstreams: z.array(upstream).min(1, 'name at least one upstream').default([DOCKER_HUB]),
     /** The upstream of requests that name none; the first one if left out. */

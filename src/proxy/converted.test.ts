@@ -83,7 +83,7 @@ test('an image that is pulled is converted: by its tag with _obd, and as a refer
       },
     ],
   });
-  const list = (await (await proxy.fetch('/dadi/v1/conversions')).json()) as { conversions: object[] };
+  const list = (await (await proxy.adminFetch('/dadi/v1/conversions')).json()) as { conversions: object[] };
   expect(list.conversions).toEqual([await statusOf(image.digest)]);
 });
 

@@ -2,57 +2,60 @@ import { randomUUID } from 'node:crypto';
 import type { HttpBindings } from '@hono/node-server';
 // To be loaded before serve() is called: it replaces the class of responses.
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
-import { type Context, Hono } from 'hono';
+import { Hono } from 'hono';
 import type { Logger } from 'pino';
-import { type Answer, bufferAnswer, jsonAnswer, type ProxyRequest, writeAnswer } from './answer.ts';
+import { type Answer, bufferAnswer, type ProxyRequest, RequestNotes, writeAnswer } from './answer.ts';
 import { errorAnswer, RequestError } from './errors.ts';
-import { decodePath } from './paths.ts';
 
-const READING: readonly string[] = ['GET', 'HEAD'];
+export const READING: readonly string[] = ['GET', 'HEAD'];
 
-/** What the server's paths lead to. Each may reject: the error becomes the spec's JSON. */
-export interface Routes {
-  /** All below `/v2/`. */
-  distribution(request: ProxyRequest): Promise<Answer>;
-  conversions(query: URLSearchParams): Answer;
-  conversion(digest: string): Answer;
-  /** Asked for by POST: the only route that changes anything. */
-  retry(digest: string): Answer;
+/** One path of a listener, and what it leads to. */
+export interface Route {
+  /** `/healthz`, `/v2/*`, `/dadi/v1/conversions/:digest`. */
+  readonly path: string;
+  /** The others are answered 405. */
+  readonly methods: readonly string[];
+  /** What log and metrics call it; the handler may say it more exactly ({@link RequestNotes}). */
+  readonly kind: string;
+  /** May throw: the error becomes the spec's JSON. `parameters` are the path's parts with a colon, decoded. */
+  handle(request: ProxyRequest, parameters: Readonly<Record<string, string>>): Answer | Promise<Answer>;
 }
 
-type Handler = (request: ProxyRequest) => Answer | Promise<Answer>;
+/** A request that is over. */
+export interface EndedRequest {
+  readonly method: string;
+  /** Null if no headers were sent. */
+  readonly status: number | null;
+  /** Bytes that went out on the connection, headers included. */
+  readonly sentBytes: number;
+  readonly durationMs: number;
+  readonly notes: Readonly<RequestNotes>;
+}
 
-/** The proxy's HTTP side: routing, headers that all answers have, errors, and one log line a request. */
+interface HttpSideParts {
+  readonly log: Logger;
+  readonly onEnd: (request: EndedRequest) => void;
+}
+
+/** One listener's HTTP side: routing, headers that all answers have, errors, and one log line a request. */
 export class HttpSide {
   readonly fetch: Hono<{ Bindings: HttpBindings }>['fetch'];
   readonly #log: Logger;
+  readonly #onEnd: (request: EndedRequest) => void;
   readonly #running = new Set<Promise<void>>();
 
-  constructor(routes: Routes, log: Logger) {
+  constructor(routes: readonly Route[], { log, onEnd }: HttpSideParts) {
     this.#log = log;
+    this.#onEnd = onEnd;
     const app = new Hono<{ Bindings: HttpBindings }>();
-    const at = (path: string, handler: Handler, methods = READING) =>
-      app.all(path, async (context) =>
-        this.#handle(context, (request) => {
-          if (!methods.includes(request.method)) throw notServed(request, methods);
-          return handler(request);
-        }),
-      );
-    at('/v2', routes.distribution);
-    at('/v2/*', routes.distribution);
-    at('/dadi/v1/conversions', ({ query }) => routes.conversions(query));
-    at('/dadi/v1/conversions/:digest', ({ pathname }) =>
-      routes.conversion(decodePath(pathname).split('/').at(-1) ?? ''),
-    );
-    at(
-      '/dadi/v1/conversions/:digest/retry',
-      ({ pathname }) => routes.retry(decodePath(pathname).split('/').at(-2) ?? ''),
-      ['POST'],
-    );
-    at('/healthz', () => jsonAnswer({ status: 'ok' }));
-    at('*', ({ pathname }) => {
-      throw new RequestError('NAME_UNKNOWN', `${pathname} is not served here`);
-    });
+    for (const route of [...routes, ELSEWHERE]) {
+      app.all(route.path, async ({ env, req }) => {
+        const work = this.#answer(env, route, req.param()).finally(() => this.#running.delete(work));
+        this.#running.add(work);
+        await work;
+        return RESPONSE_ALREADY_SENT;
+      });
+    }
     this.fetch = app.fetch;
   }
 
@@ -61,16 +64,15 @@ export class HttpSide {
     await Promise.all(this.#running);
   }
 
-  async #handle({ env }: Context<{ Bindings: HttpBindings }>, handler: Handler): Promise<Response> {
-    const work = this.#answer(env, handler).finally(() => this.#running.delete(work));
-    this.#running.add(work);
-    await work;
-    return RESPONSE_ALREADY_SENT;
-  }
-
-  async #answer({ incoming, outgoing }: HttpBindings, handler: Handler): Promise<void> {
-    const log = this.#log.child({ request: randomUUID() });
+  async #answer(
+    { incoming, outgoing }: HttpBindings,
+    route: Route,
+    parameters: Record<string, string>,
+  ): Promise<void> {
     const { method = 'GET', url = '/', headers, socket } = incoming;
+    const id = requestId(headers['x-request-id']);
+    const log = this.#log.child({ request: id });
+    const notes = new RequestNotes(route.kind);
     const startedMs = performance.now();
     const bytesBefore = socket.bytesWritten;
     const gone = new AbortController();
@@ -80,12 +82,17 @@ export class HttpSide {
       isClosed = true;
       socket.off('close', onClose);
       if (!outgoing.writableFinished) gone.abort(new Error('the client is gone'));
+      const status = outgoing.headersSent ? outgoing.statusCode : null;
+      const sentBytes = socket.bytesWritten - bytesBefore;
+      const durationMs = performance.now() - startedMs;
+      this.#onEnd({ method, status, sentBytes, durationMs, notes });
       log.info({
         method,
-        path: url,
-        status: outgoing.headersSent ? outgoing.statusCode : null,
-        bytes: socket.bytesWritten - bytesBefore,
-        ms: Math.round(performance.now() - startedMs),
+        path: loggedPath(url),
+        ...notes,
+        status,
+        bytes: sentBytes,
+        ms: Math.round(durationMs),
         ...(outgoing.writableFinished ? {} : { broken: true }),
       });
     };
@@ -93,9 +100,9 @@ export class HttpSide {
     // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
     socket.once('close', onClose);
     const { pathname, searchParams: query } = new URL(url.startsWith('/') ? `http://proxy${url}` : url);
-    const request = { method, pathname, query, headers, signal: gone.signal };
-    const answer = await settle(handler, request, log);
-    const common = commonHeaders(request);
+    const request = { method, pathname, query, headers, signal: gone.signal, notes };
+    const answer = await settle(route, request, parameters, log);
+    const common = { ...commonHeaders(request), 'x-request-id': id };
     try {
       await writeAnswer(outgoing, { ...answer, headers: { ...answer.headers, ...common } }, request);
     } catch (error) {
@@ -104,10 +111,47 @@ export class HttpSide {
   }
 }
 
+const ELSEWHERE: Route = {
+  path: '*',
+  methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'],
+  kind: 'other',
+  handle: ({ pathname }) => {
+    throw new RequestError('NAME_UNKNOWN', `${pathname} is not served here`);
+  },
+};
+
+/** The caller's name for the request, if it is one that can stand in logs and headers; else one of ours. */
+function requestId(given: string | string[] | undefined): string {
+  return typeof given === 'string' && /^[\w.:+/=-]{1,128}$/.test(given) ? given : randomUUID();
+}
+
+/** Parameters that say what was asked for. The values of all others may be secrets. */
+const LOGGED_PARAMETERS: ReadonlySet<string> = new Set(['ns', 'n', 'last', 'artifactType', 'state']);
+const MAX_LOGGED_PATH_CHARS = 1024;
+
+function loggedPath(url: string): string {
+  const [path = '', ...query] = url.split('?');
+  const parameters = query.join('?').split('&').filter(Boolean);
+  const shown = parameters.map((parameter) => {
+    const [name = '', value] = parameter.split('=', 2);
+    return value === undefined || LOGGED_PARAMETERS.has(name) ? parameter : `${name}=(hidden)`;
+  });
+  // An absolute URL may hold a password.
+  const plain = path.replace(/^([a-z]+:\/\/)[^/]*@/i, '$1');
+  return (shown.length === 0 ? plain : `${plain}?${shown.join('&')}`).slice(0, MAX_LOGGED_PATH_CHARS);
+}
+
 /** The handler's answer, or the one for its error. */
-async function settle(handler: Handler, request: ProxyRequest, log: Logger): Promise<Answer> {
+async function settle(
+  route: Route,
+  request: ProxyRequest,
+  parameters: Record<string, string>,
+  log: Logger,
+): Promise<Answer> {
   try {
-    return await handler(request);
+    if (!route.methods.includes(request.method)) throw notServed(request, route.methods);
+    if (!READING.includes(request.method)) refuseOtherSites(request);
+    return await route.handle(request, parameters);
   } catch (error) {
     const isBlob = request.pathname.includes('/blobs/');
     const { status, headers, body, isFault } = errorAnswer(
@@ -118,6 +162,13 @@ async function settle(handler: Handler, request: ProxyRequest, log: Logger): Pro
       log.warn({ err: error, path: request.pathname }, 'request failed');
     return bufferAnswer(status, Buffer.from(body), { 'content-type': 'application/json', ...headers });
   }
+}
+
+/** A page of another site must not have a browser change something here. Programs send no origin. */
+function refuseOtherSites({ headers }: ProxyRequest): void {
+  const { origin, host } = headers;
+  if (origin === undefined || (URL.canParse(origin) && new URL(origin).host === host)) return;
+  throw new RequestError('DENIED', 'a page of another site may not do this');
 }
 
 function notServed({ method, pathname }: ProxyRequest, methods: readonly string[]): RequestError {

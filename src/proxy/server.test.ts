@@ -254,7 +254,7 @@ test('each request is one line in the log', async () => {
 });
 
 test('a second proxy on the same directory is refused', async () => {
-  const config = parseProxyConfig({ listen: '127.0.0.1:0', dataDirectory: proxy.directory });
+  const config = parseProxyConfig({ listen: '127.0.0.1:0', admin: null, dataDirectory: proxy.directory });
   await expect(startProxy(config, { log: pino({ level: 'silent' }) })).rejects.toMatchObject({
     code: 'ERR_STORE_LOCKED',
   });

@@ -1,7 +1,4 @@
-import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
 import { join } from 'node:path';
-import { getRequestListener } from '@hono/node-server';
 import type { Logger } from 'pino';
 import { conversionPolicy } from '../convert/conversion-policy.ts';
 import { LayerWorkers } from '../convert/layer-workers.ts';
@@ -14,23 +11,24 @@ import { Blobs } from './blobs.ts';
 import type { ProxyConfig, UpstreamConfig } from './config.ts';
 import { ConversionQueue } from './conversion-queue.ts';
 import { ConvertedImages } from './converted.ts';
-import { answerDistribution } from './distribution.ts';
-import { ConfigError } from './errors.ts';
-import { HttpSide } from './http.ts';
+import { HttpSide, type Route } from './http.ts';
 import { imageConverter } from './image-converter.ts';
+import { type Address, Listener } from './listener.ts';
 import { Manifests } from './manifests.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
-import { answerConversion, answerConversions, answerRetry } from './status.ts';
+import { Readiness } from './readiness.ts';
+import { adminRoutes, clientRoutes } from './routes.ts';
 import { type Upstream, Upstreams } from './upstreams.ts';
 
 /** How long running answers may go on after a stop was asked for. */
 const GRACE_MS = 5_000;
-/** Longer than clients and load balancers keep connections: theirs to close. */
-const KEEP_ALIVE_MS = 75_000;
+const ADMIN_GRACE_MS = 1_000;
 
 export interface RunningProxy {
-  readonly address: { readonly host: string; readonly port: number };
+  readonly address: Address;
+  /** Where operators ask; null if that is switched off. */
+  readonly adminAddress: Address | null;
   /** Ends in order: no new requests, running ones to their end or a grace time, conversion, store, catalog. */
   close(): Promise<void>;
 }
@@ -42,17 +40,20 @@ export interface RunningProxy {
 export async function startProxy(config: ProxyConfig, { log }: { log: Logger }): Promise<RunningProxy> {
   const opened = new Opened();
   try {
-    const server = await openAll(config, log, opened);
-    const address = addressOf(server);
-    log.info({ ...address, dataDirectory: config.dataDirectory }, 'proxy is listening');
-    return { address, close: () => opened.close() };
+    const { address, adminAddress } = await openAll(config, log, opened);
+    log.info({ ...address, admin: adminAddress, dataDirectory: config.dataDirectory }, 'proxy is listening');
+    return { address, adminAddress, close: () => opened.close() };
   } catch (error) {
     await opened.close();
     throw error;
   }
 }
 
-async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promise<Server> {
+async function openAll(
+  config: ProxyConfig,
+  log: Logger,
+  opened: Opened,
+): Promise<Omit<RunningProxy, 'close'>> {
   const store = await DirectoryBlobStore.open(config.dataDirectory);
   opened.add(() => store.close());
   const catalog = Catalog.open(join(config.dataDirectory, 'catalog.db'));
@@ -81,55 +82,35 @@ async function openAll(config: ProxyConfig, log: Logger, opened: Opened): Promis
   const conversion = enabled ? { queue, images } : null;
 
   const parts = { upstreams, manifests, blobs, catalog, outages, conversion, log };
-  const http = new HttpSide(
-    {
-      distribution: (request) => answerDistribution(parts, request),
-      conversions: (query) => answerConversions(conversions, query),
-      conversion: (digest) => answerConversion(conversions, profile, digest),
-      retry: (digest) => answerRetry(conversions, profile, queue, digest),
-    },
-    log,
-  );
-  opened.add(() => http.idle());
+  const readiness = new Readiness({ store, catalog });
+  const status = { conversions, profile, queue };
+  const onEnd = () => {};
+  const clients = new HttpSide(clientRoutes(parts, status, readiness), { log, onEnd });
+  opened.add(() => clients.idle());
   opened.add(() => stop.abort(new Error('the proxy is being stopped')));
   opened.add(() => queue.stop());
-  const server = await listen(http, config.listen);
-  opened.add(() => closeServer(server));
+  const listener = await Listener.open(clients, config.listen, 'listen');
+  opened.add(() => listener.close(GRACE_MS));
+  const adminAddress = await openAdmin(config, adminRoutes(status, readiness), { log, onEnd }, opened);
+  opened.add(() => readiness.stopping());
   if (enabled) queue.start();
-  return server;
+  return { address: listener.address, adminAddress };
+}
+
+async function openAdmin(
+  { admin }: ProxyConfig,
+  routes: readonly Route[],
+  parts: ConstructorParameters<typeof HttpSide>[1],
+  opened: Opened,
+): Promise<Address | null> {
+  if (admin === null) return null;
+  const operators = new HttpSide(routes, parts);
+  const listener = await Listener.open(operators, admin.listen, 'admin.listen');
+  opened.add(() => listener.close(ADMIN_GRACE_MS));
+  return listener.address;
 }
 
 function openUpstream({ name, url, credentials }: UpstreamConfig): Upstream {
   const baseUrl = url === undefined ? registryUrl(name) : new URL(url);
   return { name, client: new RegistryClient({ baseUrl, credentials: credentials ?? null }) };
-}
-
-async function listen(http: HttpSide, { host, port }: ProxyConfig['listen']): Promise<Server> {
-  // Answers are written to Node's own response: the replaced global classes would only be in the way.
-  const listener = getRequestListener(http.fetch, { overrideGlobalObjects: false });
-  const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS }, listener);
-  server.listen(port, host);
-  try {
-    await once(server, 'listening');
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ConfigError(`listen: cannot listen on ${host}:${port} (${reason}); choose another address`, {
-      cause,
-    });
-  }
-  return server;
-}
-
-function addressOf(server: Server): { host: string; port: number } {
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new Error('the server has no TCP address');
-  return { host: address.address, port: address.port };
-}
-
-async function closeServer(server: Server): Promise<void> {
-  const closed = once(server, 'close');
-  server.close();
-  const timer = setTimeout(() => server.closeAllConnections(), GRACE_MS);
-  await closed;
-  clearTimeout(timer);
 }

@@ -51,13 +51,13 @@ test('a broken image is listed as failed, with the reason, and no second pull ha
   expect(await statusOf(bad.digest)).toEqual(failed);
   const list = async (query: string) =>
     (
-      (await (await proxy.fetch(`/dadi/v1/conversions${query}`)).json()) as {
+      (await (await proxy.adminFetch(`/dadi/v1/conversions${query}`)).json()) as {
         conversions: ConversionStatus[];
       }
     ).conversions;
   expect(await list('?state=failed')).toEqual([failed]);
   expect(await list('')).toHaveLength(2);
-  expect(await errorOf(await proxy.fetch('/dadi/v1/conversions?state=broken'))).toMatchObject({
+  expect(await errorOf(await proxy.adminFetch('/dadi/v1/conversions?state=broken'))).toMatchObject({
     status: 400,
   });
 });
@@ -67,8 +67,8 @@ test('a failed image is tried again when an operator asks for it, and only by PO
   await pull('bad');
   const failed = await ended(bad.digest);
   const path = `/dadi/v1/conversions/${bad.digest}/retry`;
-  expect(await errorOf(await proxy.fetch(path))).toMatchObject({ status: 405 });
-  const answer = await proxy.fetch(path, { method: 'POST' });
+  expect(await errorOf(await proxy.adminFetch(path))).toMatchObject({ status: 405 });
+  const answer = await proxy.adminFetch(path, { method: 'POST' });
   expect(answer.status).toBe(202);
   expect(await answer.json()).toMatchObject({
     digest: bad.digest,
@@ -79,9 +79,11 @@ test('a failed image is tried again when an operator asks for it, and only by PO
   const again = await ended(bad.digest);
   expect(again).toMatchObject({ state: 'failed', attempts: 1 });
   expect(Date.parse(again.updatedAt)).toBeGreaterThan(Date.parse(failed.updatedAt));
-  const unknown = await proxy.fetch(`/dadi/v1/conversions/${digestOf('other')}/retry`, { method: 'POST' });
+  const unknown = await proxy.adminFetch(`/dadi/v1/conversions/${digestOf('other')}/retry`, {
+    method: 'POST',
+  });
   expect(await errorOf(unknown)).toMatchObject({ status: 404 });
-  const list = await proxy.fetch('/dadi/v1/conversions', { method: 'POST' });
+  const list = await proxy.adminFetch('/dadi/v1/conversions', { method: 'POST' });
   expect(await errorOf(list)).toMatchObject({ status: 405 });
 });
 

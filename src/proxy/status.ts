@@ -6,11 +6,18 @@ import { type ConversionStatus, conversionStatus } from './conversion-status.ts'
 import { RequestError } from './errors.ts';
 import { parsePathDigest } from './paths.ts';
 
+/** What conversions are told from. */
+export interface ConversionParts {
+  readonly conversions: ConversionTable;
+  readonly profile: string;
+  readonly queue: Pick<ConversionQueue, 'retry'>;
+}
+
 /**
  * GET /dadi/v1/conversions[?state=STATE]: all of them, or those in one state, the newest first.
  * @throws RequestError NAME_INVALID (there is no such state)
  */
-export function answerConversions(conversions: ConversionTable, query: URLSearchParams): Answer {
+export function answerConversions({ conversions }: ConversionParts, query: URLSearchParams): Answer {
   const state = query.get('state');
   if (state !== null && !STATES.includes(state)) {
     throw new RequestError('NAME_INVALID', `${JSON.stringify(state)} is none of ${STATES.join(', ')}`);
@@ -27,7 +34,7 @@ const STATES: readonly string[] = CONVERSION_STATES;
  * GET /dadi/v1/conversions/<digest of the original manifest>
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN
  */
-export function answerConversion(conversions: ConversionTable, profile: string, digestText: string): Answer {
+export function answerConversion({ conversions, profile }: ConversionParts, digestText: string): Answer {
   return jsonAnswer(statusOf(conversions, profile, parsePathDigest(digestText)));
 }
 
@@ -36,12 +43,7 @@ export function answerConversion(conversions: ConversionTable, profile: string, 
  * says how it stands then.
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN
  */
-export function answerRetry(
-  conversions: ConversionTable,
-  profile: string,
-  queue: Pick<ConversionQueue, 'retry'>,
-  digestText: string,
-): Answer {
+export function answerRetry({ conversions, profile, queue }: ConversionParts, digestText: string): Answer {
   const digest = parsePathDigest(digestText);
   statusOf(conversions, profile, digest);
   queue.retry(digest);

@@ -27,7 +27,13 @@ export class TestProxy {
   }
 
   async start(): Promise<void> {
-    const input = { listen: '127.0.0.1:0', dataDirectory: this.directory, ...this.#config };
+    const anyPort = '127.0.0.1:0';
+    const input = {
+      listen: anyPort,
+      admin: { listen: anyPort },
+      dataDirectory: this.directory,
+      ...this.#config,
+    };
     this.#running = await startProxy(parseProxyConfig(input), { log: this.#log });
   }
 
@@ -38,6 +44,17 @@ export class TestProxy {
   get host(): string {
     if (this.#running === null) throw new Error('the proxy is stopped');
     return `127.0.0.1:${this.#running.address.port}`;
+  }
+
+  /** Where operators ask. */
+  get adminUrl(): string {
+    const address = this.#running?.adminAddress ?? null;
+    if (address === null) throw new Error('the proxy is stopped, or has no listener for operators');
+    return `http://127.0.0.1:${address.port}`;
+  }
+
+  async adminFetch(path: string, init?: RequestInit): Promise<Response> {
+    return fetch(`${this.adminUrl}${path}`, init);
   }
 
   async fetch(path: string, init?: RequestInit): Promise<Response> {

@@ -1,0 +1,61 @@
+import { jsonAnswer } from './answer.ts';
+import { answerDistribution, type DistributionParts } from './distribution.ts';
+import { READING, type Route } from './http.ts';
+import { answerReadiness, type Readiness } from './readiness.ts';
+import { answerConversion, answerConversions, answerRetry, type ConversionParts } from './status.ts';
+
+/** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
+export function clientRoutes(
+  parts: DistributionParts,
+  conversions: ConversionParts,
+  readiness: Readiness,
+): readonly Route[] {
+  const distribution = {
+    methods: READING,
+    kind: 'distribution',
+    handle: (request) => answerDistribution(parts, request),
+  } satisfies Omit<Route, 'path'>;
+  return [
+    { path: '/v2', ...distribution },
+    { path: '/v2/*', ...distribution },
+    {
+      path: '/dadi/v1/conversions/:digest',
+      methods: READING,
+      kind: 'conversion',
+      handle: (_request, { digest = '' }) => answerConversion(conversions, digest),
+    },
+    ...healthRoutes(readiness),
+  ];
+}
+
+/** What the listener for operators answers. */
+export function adminRoutes(conversions: ConversionParts, readiness: Readiness): readonly Route[] {
+  return [
+    {
+      path: '/dadi/v1/conversions',
+      methods: READING,
+      kind: 'conversions',
+      handle: ({ query }) => answerConversions(conversions, query),
+    },
+    {
+      path: '/dadi/v1/conversions/:digest',
+      methods: READING,
+      kind: 'conversion',
+      handle: (_request, { digest = '' }) => answerConversion(conversions, digest),
+    },
+    {
+      path: '/dadi/v1/conversions/:digest/retry',
+      methods: ['POST'],
+      kind: 'retry',
+      handle: (_request, { digest = '' }) => answerRetry(conversions, digest),
+    },
+    ...healthRoutes(readiness),
+  ];
+}
+
+function healthRoutes(readiness: Readiness): readonly Route[] {
+  return [
+    { path: '/healthz', methods: READING, kind: 'health', handle: () => jsonAnswer({ status: 'ok' }) },
+    { path: '/readyz', methods: READING, kind: 'health', handle: () => answerReadiness(readiness) },
+  ];
+}
