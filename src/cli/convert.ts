@@ -14,12 +14,13 @@ import { LayerWorkers } from '../convert/layer-workers.ts';
 import { type ConversionProfile, DEFAULT_PROFILE } from '../convert/profile.ts';
 import type { Algorithm } from '../format/block-codec.ts';
 import { WRITABLE_BLOCK_SIZES } from '../format/zfile-writer.ts';
+import type { Digest } from '../oci/digest.ts';
 import { ImageLayout } from '../oci/image-layout.ts';
 import { type LayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
 import { type Descriptor, type ImageConfig, type ImageManifest, parseImageConfig } from '../oci/manifest.ts';
 import { layerFormat } from '../oci/media-types.ts';
 import { formatPlatform } from '../oci/platform.ts';
-import type { BlobStore } from '../store/blob-store.ts';
+import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import {
@@ -240,7 +241,9 @@ function keepIn(store: BlobStore): Parameters<ImageOrigin['layerFile']>[1] {
     } finally {
       await writer.abort();
     }
-    return (await store.localPath(digest)) ?? writer.path;
+    const file = await store.localFile(digest);
+    if (file === null) throw isGone(digest, store);
+    return file;
   };
 }
 
@@ -273,7 +276,7 @@ async function copyManifest(
   } else {
     const layers = manifest.layers.filter(({ mediaType }) => layerFormat(mediaType)?.foreign !== true);
     for (const blob of [manifest.config, ...layers]) {
-      await layout.linkBlob(await origin.layerFile(blob, keepIn(store), signal), blob.digest);
+      await linkInto(layout, await origin.layerFile(blob, keepIn(store), signal), blob.digest);
     }
   }
   await layout.putBlob(manifest.bytes);
@@ -284,9 +287,21 @@ async function exportBlob(
   store: BlobStore,
   layout: ImageLayout,
 ): Promise<void> {
-  const path = await store.localPath(digest);
-  if (path === null) throw new Error(`${digest} was converted, but is gone from ${store.scratch()}`);
-  await layout.linkBlob(path, digest);
+  const file = await store.localFile(digest);
+  if (file === null) throw isGone(digest, store);
+  await linkInto(layout, file, digest);
+}
+
+async function linkInto(layout: ImageLayout, file: LocalFile, digest: Digest): Promise<void> {
+  try {
+    await layout.linkBlob(file.path, digest);
+  } finally {
+    await file.close();
+  }
+}
+
+function isGone(digest: Digest, store: BlobStore): Error {
+  return new Error(`${digest} was made, but is gone from ${store.scratch()}: let nobody else clean up there`);
 }
 
 function printResult({ root, images, others }: ConvertResult, json: boolean, durationMs: number): void {

@@ -4,6 +4,7 @@ import { type LayoutReference, parseLayoutReference } from '../oci/layout-refere
 import { type Descriptor, type Manifest, parseManifest } from '../oci/manifest.ts';
 import { parseReference } from '../oci/reference.ts';
 import { registryUrl } from '../oci/registry-url.ts';
+import type { LocalFile } from '../store/blob-store.ts';
 
 /** A manifest with the descriptor that leads to it. */
 export interface FoundManifest {
@@ -20,8 +21,8 @@ export interface ImageOrigin {
   manifest(descriptor: Descriptor, signal: AbortSignal): Promise<FoundManifest>;
   /** A small blob (config, chunk table), digest checked. */
   readBlob(descriptor: Pick<Descriptor, 'digest' | 'size'>, signal: AbortSignal): Promise<Buffer>;
-  /** Puts a layer's bytes, digest checked, at the path that `keep` gives, or names the file they are in. */
-  layerFile(layer: Descriptor, keep: KeepBlob, signal: AbortSignal): Promise<string>;
+  /** Puts a layer's bytes, digest checked, where `keep` does, or names the file they are in. The caller closes it. */
+  layerFile(layer: Descriptor, keep: KeepBlob, signal: AbortSignal): Promise<LocalFile>;
   close(): Promise<void>;
 }
 
@@ -29,7 +30,7 @@ export interface ImageOrigin {
 export type KeepBlob = (
   blob: { readonly digest: Digest; readonly size: number },
   body: AsyncIterable<Buffer>,
-) => Promise<string>;
+) => Promise<LocalFile>;
 
 export interface OriginOptions {
   /** Speak http to the registry; registries on loopback are spoken to by http anyway. */
@@ -66,7 +67,8 @@ async function openInLayout({ directory, tag }: LayoutReference): Promise<ImageO
     root: await find((await layout.resolve(tag ?? undefined)).descriptor),
     manifest: find,
     readBlob: ({ digest }) => layout.readBlob(digest),
-    layerFile: async ({ digest }) => layout.blobPath(digest),
+    // Nobody removes what stands in a layout.
+    layerFile: async ({ digest }) => ({ path: layout.blobPath(digest), close: async () => {} }),
     close: async () => {},
   };
 }

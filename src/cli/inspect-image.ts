@@ -113,9 +113,10 @@ async function imageSpace(
   try {
     const opened: LsmtLayer[] = [];
     for (const layer of layers) {
-      const path = await origin.layerFile(layer, () => Promise.reject(new Error('not local')), signal);
-      const file = FileSource.open(path);
+      const local = await origin.layerFile(layer, () => Promise.reject(new Error('not local')), signal);
+      const file = FileSource.open(local.path);
       files.push(file);
+      await local.close();
       opened.push(await LsmtLayer.open(await openLayerBlob(file, signal), signal));
     }
     return await spaceOf(MergedDevice.open(opened), signal);

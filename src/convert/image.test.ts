@@ -14,6 +14,7 @@ import { openLayerBlob } from '../format/overlaybd-tar.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { encodeJson, type ImageManifest, parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import { OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
+import type { LocalFile } from '../store/blob-store.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { type ConversionContext, convertImage, type ImageToConvert } from './image.ts';
@@ -85,9 +86,13 @@ async function image(layers: readonly (readonly Member[])[], change: { diffIds?:
     config: parseImageConfig(config),
     layerFile: async ({ digest }: { digest: Digest }) => {
       files.push(digest);
-      return join(directory, digest.slice(7));
+      return notHeld(join(directory, digest.slice(7)));
     },
   };
+}
+
+function notHeld(path: string): LocalFile {
+  return { path, close: async () => {} };
 }
 
 function convert(what: ImageToConvert, change: Partial<ConversionContext> = {}) {
@@ -215,8 +220,35 @@ test('a config that lies about a layer fails the image, and leaves nothing behin
 });
 
 test('a layer below that was removed while the image was converted is a failure of the store, not of the image', async () => {
-  vi.spyOn(store, 'localPath').mockResolvedValue(null);
+  vi.spyOn(store, 'localFile').mockResolvedValue(null);
   await expect(convert(await image([BASE, TOP]))).rejects.toMatchObject({ code: 'ERR_STORE_IO' });
+});
+
+test('what a conversion needs is held until it is over, and let go however it ends', async () => {
+  const base = (await convert(await image([BASE]))).layers[0]!;
+  const blobs = [base.blobDigest, base.chunkTableDigest];
+  const removed = () => Promise.all(blobs.map((digest) => store.remove(digest)));
+  let open = 0;
+  const holding = async (change: { diffIds?: Digest[] }, afterwards: () => void) => {
+    const what = await image([BASE, TOP], change);
+    return {
+      ...what,
+      layerFile: async (layer: { digest: Digest }) => {
+        open++;
+        expect(await removed()).toEqual([false, false]);
+        afterwards();
+        return { ...(await what.layerFile(layer)), close: async () => void open-- };
+      },
+    };
+  };
+  const stop = new AbortController();
+  const lie = { diffIds: [digestOf(await tarOf(BASE)), digestOf('a lie')] };
+  await expect(convert(await holding(lie, () => {}))).rejects.toMatchObject({ code: 'ERR_CONVERT_DIFF_ID' });
+  const aborted = await holding({}, () => stop.abort(new Error('enough')));
+  await expect(convert(aborted, { signal: stop.signal })).rejects.toThrow('enough');
+  await convert(await holding({}, () => {}));
+  expect(open).toBe(0);
+  expect(await removed()).toEqual([true, true]);
 });
 
 test('a layer whose file was damaged fails the image, and the file is dropped', async () => {
@@ -225,7 +257,7 @@ test('a layer whose file was damaged fails the image, and the file is dropped', 
   writeFileSync(path, Buffer.alloc(1000));
   const dropped: Digest[] = [];
   const dropLayer = async ({ digest }: { digest: Digest }) => void dropped.push(digest);
-  const failing = convert({ ...what, layerFile: async () => path, dropLayer });
+  const failing = convert({ ...what, layerFile: async () => notHeld(path), dropLayer });
   await expect(failing).rejects.toMatchObject({ code: 'ERR_CONVERT_LAYER_DIGEST' });
   expect(dropped).toEqual([what.manifest.layers[0]!.digest]);
 });

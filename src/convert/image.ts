@@ -3,13 +3,14 @@ import { mkdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseDigest } from '../oci/digest.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
-import type { BlobStore } from '../store/blob-store.ts';
+import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, ConvertedLayerRecord } from '../store/catalog.ts';
 import type { ConversionProgress } from '../store/conversion-table.ts';
 import { StoreError } from '../store/errors.ts';
 import { assembleConfig, assembleManifest, type Document } from './assemble.ts';
 import { checkSize } from './declared-size.ts';
 import { ConvertError } from './errors.ts';
+import { HeldBlobs } from './held-blobs.ts';
 import { type PlannedLayer, planLayers } from './image-plan.ts';
 import { type ConversionLimits, ImageLimits } from './layer-limits.ts';
 import type { LayerWorkers } from './layer-workers.ts';
@@ -29,10 +30,12 @@ export interface ImageToConvert {
   readonly manifest: ImageManifest;
   readonly descriptor: Descriptor;
   readonly config: ImageConfig;
-  /** Where the bytes of a layer are on this machine. Called once for each layer converted. */
-  readonly layerFile: (layer: Descriptor, signal: AbortSignal) => Promise<string>;
+  /**
+   * Where the bytes of a layer are on this machine. Called once for each layer converted; closed when that is over.
+   */
+  readonly layerFile: (layer: Descriptor, signal: AbortSignal) => Promise<LocalFile>;
   /** Removes that file when it turned out to hold other bytes, if it is ours: the next attempt gets it anew. */
-  readonly dropLayer?: (layer: Descriptor) => Promise<void>;
+  readonly dropLayer?: (layer: Descriptor) => Promise<unknown>;
 }
 
 export interface ConvertedImage {
@@ -53,18 +56,25 @@ export async function convertImage(
   onProgress: (progress: ConversionProgress) => void,
 ): Promise<ConvertedImage> {
   const plan = planLayers(image.manifest, image.config);
-  const layers = await convertLayers(plan, image, context, onProgress);
-  const config = assembleConfig(image.config, layers);
-  const manifest = assembleManifest(image.descriptor, config, layers, context.profile);
-  await context.store.put(config.bytes);
-  await context.store.put(manifest.bytes);
-  return { manifest, config, layers };
+  // A manifest is not to name what was removed before it was there.
+  const held = new HeldBlobs();
+  try {
+    const layers = await convertLayers(plan, image, context, held, onProgress);
+    const config = assembleConfig(image.config, layers);
+    const manifest = assembleManifest(image.descriptor, config, layers, context.profile);
+    await context.store.put(config.bytes);
+    await context.store.put(manifest.bytes);
+    return { manifest, config, layers };
+  } finally {
+    await held.close();
+  }
 }
 
 async function convertLayers(
   plan: readonly PlannedLayer[],
   { layerFile, dropLayer }: Pick<ImageToConvert, 'layerFile' | 'dropLayer'>,
   context: ConversionContext,
+  held: HeldBlobs,
   onProgress: (progress: ConversionProgress) => void,
 ): Promise<ConvertedLayerRecord[]> {
   const imageLimits = new ImageLimits(context.limits, plan.length);
@@ -78,7 +88,7 @@ async function convertLayers(
     for (const [index, layer] of plan.entries()) {
       const below = running.slice();
       const task = context.workers.turn(async () => {
-        const known = await knownLayer(layer, context);
+        const known = await knownLayer(layer, context, held);
         const record = known ?? (await convertOne(layer, index, below));
         imageLimits.layer(record.tarSizeBytes, layer.descriptor.size);
         progress.finish(index);
@@ -102,20 +112,22 @@ async function convertLayers(
     signal.throwIfAborted();
     const { chainId, parentChainId, diffId, descriptor } = layer;
     const { profile, limits, store, catalog } = context;
-    const layerPath = await layerFile(descriptor, signal);
     const outputPath = join(scratch, `${index}.dadi`);
-    const conversion = context.workers.convert(
-      { layerPath, digest: descriptor.digest, diffId, chainId, parentChainId, profile, limits, outputPath },
-      async () => Promise.all((await Promise.all(below)).map((parent) => blobPath(parent, store))),
-      { compressedBytes: descriptor.size, signal, onProgress: (bytes) => progress.advance(index, bytes) },
-    );
-    const result = await conversion.catch(async (error: unknown) => {
+    const result = await withFiles(async (files) => {
+      const { path: layerPath } = await files.add(layerFile(descriptor, signal));
+      const result = await context.workers.convert(
+        { layerPath, digest: descriptor.digest, diffId, chainId, parentChainId, profile, limits, outputPath },
+        async () => Promise.all((await Promise.all(below)).map((parent) => blobPath(parent, store, files))),
+        { compressedBytes: descriptor.size, signal, onProgress: (bytes) => progress.advance(index, bytes) },
+      );
+      // Only now: a file that was damaged has another size too.
+      checkSize('layer', descriptor, (await stat(layerPath)).size);
+      return result;
+    }).catch(async (error: unknown) => {
       const isDamaged = error instanceof ConvertError && error.code === 'ERR_CONVERT_LAYER_DIGEST';
       if (isDamaged) await dropLayer?.(descriptor);
       throw error;
     });
-    // Only now: a file that was damaged has another size too.
-    checkSize('layer', descriptor, (await stat(layerPath)).size);
     const blobDigest = parseDigest(result.blobDigest);
     const chunkTableDigest = await store.put(Buffer.from(result.chunkTable));
     await store.adopt(outputPath, blobDigest);
@@ -128,6 +140,7 @@ async function convertLayers(
       chunkTableDigest,
       tarSizeBytes,
     };
+    if (!(await holdLayer(record, store, held))) throw isGone(record);
     catalog.putLayer(record);
     return record;
   }
@@ -137,20 +150,41 @@ async function convertLayers(
 async function knownLayer(
   { chainId }: PlannedLayer,
   { catalog, store, profile }: ConversionContext,
+  held: HeldBlobs,
 ): Promise<ConvertedLayerRecord | null> {
   const record = catalog.layer(chainId, profileId(profile));
-  if (record === null) return null;
-  const there = await Promise.all([store.stat(record.blobDigest), store.stat(record.chunkTableDigest)]);
-  return there.includes(null) ? null : record;
+  return record !== null && (await holdLayer(record, store, held)) ? record : null;
 }
 
-async function blobPath(layer: ConvertedLayerRecord, store: BlobStore): Promise<string> {
-  const path = await store.localPath(layer.blobDigest);
-  if (path === null) {
-    // Not a defect of the image: the next attempt makes it again.
-    throw new StoreError('ERR_STORE_IO', `the converted layer ${layer.blobDigest} is gone from the store`);
+/** Whether all of a converted layer is there, and stays. */
+async function holdLayer(
+  { blobDigest, chunkTableDigest }: ConvertedLayerRecord,
+  store: BlobStore,
+  held: HeldBlobs,
+): Promise<boolean> {
+  const both = [blobDigest, chunkTableDigest].map((digest) => held.add(store.hold(digest)));
+  return !(await Promise.all(both)).includes(null);
+}
+
+/** Runs `work` with files that are let go when it is over, however it ends. */
+async function withFiles<T>(work: (files: HeldBlobs) => Promise<T>): Promise<T> {
+  const files = new HeldBlobs();
+  try {
+    return await work(files);
+  } finally {
+    await files.close();
   }
-  return path;
+}
+
+async function blobPath(layer: ConvertedLayerRecord, store: BlobStore, files: HeldBlobs): Promise<string> {
+  const file = await files.add(store.localFile(layer.blobDigest));
+  if (file === null) throw isGone(layer);
+  return file.path;
+}
+
+/** Not a defect of the image: the next attempt makes it again. */
+function isGone({ blobDigest }: ConvertedLayerRecord): StoreError {
+  return new StoreError('ERR_STORE_IO', `the converted layer ${blobDigest} is gone from the store`);
 }
 
 class ProgressSum {

@@ -47,7 +47,7 @@ async function convert(layers: readonly MadeLayer[]): Promise<string[]> {
         manifest: parseManifest(made.bytes) as ImageManifest,
         descriptor: made.descriptor,
         config: parseImageConfig(configBytes),
-        layerFile: async ({ digest }) => join(directory, digest),
+        layerFile: async ({ digest }) => ({ path: join(directory, digest), close: async () => {} }),
       },
       {
         store,

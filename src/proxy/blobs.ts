@@ -2,7 +2,7 @@ import type { Logger } from 'pino';
 import type { ByteSource } from '../format/byte-source.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
-import type { BlobStore } from '../store/blob-store.ts';
+import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import { Download, type DownloadReader } from './download.ts';
 import { tryToKeep } from './keep.ts';
@@ -81,10 +81,17 @@ export class Blobs {
     return this.whole(target, digest, signal);
   }
 
-  /** A local file with the blob's bytes, verified, waiting for its download if need be. */
-  async localPath(target: Target, digest: Digest, signal: AbortSignal): Promise<string> {
-    await (await this.whole(target, digest, signal)).close();
-    return (await this.#store.localPath(digest)) ?? this.localPath(target, digest, signal);
+  /** A local file with the blob's bytes, verified, waiting for its download if need be. The caller closes it. */
+  async localFile(target: Target, digest: Digest, signal: AbortSignal): Promise<LocalFile> {
+    // Held, so that it is not removed between the two.
+    const source = await this.whole(target, digest, signal);
+    try {
+      const file = await this.#store.localFile(digest);
+      if (file !== null) return file;
+    } finally {
+      await source.close();
+    }
+    return this.localFile(target, digest, signal);
   }
 
   /** Waits for the downloads that its signal has ended. */

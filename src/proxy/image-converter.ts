@@ -43,8 +43,8 @@ export function imageConverter(parts: Parts): Converter {
     const reason = whyNotConverted(manifest);
     if (reason !== null) throw new ConversionInputError(`it is not converted: ${reason}`);
     const config = await readConfig(blobs, target, manifest, signal);
-    const layerFile = (layer: Descriptor, until: AbortSignal) => blobs.localPath(target, layer.digest, until);
-    const dropLayer = (layer: Descriptor) => context.store.remove(layer.digest);
+    const layerFile = (layer: Descriptor, until: AbortSignal) => blobs.localFile(target, layer.digest, until);
+    const dropLayer = (layer: Descriptor) => context.store.verify(layer.digest, signal);
     const image = { manifest, descriptor, config, layerFile, dropLayer };
     return toConverted((await convertImage(image, { ...context, signal }, onProgress)).manifest);
   };

@@ -4,7 +4,7 @@ import type { Digest } from '../oci/digest.ts';
 /** What a blob must turn out to be. */
 export interface ExpectedBlob {
   readonly digest: Digest;
-  /** When known: a byte more is refused at once, a byte less at the end. */
+  /** When known: its space is reserved at once; a byte more is refused at once, a byte less at the end. */
   readonly sizeBytes?: number;
 }
 
@@ -14,14 +14,39 @@ export interface StoredBlob {
   readonly sizeBytes: number;
 }
 
-/** Immutable bytes by digest. Nothing can be seen under a digest before its hash was checked. */
+export interface ListedBlob extends StoredBlob {
+  /** When it was stored. */
+  readonly modifiedAtMs: number;
+}
+
+/** Keeps a blob from being removed until it is closed. */
+export interface HeldBlob {
+  close(): Promise<void>;
+}
+
+/** A file on this machine with the bytes of a blob, which is held as long. Not to be written to. */
+export interface LocalFile extends HeldBlob {
+  readonly path: string;
+}
+
+/**
+ * Immutable bytes by digest. Nothing can be seen under a digest before its hash was checked. What is held, as a file,
+ * an open source or by {@link hold}, is not removed by this process.
+ */
 export interface BlobStore {
   stat(digest: Digest): Promise<{ sizeBytes: number } | null>;
-  /** The caller closes it. Null if the blob is not there. */
+  /** Holds the blob until the caller closes the source. Null if the blob is not there. */
   open(digest: Digest): Promise<ByteSource | null>;
-  /** A file on this machine with the blob's bytes, or null if the blob is not there. Not to be written to. */
-  localPath(digest: Digest): Promise<string | null>;
-  /** Takes a blob in, piece by piece. Without `expected` its digest is SHA-256, told at commit. */
+  /** Holds the blob without reading it. Null if it is not there. */
+  hold(digest: Digest): Promise<HeldBlob | null>;
+  /** Holds the blob until the caller closes the file. Null if the blob is not there. */
+  localFile(digest: Digest): Promise<LocalFile | null>;
+  /** All blobs, in no order. What is stored or removed meanwhile may be among them or not. */
+  list(): AsyncIterable<ListedBlob>;
+  /**
+   * Takes a blob in, piece by piece. Without `expected` its digest is SHA-256, told at commit. Rejects with
+   * ERR_STORE_FULL if there is no room for it.
+   */
   writer(expected: ExpectedBlob | null): Promise<BlobWriter>;
   /**
    * Moves a finished file into the store. The caller computed `digest` from that same file. The file must be
@@ -29,8 +54,14 @@ export interface BlobStore {
    */
   adopt(path: string, digest: Digest): Promise<void>;
   put(bytes: Buffer): Promise<Digest>;
-  remove(digest: Digest): Promise<void>;
-  /** A directory for temporary files, on the same file system as the blobs; emptied when the store is opened. */
+  /** Whether the blob was removed: not while it is held, or if it is not there. */
+  remove(digest: Digest): Promise<boolean>;
+  /**
+   * Reads the blob and checks its hash. A damaged one is removed, even if it is held: nobody may open it any more.
+   * Rejects with the signal's reason.
+   */
+  verify(digest: Digest, signal?: AbortSignal): Promise<'intact' | 'damaged' | 'absent'>;
+  /** A directory for temporary files, on the same file system as local blobs; emptied when the store is opened. */
   scratch(): string;
 }
 

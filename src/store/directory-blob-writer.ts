@@ -1,8 +1,12 @@
 import { rm } from 'node:fs/promises';
 import { type Digest, Digester, digestAlgorithm } from '../oci/digest.ts';
 import type { BlobWriter, ExpectedBlob, StoredBlob } from './blob-store.ts';
+import type { DiskSpace } from './disk-space.ts';
 import { ioError, StoreError } from './errors.ts';
 import { closeFd, fsyncFd, openFd, writeAll } from './fs-calls.ts';
+
+/** Between two looks at the free space, while a blob of unknown size comes in. */
+const CHECK_EVERY_BYTES = 16 * 1024 * 1024;
 
 /** Writes one temporary file, hashing as it goes, and hands it over when it is what it should be. */
 export class DirectoryBlobWriter implements BlobWriter {
@@ -11,31 +15,44 @@ export class DirectoryBlobWriter implements BlobWriter {
   #fd: number | null;
   readonly #expected: ExpectedBlob | null;
   readonly #digester: Digester;
+  readonly #space: DiskSpace;
   readonly #show: (path: string, digest: Digest) => Promise<void>;
 
   private constructor(
     path: string,
     fd: number,
     expected: ExpectedBlob | null,
+    space: DiskSpace,
     show: (path: string, digest: Digest) => Promise<void>,
   ) {
     this.path = path;
     this.#fd = fd;
     this.#expected = expected;
     this.#digester = new Digester(expected === null ? 'sha256' : digestAlgorithm(expected.digest));
+    this.#space = space;
     this.#show = show;
   }
 
-  /** `show` moves the verified, durable file to its place. */
+  /**
+   * `show` moves the verified, durable file to its place.
+   * @throws StoreError ERR_STORE_FULL if there is no room for the blob, or for one of unknown size none at all
+   */
   static async create(
     path: string,
     expected: ExpectedBlob | null,
+    space: DiskSpace,
     show: (path: string, digest: Digest) => Promise<void>,
   ): Promise<DirectoryBlobWriter> {
+    let writer: DirectoryBlobWriter | null = null;
     try {
-      return new DirectoryBlobWriter(path, await openFd(path, 'wx'), expected, show);
+      const fd = await openFd(path, 'wx');
+      writer = new DirectoryBlobWriter(path, fd, expected, space, show);
+      if (expected?.sizeBytes === undefined) await space.check(CHECK_EVERY_BYTES);
+      else await space.reserve(fd, expected.sizeBytes);
+      return writer;
     } catch (cause) {
-      throw ioError(`cannot create ${path}`, cause);
+      await writer?.abort();
+      throw ioError(`cannot begin ${expected?.digest ?? 'a blob'} in ${path}`, cause);
     }
   }
 
@@ -51,6 +68,7 @@ export class DirectoryBlobWriter implements BlobWriter {
       throw new StoreError('ERR_STORE_SIZE', `${this.#what()} is longer than its ${limit} bytes`);
     }
     try {
+      if (limit === undefined) await this.#checkSpace(chunk.length);
       await writeAll(fd, chunk, this.#bytesWritten);
     } catch (cause) {
       await this.abort();
@@ -82,6 +100,12 @@ export class DirectoryBlobWriter implements BlobWriter {
     this.#fd = null;
     await rm(this.path, { force: true });
     await closeFd(fd);
+  }
+
+  async #checkSpace(nextBytes: number): Promise<void> {
+    const checks = (bytes: number) => Math.floor(bytes / CHECK_EVERY_BYTES);
+    const isDue = checks(this.#bytesWritten + nextBytes) > checks(this.#bytesWritten);
+    if (isDue) await this.#space.check(Math.max(nextBytes, CHECK_EVERY_BYTES));
   }
 
   #verify(): Digest {

@@ -1,11 +1,15 @@
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
+import { type Digest, type DigestAlgorithm, Digester } from '../oci/digest.ts';
+
+const HASH_PIECE_BYTES = 1024 * 1024;
 
 // Numeric descriptors throughout: a FileHandle that is collected while a read is under way closes the file.
 export const openFd = promisify(fs.open) as (path: string, flags: string) => Promise<number>;
 export const closeFd = promisify(fs.close);
 export const fsyncFd = promisify(fs.fsync);
 const writeFd = promisify(fs.write);
+const readFd = promisify(fs.read);
 
 /** Writes all of `bytes` at `offset`. */
 export async function writeAll(fd: number, bytes: Buffer, offset: number): Promise<void> {
@@ -21,6 +25,27 @@ export async function fsyncPath(path: string): Promise<void> {
   const fd = await openFd(path, 'r');
   try {
     await fsyncFd(fd);
+  } finally {
+    await closeFd(fd);
+  }
+}
+
+/** The digest of a file's bytes. Rejects with the signal's reason. */
+export async function hashFile(
+  path: string,
+  algorithm: DigestAlgorithm,
+  signal?: AbortSignal,
+): Promise<Digest> {
+  const fd = await openFd(path, 'r');
+  try {
+    const digester = new Digester(algorithm);
+    const piece = Buffer.allocUnsafeSlow(HASH_PIECE_BYTES);
+    while (true) {
+      signal?.throwIfAborted();
+      const { bytesRead } = await readFd(fd, piece, 0, piece.length, null);
+      if (bytesRead === 0) return digester.digest();
+      digester.update(piece.subarray(0, bytesRead));
+    }
   } finally {
     await closeFd(fd);
   }

@@ -6,6 +6,7 @@ import { LayerWorkers } from '../../src/convert/layer-workers.ts';
 import { DEFAULT_PROFILE } from '../../src/convert/profile.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { type ImageManifest, parseImageConfig, parseManifest } from '../../src/oci/manifest.ts';
+import type { LocalFile } from '../../src/store/blob-store.ts';
 import { Catalog } from '../../src/store/catalog.ts';
 import { DirectoryBlobStore } from '../../src/store/directory-blob-store.ts';
 import { type MadeLayer, makeImage } from './made-image.ts';
@@ -16,6 +17,7 @@ export class LayerConverter {
   readonly #store: DirectoryBlobStore;
   readonly #catalog = Catalog.open(':memory:');
   readonly #workers = new LayerWorkers(2);
+  readonly #files: LocalFile[] = [];
 
   private constructor(directory: string, store: DirectoryBlobStore) {
     this.#directory = directory;
@@ -26,7 +28,7 @@ export class LayerConverter {
     return new LayerConverter(directory, await DirectoryBlobStore.open(directory));
   }
 
-  /** Converts an image of these layers, the lowest first, and gives the paths of their blobs. */
+  /** Converts an image of these layers, the lowest first, and gives the paths of their blobs, good until it is closed. */
   async convert(layers: readonly MadeLayer[], limits: ConversionLimits = DEFAULT_LIMITS): Promise<string[]> {
     const { bytes, descriptor, blobs } = makeImage(layers);
     const [configBytes] = blobs;
@@ -39,7 +41,7 @@ export class LayerConverter {
         const blob = blobs.find((candidate) => digestOf(candidate) === digest);
         const path = join(this.#directory, digest.replace(':', '-'));
         writeFileSync(path, blob ?? '');
-        return path;
+        return { path, close: async () => {} };
       },
     };
     const context = {
@@ -53,15 +55,17 @@ export class LayerConverter {
     const converted = await convertImage(image, context, () => {});
     return Promise.all(
       converted.layers.map(async ({ blobDigest }) => {
-        const path = await this.#store.localPath(blobDigest);
-        if (path === null) throw new Error(`${blobDigest} is not in the store`);
-        return path;
+        const file = await this.#store.localFile(blobDigest);
+        if (file === null) throw new Error(`${blobDigest} is not in the store`);
+        this.#files.push(file);
+        return file.path;
       }),
     );
   }
 
   async close(): Promise<void> {
     await this.#workers.close();
+    for (const file of this.#files) await file.close();
     this.#catalog.close();
     await this.#store.close();
     rmSync(this.#directory, { recursive: true });

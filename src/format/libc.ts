@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import { lastErrno, loadLibrary } from '../format/native.ts';
+import { lastErrno, loadLibrary } from './native.ts';
 
 /** Not in Node's list on every version. */
 const ENOTBLK = 15;

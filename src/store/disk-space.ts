@@ -1,0 +1,61 @@
+import { statfs } from 'node:fs/promises';
+import pLimit, { type LimitFunction } from 'p-limit';
+import { type NativeCall, nativeCall } from '../format/libc.ts';
+import { errnoOf, ioError, StoreError } from './errors.ts';
+
+/** fallocate(2): the file's size stays what was written. */
+const FALLOC_FL_KEEP_SIZE = 1;
+/** Of file systems that cannot reserve space (ENOSYS: some in user space). */
+const UNSUPPORTED = new Set(['EOPNOTSUPP', 'ENOSYS']);
+
+/** The space of a file system, some of which is never used. */
+export class DiskSpace {
+  readonly #directory: string;
+  readonly #minFreeBytes: number;
+  /** What one file reserves must be seen when the next one asks what is free. */
+  readonly #oneByOne: LimitFunction = pLimit(1);
+
+  /** @param minFreeBytes what is left free, for others */
+  constructor(directory: string, minFreeBytes: number) {
+    this.#directory = directory;
+    this.#minFreeBytes = minFreeBytes;
+  }
+
+  /**
+   * Reserves space for a file, before anything is written to it. Where the file system cannot, only checks.
+   * @throws StoreError ERR_STORE_FULL
+   */
+  reserve(fd: number, sizeBytes: number): Promise<void> {
+    return this.#oneByOne(async () => {
+      await this.check(sizeBytes);
+      if (sizeBytes > 0) await allocate(fd, sizeBytes);
+    });
+  }
+
+  /** @throws StoreError ERR_STORE_FULL if `wantedBytes` more would use what is to be left free */
+  async check(wantedBytes: number): Promise<void> {
+    if (this.#minFreeBytes === 0) return;
+    const { bavail, bsize } = await statfs(this.#directory);
+    const freeBytes = bavail * bsize;
+    if (freeBytes - wantedBytes >= this.#minFreeBytes) return;
+    throw new StoreError(
+      'ERR_STORE_FULL',
+      `${this.#directory} has ${freeBytes} bytes free, ${wantedBytes} are wanted and ${this.#minFreeBytes} are to stay free; make room, or lower storage.minFreeBytes`,
+    );
+  }
+}
+
+let fallocate: NativeCall | undefined;
+
+async function allocate(fd: number, sizeBytes: number): Promise<void> {
+  fallocate ??= nativeCall('fallocate', 'int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+  while (true) {
+    try {
+      return await fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, sizeBytes);
+    } catch (cause) {
+      const errno = errnoOf(cause) ?? '';
+      if (UNSUPPORTED.has(errno)) return;
+      if (errno !== 'EINTR') throw ioError(`cannot reserve ${sizeBytes} bytes`, cause);
+    }
+  }
+}
