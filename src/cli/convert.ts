@@ -95,7 +95,7 @@ async function convertInto(
   // Beside the layout, so that finished blobs are linked into it and never copied.
   const work = await mkdtemp(join(dirname(directory), '.dadi-convert-'));
   const store = await DirectoryBlobStore.open(work);
-  const catalog = Catalog.open(':memory:');
+  const catalog = await Catalog.openSqlite(':memory:');
   const workers = new LayerWorkers(job.flags.concurrency);
   try {
     const { images, index, others } = await convertAll({ ...job, store, catalog, workers });
@@ -108,7 +108,7 @@ async function convertInto(
     return { root, images, others };
   } finally {
     await workers.close();
-    catalog.close();
+    await catalog.close();
     await store.close();
     await rm(work, { recursive: true, force: true });
   }

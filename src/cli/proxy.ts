@@ -208,6 +208,7 @@ function asSettings(value: unknown): Settings {
 function withoutPasswords(config: ProxyConfig) {
   return {
     ...config,
+    catalog: config.catalog.kind === 'sqlite' ? config.catalog : { ...config.catalog, url: '(hidden)' },
     upstreams: config.upstreams.map(({ credentials, ...rest }) =>
       credentials === undefined ? rest : { ...rest, credentials: { ...credentials, password: '(hidden)' } },
     ),

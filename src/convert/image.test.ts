@@ -34,11 +34,11 @@ afterAll(() => workers.close());
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'convert-image-'));
   store = await DirectoryBlobStore.open(join(directory, 'store'));
-  catalog = Catalog.open(':memory:');
+  catalog = await Catalog.openSqlite(':memory:');
 });
 
 afterEach(async () => {
-  catalog.close();
+  await catalog.close();
   await store.close();
   rmSync(directory, { recursive: true, force: true });
 });
@@ -165,7 +165,10 @@ test('the same image gives the same digests again, whatever the order in which l
   const what = [BASE, TOP, TOP, BASE];
   const first = await convert(await image(what));
   const one = new LayerWorkers(1);
-  const again = await convert(await image(what), { workers: one, catalog: Catalog.open(':memory:') });
+  const again = await convert(await image(what), {
+    workers: one,
+    catalog: await Catalog.openSqlite(':memory:'),
+  });
   await one.close();
   expect(again.manifest.descriptor).toEqual(first.manifest.descriptor);
 });
@@ -182,7 +185,7 @@ test('what was finished when a conversion ended early is not converted again aft
   const path = join(directory, 'catalog.db');
   const what = await image([BASE, TOP]);
   const [base, top] = what.manifest.layers.map((layer) => layer.digest);
-  const before = Catalog.open(path);
+  const before = await Catalog.openSqlite(path);
   const finished = vi.spyOn(before, 'putLayer');
   const breaking = {
     ...what,
@@ -193,16 +196,16 @@ test('what was finished when a conversion ended early is not converted again aft
     },
   };
   await expect(convert(breaking, { catalog: before })).rejects.toThrow('the power is gone');
-  before.close();
+  await before.close();
   await store.close();
   store = await DirectoryBlobStore.open(join(directory, 'store'));
 
-  const after = Catalog.open(path);
+  const after = await Catalog.openSqlite(path);
   const again = await image([BASE, TOP]);
   const { layers } = await convert(again, { catalog: after });
   expect(again.files).toEqual([top]);
   expect(await pathsIn(layers.map((layer) => layer.blobDigest))).toEqual(['', 'etc', 'etc/motd', 'etc/new']);
-  after.close();
+  await after.close();
 });
 
 test('a base whose blob was lost is converted again', async () => {

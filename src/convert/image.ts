@@ -141,7 +141,7 @@ async function convertLayers(
       tarSizeBytes,
     };
     if (!(await holdLayer(record, store, held))) throw isGone(record);
-    catalog.putLayer(record);
+    await catalog.putLayer(record);
     return record;
   }
 }
@@ -152,7 +152,7 @@ async function knownLayer(
   { catalog, store, profile }: ConversionContext,
   held: HeldBlobs,
 ): Promise<ConvertedLayerRecord | null> {
-  const record = catalog.layer(chainId, profileId(profile));
+  const record = await catalog.layer(chainId, profileId(profile));
   return record !== null && (await holdLayer(record, store, held)) ? record : null;
 }
 

@@ -40,7 +40,7 @@ async function convert(layers: readonly MadeLayer[]): Promise<string[]> {
   const made = makeImage(layers);
   const [configBytes = Buffer.alloc(0)] = made.blobs;
   for (const { bytes } of layers) writeFileSync(join(directory, digestOf(bytes)), bytes);
-  const catalog = Catalog.open(':memory:');
+  const catalog = await Catalog.openSqlite(':memory:');
   try {
     const converted = await convertImage(
       {
@@ -61,7 +61,7 @@ async function convert(layers: readonly MadeLayer[]): Promise<string[]> {
     );
     return converted.layers.map((layer) => layer.blobDigest);
   } finally {
-    catalog.close();
+    await catalog.close();
   }
 }
 

@@ -50,7 +50,7 @@ export class Blobs {
     const found: FoundBlob = source === null ? this.#join(running!.download) : { kind: 'stored', source };
     try {
       const isOurs = running !== undefined && isSame(running.where, target.where);
-      if (!isOurs && !this.#catalog.isLinked(target.where, digest)) {
+      if (!isOurs && !(await this.#catalog.isLinked(target.where, digest))) {
         await this.#askUpstream(target, digest, signal);
       }
       if (isOurs || found.kind === 'stored' || (await begins(found.download, signal))) return found;
@@ -65,7 +65,7 @@ export class Blobs {
 
   /** Bytes of the blob, without downloading it. */
   async sizeBytes(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
-    if (this.#catalog.isLinked(target.where, digest)) {
+    if (await this.#catalog.isLinked(target.where, digest)) {
       const stored = await this.#store.stat(digest);
       if (stored !== null) return stored.sizeBytes;
     }
@@ -124,12 +124,12 @@ export class Blobs {
   async #askUpstream(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
     const { where, client } = target;
     const { sizeBytes } = await client.statBlob(where.repository, digest, { signal });
-    this.#link(where, digest);
+    await this.#link(where, digest);
     return sizeBytes;
   }
 
-  #link(where: RepositoryName, digest: Digest): void {
-    tryToKeep(this.#log, () => this.#catalog.link(where, digest));
+  #link(where: RepositoryName, digest: Digest): Promise<void> {
+    return tryToKeep(this.#log, () => this.#catalog.link(where, digest));
   }
 }
 

@@ -47,6 +47,22 @@ const limits = z
   })
   .prefault({});
 
+/** Where the catalog is: SQLite in the data directory, for one proxy, or PostgreSQL, for replicas that share it. */
+const catalog = z
+  .discriminatedUnion('kind', [
+    z.strictObject({ kind: z.literal('sqlite') }),
+    z.strictObject({
+      kind: z.literal('postgres'),
+      url: z.url({
+        protocol: /^postgres(ql)?$/,
+        error: 'write a URL, for example postgres://dadi:secret@db.example.com/dadi',
+      }),
+      /** Of this replica. */
+      maxConnections: z.int().min(1).max(1000).default(10),
+    }),
+  ])
+  .default({ kind: 'sqlite' });
+
 const DOCKER_HUB = { name: DEFAULT_REGISTRY };
 
 const schema = z
@@ -58,6 +74,7 @@ const schema = z
       .nullable()
       .prefault({}),
     dataDirectory: z.string().min(1, 'name a directory').default('/var/lib/dadi-mirror/proxy'),
+    catalog,
     upstreams: z.array(upstream).min(1, 'name at least one upstream').default([DOCKER_HUB]),
     /** The upstream of requests that name none; the first one if left out. */
     defaultUpstream: z.string().optional(),

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ConvertError } from '../convert/errors.ts';
@@ -15,20 +18,23 @@ const WHERE = { upstream: 'reg.example', repository: 'lib/a' };
 const MINUTE_MS = 60_000;
 const log = pino({ level: 'silent' });
 
+let directory: string;
 let catalog: Catalog;
 let queue: ConversionQueue;
 /** Digests in the order in which their conversions began. */
 let begun: Digest[];
 
-beforeEach(() => {
+beforeEach(async () => {
   vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
-  catalog = Catalog.open(':memory:');
+  directory = mkdtempSync(join(tmpdir(), 'dadi-queue-'));
+  catalog = await openCatalog();
   begun = [];
 });
 
 afterEach(async () => {
   await queue.stop();
-  catalog.close();
+  await catalog.close();
+  rmSync(directory, { recursive: true });
   vi.useRealTimers();
 });
 
@@ -82,19 +88,22 @@ function index(...images: ServedManifest[]): ServedManifest {
   return served({ manifests: [...manifests, attestation] }, OCI_INDEX);
 }
 
-const stateOf = (manifest: ServedManifest) => catalog.conversions.get(manifest.digest, 'p')?.state ?? null;
+const openCatalog = () => Catalog.openSqlite(join(directory, 'catalog.db'));
+const recordOf = ({ digest }: { digest: Digest }) => catalog.conversions.get(digest, 'p');
+const stateOf = async (manifest: ServedManifest) => (await recordOf(manifest))?.state ?? null;
+const statesOf = (...manifests: ServedManifest[]) => Promise.all(manifests.map(stateOf));
 const tick = (ms = 0) => vi.advanceTimersByTimeAsync(ms);
 
 test('an image is converted once, however often it is pulled', async () => {
   start();
   const one = image('one');
-  queue.offer(WHERE, one);
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
-  queue.offer({ ...WHERE, repository: 'lib/b' }, one);
+  await queue.offer({ ...WHERE, repository: 'lib/b' }, one);
   await tick();
   expect(begun).toEqual([one.digest]);
-  expect(catalog.conversions.get(one.digest, 'p')).toMatchObject({
+  expect(await recordOf(one)).toMatchObject({
     state: 'done',
     converted: { digest: digestOf(`converted ${one.digest}`) },
     ...WHERE,
@@ -110,14 +119,14 @@ test('one image at a time is converted, in the order of the pulls', async () => 
     return convertedFrom(record);
   });
   const [one, two] = [image('one'), image('two')];
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick(1);
-  queue.offer(WHERE, two);
+  await queue.offer(WHERE, two);
   await tick(1);
-  expect([stateOf(one), stateOf(two)]).toEqual(['running', 'queued']);
+  expect(await statesOf(one, two)).toEqual(['running', 'queued']);
   gates.get(one.digest)!.resolve();
   await tick();
-  expect([stateOf(one), stateOf(two)]).toEqual(['done', 'running']);
+  expect(await statesOf(one, two)).toEqual(['done', 'running']);
   gates.get(two.digest)!.resolve();
   await tick();
 });
@@ -126,16 +135,16 @@ test('of an index the platform that is pulled comes first, the others follow, th
   start();
   const [amd64, arm64] = [image('amd64'), image('arm64')];
   const both = index(amd64, arm64);
-  queue.offer(WHERE, both);
+  await queue.offer(WHERE, both);
   await tick(500);
   expect(begun).toEqual([]);
-  expect(catalog.conversions.get(arm64.digest, 'p')?.platform).toBe('linux/arm64');
-  queue.offer(WHERE, arm64);
+  expect((await recordOf(arm64))?.platform).toBe('linux/arm64');
+  await queue.offer(WHERE, arm64);
   await tick();
   expect(begun).toEqual([arm64.digest]);
   await tick(2000);
   expect(begun).toEqual([arm64.digest, amd64.digest, both.digest]);
-  expect(catalog.conversions.get(digestOf('attestation'), 'p')).toBeNull();
+  expect(await catalog.conversions.get(digestOf('attestation'), 'p')).toBeNull();
 });
 
 test('an image that is pulled goes before platforms that nobody asked for', async () => {
@@ -145,10 +154,10 @@ test('an image that is pulled goes before platforms that nobody asked for', asyn
     return convertedFrom(record);
   });
   const [first, amd64, arm64, asked] = [image('first'), image('amd64'), image('arm64'), image('asked')];
-  queue.offer(WHERE, first);
-  queue.offer(WHERE, index(amd64, arm64));
+  await queue.offer(WHERE, first);
+  await queue.offer(WHERE, index(amd64, arm64));
   await tick(3000);
-  queue.offer(WHERE, asked);
+  await queue.offer(WHERE, asked);
   gate.resolve();
   await tick();
   expect(begun.slice(0, 2)).toEqual([first.digest, asked.digest]);
@@ -161,9 +170,9 @@ test('an index is assembled of what could be converted', async () => {
     if (record.digest === bad.digest) throw new Error('a foreign layer');
     return convertedFrom(record);
   });
-  queue.offer(WHERE, both);
+  await queue.offer(WHERE, both);
   await tick(3000);
-  expect([stateOf(good), stateOf(bad), stateOf(both)]).toEqual(['done', 'failed', 'done']);
+  expect(await statesOf(good, bad, both)).toEqual(['done', 'failed', 'done']);
 });
 
 const broken: Converter = async () => {
@@ -177,16 +186,16 @@ test('a lasting failure keeps its reason, and no pull has it tried again or its 
   const enqueue = vi.spyOn(catalog.conversions, 'enqueue');
   start(broken);
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick(24 * 60 * MINUTE_MS);
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick(1000);
   expect(begun).toHaveLength(1);
   expect(enqueue).toHaveBeenCalledTimes(1);
-  const record = catalog.conversions.get(one.digest, 'p')!;
-  expect(conversionStatus(record, catalog.conversions)).toMatchObject({
+  const record = (await recordOf(one))!;
+  expect(await conversionStatus(record, catalog.conversions)).toMatchObject({
     state: 'failed',
     error: 'layer 2 is broken',
     errorCode: 'ERR_CONVERT_STREAM',
@@ -198,38 +207,38 @@ test('a lasting failure keeps its reason, and no pull has it tried again or its 
 test('a lasting failure is tried again by the first pull under another policy', async () => {
   start(broken);
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
   await queue.stop();
   start(undefined, { policy: 'v2' });
   await tick(MINUTE_MS);
-  expect(stateOf(one)).toBe('failed');
-  queue.offer(WHERE, one);
+  expect(await stateOf(one)).toBe('failed');
+  await queue.offer(WHERE, one);
   await tick();
-  expect(stateOf(one)).toBe('done');
+  expect(await stateOf(one)).toBe('done');
 });
 
 test('a lasting failure is tried again when somebody asks for it', async () => {
   start(async (record, options) => (begun.length === 1 ? broken(record, options) : convertedFrom(record)));
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
-  queue.retry(one.digest);
+  await queue.retry(one.digest);
   await tick();
-  expect(stateOf(one)).toBe('done');
+  expect(await stateOf(one)).toBe('done');
 });
 
 test('a failure that passes is tried again by itself, later and later; pulls do not hasten it', async () => {
   start(diskFull);
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
-  const status = () => conversionStatus(catalog.conversions.get(one.digest, 'p')!, catalog.conversions);
-  expect(status()).toMatchObject({ state: 'failed', errorCode: 'ERR_STORE_FULL', attempts: 1 });
-  const waitMs = Date.parse(status().nextAttemptAt!) - Date.now();
+  const status = async () => conversionStatus((await recordOf(one))!, catalog.conversions);
+  expect(await status()).toMatchObject({ state: 'failed', errorCode: 'ERR_STORE_FULL', attempts: 1 });
+  const waitMs = Date.parse((await status()).nextAttemptAt!) - Date.now();
   expect(waitMs).toBeGreaterThanOrEqual(MINUTE_MS);
   expect(waitMs).toBeLessThanOrEqual(1.25 * MINUTE_MS);
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick(0.9 * MINUTE_MS);
   expect(begun).toHaveLength(1);
   await tick(0.4 * MINUTE_MS);
@@ -238,7 +247,7 @@ test('a failure that passes is tried again by itself, later and later; pulls do 
   expect(begun).toHaveLength(2);
   await tick(2 * 24 * 60 * MINUTE_MS);
   expect(begun).toHaveLength(24);
-  expect(status()).toMatchObject({ state: 'failed', attempts: 24, nextAttemptAt: null });
+  expect(await status()).toMatchObject({ state: 'failed', attempts: 24, nextAttemptAt: null });
 });
 
 test('what is tried again waits behind what was not tried yet', async () => {
@@ -250,12 +259,12 @@ test('what is tried again waits behind what was not tried yet', async () => {
     return begun.length === 1 ? diskFull(record, options) : convertedFrom(record);
   });
   const [failing, running, fresh] = [image('failing'), image('running'), image('fresh')];
-  queue.offer(WHERE, failing);
+  await queue.offer(WHERE, failing);
   await tick();
-  queue.offer(WHERE, running);
+  await queue.offer(WHERE, running);
   gates[0]!.resolve();
   await tick(2 * MINUTE_MS);
-  queue.offer(WHERE, fresh);
+  await queue.offer(WHERE, fresh);
   gates[1]!.resolve();
   await tick();
   gates[2]!.resolve();
@@ -268,22 +277,24 @@ test('what is tried again waits behind what was not tried yet', async () => {
 test('an image that the process dies of is given up after some starts', async () => {
   const one = image('one');
   start(() => new Promise(() => {}));
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
   for (let death = 0; death < 3; death++) {
-    expect(stateOf(one)).toBe('running');
+    expect(await stateOf(one)).toBe('running');
+    await catalog.close();
+    catalog = await openCatalog();
     start(() => new Promise(() => {}));
     await tick();
   }
-  expect(catalog.conversions.get(one.digest, 'p')).toMatchObject({
+  expect(await recordOf(one)).toMatchObject({
     state: 'failed',
     errorCode: 'ERR_PROXY_DIED',
   });
   const other = image('other');
   start();
-  queue.offer(WHERE, other);
+  await queue.offer(WHERE, other);
   await tick();
-  expect(stateOf(other)).toBe('done');
+  expect(await stateOf(other)).toBe('done');
 });
 
 test('of an index with too many images none is queued, but those that are pulled', async () => {
@@ -293,12 +304,12 @@ test('of an index with too many images none is queued, but those that are pulled
     async (record, options) => (record.kind === 'index' ? broken(record, options) : convertedFrom(record)),
     { indexImages: 1 },
   );
-  queue.offer(WHERE, both);
+  await queue.offer(WHERE, both);
   await tick(5000);
-  expect([both, one, two].map(stateOf)).toEqual(['failed', null, null]);
-  queue.offer(WHERE, two);
+  expect(await statesOf(both, one, two)).toEqual(['failed', null, null]);
+  await queue.offer(WHERE, two);
   await tick();
-  expect(stateOf(two)).toBe('done');
+  expect(await stateOf(two)).toBe('done');
 });
 
 test('what runs when the queue is stopped is queued again, and goes on after the next start', async () => {
@@ -307,19 +318,19 @@ test('what runs when the queue is stopped is queued again, and goes on after the
     throw new Error('not reached');
   });
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
-  expect(stateOf(one)).toBe('running');
+  expect(await stateOf(one)).toBe('running');
   await queue.stop();
-  expect(stateOf(one)).toBe('queued');
+  expect(await stateOf(one)).toBe('queued');
   start();
   await tick();
-  expect(stateOf(one)).toBe('done');
+  expect(await stateOf(one)).toBe('done');
 });
 
 test('what ran when the process was killed goes on after the next start', async () => {
   const one = image('one');
-  catalog.conversions.enqueue(
+  await catalog.conversions.enqueue(
     {
       ...WHERE,
       digest: one.digest,
@@ -332,10 +343,12 @@ test('what ran when the process was killed goes on after the next start', async 
     },
     0,
   );
-  catalog.conversions.takeNext('p', 1);
+  await catalog.conversions.takeNext('p', 30_000, 1);
+  await catalog.close();
+  catalog = await openCatalog();
   start();
   await tick();
-  expect(stateOf(one)).toBe('done');
+  expect(await stateOf(one)).toBe('done');
 });
 
 test('artifacts, converted images, empty indexes and what cannot be read are not queued', async () => {
@@ -343,10 +356,10 @@ test('artifacts, converted images, empty indexes and what cannot be read are not
   const artifact = image('artifact', { mediaType: 'application/vnd.example.thing' });
   const converted = image('converted', { annotations: { [OVERLAYBD_VERSION_ANNOTATION]: '0.1.0' } });
   for (const each of [artifact, converted, index(), served({ schemaVersion: 1 }, 'text/plain')]) {
-    queue.offer(WHERE, each);
+    await queue.offer(WHERE, each);
   }
   await tick(3000);
-  expect(catalog.conversions.list()).toEqual([]);
+  expect(await catalog.conversions.list()).toEqual([]);
 });
 
 test('progress is told while it runs, an index sums up its images', async () => {
@@ -358,13 +371,13 @@ test('progress is told while it runs, an index sums up its images', async () => 
     return convertedFrom(record);
   });
   const both = index(image('amd64'), image('arm64'));
-  queue.offer(WHERE, both);
+  await queue.offer(WHERE, both);
   await tick(2000);
-  const status = () => conversionStatus(catalog.conversions.get(both.digest, 'p')!, catalog.conversions);
-  expect(status()).toMatchObject({ state: 'running', layersDone: 1, layersTotal: 3, bytesDone: 10 });
+  const status = async () => conversionStatus((await recordOf(both))!, catalog.conversions);
+  expect(await status()).toMatchObject({ state: 'running', layersDone: 1, layersTotal: 3, bytesDone: 10 });
   gate.resolve();
   await tick(1000);
-  expect(status()).toMatchObject({
+  expect(await status()).toMatchObject({
     state: 'done',
     layersDone: 6,
     layersTotal: 6,
@@ -382,11 +395,11 @@ test('a conversion whose outcome could not be written is made again', async () =
     return convertedFrom(record);
   });
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
   broken.mockRestore();
   await tick(60_000);
-  expect(stateOf(one)).toBe('done');
+  expect(await stateOf(one)).toBe('done');
 });
 
 test('progress that cannot be written does not end the conversion', async () => {
@@ -398,9 +411,9 @@ test('progress that cannot be written does not end the conversion', async () => 
     return convertedFrom(record);
   });
   const one = image('one');
-  queue.offer(WHERE, one);
+  await queue.offer(WHERE, one);
   await tick();
-  expect(stateOf(one)).toBe('done');
+  expect(await stateOf(one)).toBe('done');
 });
 
 test('a failed image of a finished index is tried again by itself, then the index is put together again', async () => {
@@ -410,15 +423,15 @@ test('a failed image of a finished index is tried again by itself, then the inde
     if (record.digest === two.digest && begun.length < 4) throw new Error('upstream is down');
     return convertedFrom(record);
   });
-  queue.offer(WHERE, both);
+  await queue.offer(WHERE, both);
   await tick(5_000);
-  expect([stateOf(two), stateOf(both)]).toEqual(['failed', 'done']);
+  expect(await statesOf(two, both)).toEqual(['failed', 'done']);
   const enqueue = vi.spyOn(catalog.conversions, 'enqueueIndex');
-  queue.offer(WHERE, both);
+  await queue.offer(WHERE, both);
   await tick(5_000);
-  expect(stateOf(two)).toBe('failed');
+  expect(await stateOf(two)).toBe('failed');
   expect(enqueue).not.toHaveBeenCalled();
   await tick(2 * MINUTE_MS);
-  expect([stateOf(two), stateOf(both)]).toEqual(['done', 'done']);
+  expect(await statesOf(two, both)).toEqual(['done', 'done']);
   expect(begun.slice(3)).toEqual([two.digest, both.digest]);
 });

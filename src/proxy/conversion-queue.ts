@@ -7,6 +7,7 @@ import type { IndexManifest, Manifest } from '../oci/manifest.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import type {
+  ConversionFailure,
   ConversionProgress,
   ConversionRecord,
   ConversionRequest,
@@ -28,6 +29,8 @@ const ASKED = 1;
 const NOT_ASKED = 0;
 /** Time for a client to say which of an index's platforms it wants, before the others take their turn. */
 const INDEX_DELAY_MS = 2_000;
+/** A conversion whose process says nothing for so long is taken up by another one. */
+const LEASE_MS = 30_000;
 /** So many processes may end while they convert an image before it is taken to be what ends them. */
 const MAX_INTERRUPTIONS = 3;
 const PROGRESS_INTERVAL_MS = 200;
@@ -79,24 +82,24 @@ export class ConversionQueue {
     await this.#loop;
   }
 
-  /** Queues a manifest that was pulled. Cheap when that was done before; never fails: the pull goes on. */
-  offer(where: RepositoryName, served: ServedManifest): void {
+  /** Queues a manifest that was pulled. Cheap when that was done before; never rejects: the pull goes on. */
+  async offer(where: RepositoryName, served: ServedManifest): Promise<void> {
     try {
-      this.#enqueue(where, served);
+      await this.#enqueue(where, served);
     } catch (error) {
       this.#log.error({ err: error, ...where, digest: served.digest }, 'an image could not be queued');
     }
   }
 
   /** Queues a failed conversion again because somebody asks for it; of an index, its failed images too. */
-  retry(digest: Digest): void {
-    this.#catalog.conversions.retry(digest, this.#profile, ASKED, Date.now());
+  async retry(digest: Digest): Promise<void> {
+    await this.#catalog.conversions.retry(digest, this.#profile, ASKED, Date.now());
     this.#wake.resolve();
   }
 
-  #enqueue(where: RepositoryName, served: ServedManifest): void {
+  async #enqueue(where: RepositoryName, served: ServedManifest): Promise<void> {
     const nowMs = Date.now();
-    if (this.#isSettled(served.digest)) return;
+    if (await this.#isSettled(served.digest)) return;
     const manifest = readManifest(served);
     if (manifest === null || whyNotConverted(manifest) !== null) return;
     const base = {
@@ -110,22 +113,22 @@ export class ConversionQueue {
     const { digest } = served;
     if (manifest.kind === 'index') {
       const images = this.#imagesOf(manifest, where, nowMs);
-      this.#catalog.conversions.enqueueIndex({ ...base, digest, kind: 'index' }, images, nowMs);
+      await this.#catalog.conversions.enqueueIndex({ ...base, digest, kind: 'index' }, images, nowMs);
     } else {
-      this.#catalog.conversions.enqueue({ ...base, digest, kind: 'image' }, nowMs);
+      await this.#catalog.conversions.enqueue({ ...base, digest, kind: 'image' }, nowMs);
     }
     this.#wake.resolve();
   }
 
   /** Whether to queue it would change nothing: large manifests are not read at each pull. */
-  #isSettled(digest: Digest): boolean {
+  async #isSettled(digest: Digest): Promise<boolean> {
     const { conversions } = this.#catalog;
-    const record = conversions.get(digest, this.#profile);
+    const record = await conversions.get(digest, this.#profile);
     switch (record?.state) {
       case 'done':
-        return conversions
-          .children(digest, this.#profile)
-          .every((image) => image.state === 'done' || this.#staysFailed(image));
+        return (await conversions.children(digest, this.#profile)).every(
+          (image) => image.state === 'done' || this.#staysFailed(image),
+        );
       case 'failed':
         return this.#staysFailed(record);
       case 'running':
@@ -158,38 +161,32 @@ export class ConversionQueue {
 
   async #run(): Promise<void> {
     const { conversions } = this.#catalog;
-    let isFirst = true;
-    // By this process when it could not write what became of it.
-    let isLeftRunning = false;
     while (!this.#stop.signal.aborted) {
+      // What is offered from here on is heard.
+      this.#wake = Promise.withResolvers<void>();
       try {
-        if (isFirst) this.#takeOver();
-        isFirst = false;
-        if (isLeftRunning) conversions.requeueRunning(Date.now());
-        isLeftRunning = false;
-        const record = conversions.takeNext(this.#profile, Date.now());
-        if (record === null) await this.#idle(conversions.nextStartMs(this.#profile));
+        const nowMs = Date.now();
+        await conversions.giveUpInterrupted(this.#interrupted(), nowMs);
+        const record = await conversions.takeNext(this.#profile, nowMs + LEASE_MS, nowMs);
+        if (record === null) await this.#idle(await conversions.nextStartMs(this.#profile));
         else await this.#work(record);
       } catch (error) {
-        isLeftRunning = true;
         this.#log.error({ err: error }, 'the conversion queue cannot be read or written; trying again');
         await this.#idle(Date.now() + CATALOG_RETRY_MS);
       }
     }
   }
 
-  /** What an earlier process was at when it was killed, or died of it. */
-  #takeOver(): void {
+  /** What becomes of a conversion that one process after the other died of. */
+  #interrupted(): ConversionFailure & { after: number } {
     const code = 'ERR_PROXY_DIED';
     const message = `the proxy ended ${MAX_INTERRUPTIONS} times while it converted this image (out of memory?)`;
-    const failure = { code, message, nextAttemptMs: null, policy: this.#policy, after: MAX_INTERRUPTIONS };
-    this.#catalog.conversions.requeueInterrupted(failure, Date.now());
+    return { code, message, nextAttemptMs: null, policy: this.#policy, after: MAX_INTERRUPTIONS };
   }
 
   /** Until something is offered, the queue is stopped, or `untilMs`. */
   async #idle(untilMs: number | null): Promise<void> {
     if (this.#stop.signal.aborted) return;
-    this.#wake = Promise.withResolvers<void>();
     const { promise, resolve } = this.#wake;
     const onStop = () => resolve();
     this.#stop.signal.addEventListener('abort', onStop);
@@ -208,27 +205,38 @@ export class ConversionQueue {
     );
     const startedMs = Date.now();
     log.info('conversion started');
+    const lease = new KeptLease(
+      () => conversions.renew(digest, profile, Date.now() + LEASE_MS),
+      this.#stop.signal,
+      log,
+    );
     try {
       const converted = await this.#convert(record, {
-        signal: this.#stop.signal,
+        signal: lease.signal,
         onProgress: (latest) => progress.report(latest),
       });
-      progress.flush();
-      this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
-      conversions.setDone(digest, profile, converted, Date.now());
+      await progress.flush();
+      await this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
+      await conversions.setDone(digest, profile, converted, Date.now());
       log.info({ converted: converted.digest, ms: Date.now() - startedMs }, 'conversion done');
     } catch (error) {
       if (this.#stop.signal.aborted) {
-        conversions.requeue(digest, profile, Date.now());
+        await conversions.requeue(digest, profile, Date.now());
+        return;
+      }
+      if (lease.signal.aborted) {
+        log.warn('the conversion was given up: another process has taken it');
         return;
       }
       const nowMs = Date.now();
       const attempts = record.attempts + 1;
       const failure = failureOf(error, { attempts, policy: this.#policy, nowMs });
-      conversions.setFailed(digest, profile, failure, nowMs);
+      await conversions.setFailed(digest, profile, failure, nowMs);
       const { nextAttemptMs } = failure;
       const nextAttempt = nextAttemptMs === null ? null : new Date(nextAttemptMs).toISOString();
       log.warn({ err: error, attempts, nextAttempt }, 'conversion failed: the image is served as it is');
+    } finally {
+      lease.end();
     }
   }
 }
@@ -243,25 +251,54 @@ export function whyNotConverted(manifest: Manifest): string | null {
   return whyLeftAsItIs(manifest);
 }
 
+/** A conversion's lease, renewed until it ends, or the conversion was lost to another process. */
+class KeptLease {
+  /** Fires when the lease is lost, or the queue is stopped. */
+  readonly signal: AbortSignal;
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(renew: () => Promise<boolean>, stop: AbortSignal, log: Logger) {
+    const lost = new AbortController();
+    this.signal = AbortSignal.any([stop, lost.signal]);
+    this.#timer = setInterval(() => {
+      renew().then(
+        (isOurs) => {
+          if (!isOurs) lost.abort(new Error('another process converts this image now'));
+        },
+        (error: unknown) => log.warn({ err: error }, "a conversion's lease could not be renewed"),
+      );
+    }, LEASE_MS / 3);
+  }
+
+  end(): void {
+    clearInterval(this.#timer);
+  }
+}
+
 /** Keeps the catalog up to date, but not at every block. */
 class ProgressKeeper {
-  readonly #write: (progress: ConversionProgress) => void;
+  readonly #write: (progress: ConversionProgress) => Promise<void>;
   #latest: ConversionProgress | null = null;
   #writtenMs = 0;
+  #writing: Promise<void> = Promise.resolve();
 
-  constructor(write: (progress: ConversionProgress) => void) {
+  /** `write` does not reject. */
+  constructor(write: (progress: ConversionProgress) => Promise<void>) {
     this.#write = write;
   }
 
   report(progress: ConversionProgress): void {
     this.#latest = progress;
-    if (Date.now() - this.#writtenMs >= PROGRESS_INTERVAL_MS) this.flush();
+    if (Date.now() - this.#writtenMs >= PROGRESS_INTERVAL_MS) void this.flush();
   }
 
-  flush(): void {
-    if (this.#latest === null) return;
-    this.#write(this.#latest);
+  /** Resolves when the latest is written. */
+  flush(): Promise<void> {
+    const latest = this.#latest;
+    if (latest === null) return this.#writing;
     this.#latest = null;
     this.#writtenMs = Date.now();
+    this.#writing = this.#writing.then(() => this.#write(latest));
+    return this.#writing;
   }
 }

@@ -31,12 +31,12 @@ export interface ConversionStatus extends ConversionProgress {
 }
 
 /** An index's progress is that of its images; it is running when one of them is. */
-export function conversionStatus(
+export async function conversionStatus(
   record: ConversionRecord,
   conversions: Pick<ConversionTable, 'children'>,
-): ConversionStatus {
+): Promise<ConversionStatus> {
   const { digest, profile, upstream, repository, platform, converted, error, errorCode, attempts } = record;
-  const images = record.kind === 'index' ? conversions.children(digest, profile) : [];
+  const images = record.kind === 'index' ? await conversions.children(digest, profile) : [];
   const begun = record.state === 'queued' && images.some((image) => image.state !== 'queued');
   return {
     digest,

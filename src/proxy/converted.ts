@@ -39,19 +39,19 @@ export class ConvertedImages {
   async byTag(target: Target, originalTag: string): Promise<ServedManifest> {
     const original = await this.#original(target, originalTag);
     if (original === null) return this.#manifests.byTag(target, `${originalTag}${SUFFIX}`);
-    this.#queue.offer(target.where, original);
-    const record = this.#catalog.conversions.get(original.digest, this.#profile);
+    await this.#queue.offer(target.where, original);
+    const record = await this.#catalog.conversions.get(original.digest, this.#profile);
     const converted = record === null ? null : await this.#show(target.where, record);
     if (converted !== null) return { ...converted, warning: original.warning };
-    throw new RequestError('MANIFEST_UNKNOWN', this.#explain(original, record), {
+    throw new RequestError('MANIFEST_UNKNOWN', await this.#explain(original, record), {
       detail: { original: original.digest, conversion: record?.state ?? 'none' },
     });
   }
 
   /** The converted form of an original that a repository has, or null. */
   async byOriginal(where: RepositoryName, original: Digest): Promise<ServedManifest | null> {
-    const record = this.#catalog.conversions.get(original, this.#profile);
-    if (record === null || !this.#catalog.isLinked(where, original)) return null;
+    const record = await this.#catalog.conversions.get(original, this.#profile);
+    if (record === null || !(await this.#catalog.isLinked(where, original))) return null;
     return this.#show(where, record);
   }
 
@@ -59,7 +59,8 @@ export class ConvertedImages {
   async #show(where: RepositoryName, { converted }: ConversionRecord): Promise<ServedManifest | null> {
     if (converted === null) return null;
     const served = await this.#manifests.stored(converted.digest);
-    if (served !== null && !this.#catalog.isLinked(where, converted.digest)) await this.#link(where, served);
+    if (served === null || (await this.#catalog.isLinked(where, converted.digest))) return served;
+    await this.#link(where, served);
     return served;
   }
 
@@ -71,7 +72,7 @@ export class ConvertedImages {
         if (image !== null) await this.#link(where, image);
       }
     }
-    this.#catalog.link(where, ...namedDigests(served), ...chunkTables(served), served.digest);
+    await this.#catalog.link(where, ...namedDigests(served), ...chunkTables(served), served.digest);
   }
 
   /** Null if upstream has no such tag: then `TAG_obd` may be a tag of its own. */
@@ -84,15 +85,13 @@ export class ConvertedImages {
     }
   }
 
-  #explain(original: ServedManifest, record: ConversionRecord | null): string {
+  async #explain(original: ServedManifest, record: ConversionRecord | null): Promise<string> {
     const what = `the image ${original.digest}`;
     if (record === null) {
       return `${what} is not converted: ${whyNone(original)}`;
     }
-    const { state, error, nextAttemptAt, layersDone, layersTotal, bytesDone, bytesTotal } = conversionStatus(
-      record,
-      this.#catalog.conversions,
-    );
+    const { state, error, nextAttemptAt, layersDone, layersTotal, bytesDone, bytesTotal } =
+      await conversionStatus(record, this.#catalog.conversions);
     switch (state) {
       case 'failed':
         return `the conversion of ${what} failed${nextAttemptAt === null ? '' : ` and is tried again at ${nextAttemptAt}`}: ${error}`;

@@ -37,7 +37,7 @@ export function imageConverter(parts: Parts): Converter {
     const descriptor = { mediaType: manifest.mediaType, digest, size: bytes.length };
     if (manifest.kind === 'index') {
       check(limits, 'indexImages', imagesOf(manifest).length, 'the index lists', 'images');
-      const images = convertedImages(conversions.children(digest, record.profile));
+      const images = convertedImages(await conversions.children(digest, record.profile));
       return toConverted(await convertIndex(descriptor, manifest, images, context));
     }
     const reason = whyNotConverted(manifest);

@@ -24,7 +24,7 @@ export async function answerManifest(
   { method, signal }: ProxyRequest,
 ): Promise<Answer> {
   const served = await unlessAborted(find(manifests, conversion, target, reference), signal);
-  if (method === 'GET') conversion?.queue.offer(target.where, served);
+  if (method === 'GET') await conversion?.queue.offer(target.where, served);
   return manifestAnswer(served);
 }
 

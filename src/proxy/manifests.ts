@@ -56,7 +56,7 @@ export class Manifests {
    */
   async byTag(target: Target, tag: string): Promise<ServedManifest> {
     const { where } = target;
-    const known = this.#catalog.tag(where, tag);
+    const known = await this.#catalog.tag(where, tag);
     if (known !== null && Date.now() - known.checkedAtMs < this.#tagTtlMs) {
       const fresh = await this.stored(known.digest);
       if (fresh !== null) return fresh;
@@ -74,17 +74,17 @@ export class Manifests {
       const key = `${where.upstream}/${where.repository}@${digest}`;
       return this.#flights.run(key, () => this.#fetch(target, digest));
     }
-    if (!this.#catalog.isLinked(where, digest)) {
+    if (!(await this.#catalog.isLinked(where, digest))) {
       // Another repository has it. Whether this one does is for upstream to say.
       await client.resolve(where.repository, digest, { signal: this.#signal });
-      this.#link(target, stored);
+      await this.#link(target, stored);
     }
     return stored;
   }
 
   /** A manifest that is kept, and still what it was, without asking whose it is. */
   async stored(digest: Digest): Promise<ServedManifest | null> {
-    const mediaType = this.#catalog.manifestMediaType(digest);
+    const mediaType = await this.#catalog.manifestMediaType(digest);
     const source = mediaType === null ? null : await this.#store.open(digest);
     if (mediaType === null || source === null) return null;
     try {
@@ -101,7 +101,7 @@ export class Manifests {
     const { where, client } = target;
     const { digest } = await client.resolve(where.repository, tag, { signal: this.#signal });
     const manifest = await this.byDigest(target, digest);
-    this.#keep(() => this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() }));
+    await this.#keep(() => this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() }));
     return manifest;
   }
 
@@ -112,7 +112,7 @@ export class Manifests {
     } catch (error) {
       this.#signal.throwIfAborted();
       const code = error instanceof RegistryError ? error.code : null;
-      if (code === 'ERR_REGISTRY_NOT_FOUND') this.#keep(() => this.#catalog.removeTag(where, tag));
+      if (code === 'ERR_REGISTRY_NOT_FOUND') await this.#keep(() => this.#catalog.removeTag(where, tag));
       const stale = code === null || VERDICTS.has(code) ? null : await this.stored(known.digest);
       if (stale === null) throw error;
       this.#log.warn({ err: error, ...where, tag, digest: known.digest }, 'serving a tag from the cache');
@@ -132,18 +132,18 @@ export class Manifests {
     await writer.write(bytes);
     await writer.commit();
     const manifest = { digest, mediaType, bytes, warning: null };
-    this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length));
-    this.#link(target, manifest);
+    await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length));
+    await this.#link(target, manifest);
     return manifest;
   }
 
   /** What a manifest of a repository names is that repository's too. */
-  #link({ where }: Target, served: ServedManifest): void {
-    this.#keep(() => this.#catalog.link(where, served.digest, ...namedDigests(served)));
+  #link({ where }: Target, served: ServedManifest): Promise<void> {
+    return this.#keep(() => this.#catalog.link(where, served.digest, ...namedDigests(served)));
   }
 
-  #keep(write: () => void): void {
-    tryToKeep(this.#log, write);
+  #keep(write: () => Promise<void>): Promise<void> {
+    return tryToKeep(this.#log, write);
   }
 }
 

@@ -56,7 +56,7 @@ async function openAll(
 ): Promise<Omit<RunningProxy, 'close'>> {
   const store = await DirectoryBlobStore.open(config.dataDirectory);
   opened.add(() => store.close());
-  const catalog = Catalog.open(join(config.dataDirectory, 'catalog.db'));
+  const catalog = await openCatalog(config);
   opened.add(() => catalog.close());
   const upstreams = new Upstreams(config.upstreams.map(openUpstream), config.defaultUpstream);
   opened.add(() => upstreams.close());
@@ -108,6 +108,15 @@ async function openAdmin(
   const listener = await Listener.open(operators, admin.listen, 'admin.listen');
   opened.add(() => listener.close(ADMIN_GRACE_MS));
   return listener.address;
+}
+
+function openCatalog({ catalog, dataDirectory }: ProxyConfig): Promise<Catalog> {
+  switch (catalog.kind) {
+    case 'sqlite':
+      return Catalog.openSqlite(join(dataDirectory, 'catalog.db'));
+    case 'postgres':
+      return Catalog.openPostgres(catalog);
+  }
 }
 
 function openUpstream({ name, url, credentials }: UpstreamConfig): Upstream {

@@ -17,12 +17,16 @@ export interface ConversionParts {
  * GET /dadi/v1/conversions[?state=STATE]: all of them, or those in one state, the newest first.
  * @throws RequestError NAME_INVALID (there is no such state)
  */
-export function answerConversions({ conversions }: ConversionParts, query: URLSearchParams): Answer {
+export async function answerConversions(
+  { conversions }: ConversionParts,
+  query: URLSearchParams,
+): Promise<Answer> {
   const state = query.get('state');
   if (state !== null && !STATES.includes(state)) {
     throw new RequestError('NAME_INVALID', `${JSON.stringify(state)} is none of ${STATES.join(', ')}`);
   }
-  const all = conversions.list().map((record) => conversionStatus(record, conversions));
+  const records = await conversions.list();
+  const all = await Promise.all(records.map((record) => conversionStatus(record, conversions)));
   return jsonAnswer({
     conversions: state === null ? all : all.filter((conversion) => conversion.state === state),
   });
@@ -34,8 +38,11 @@ const STATES: readonly string[] = CONVERSION_STATES;
  * GET /dadi/v1/conversions/<digest of the original manifest>
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN
  */
-export function answerConversion({ conversions, profile }: ConversionParts, digestText: string): Answer {
-  return jsonAnswer(statusOf(conversions, profile, parsePathDigest(digestText)));
+export async function answerConversion(
+  { conversions, profile }: ConversionParts,
+  digestText: string,
+): Promise<Answer> {
+  return jsonAnswer(await statusOf(conversions, profile, parsePathDigest(digestText)));
 }
 
 /**
@@ -43,15 +50,22 @@ export function answerConversion({ conversions, profile }: ConversionParts, dige
  * says how it stands then.
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN
  */
-export function answerRetry({ conversions, profile, queue }: ConversionParts, digestText: string): Answer {
+export async function answerRetry(
+  { conversions, profile, queue }: ConversionParts,
+  digestText: string,
+): Promise<Answer> {
   const digest = parsePathDigest(digestText);
-  statusOf(conversions, profile, digest);
-  queue.retry(digest);
-  return { ...jsonAnswer(statusOf(conversions, profile, digest)), status: 202 };
+  await statusOf(conversions, profile, digest);
+  await queue.retry(digest);
+  return { ...jsonAnswer(await statusOf(conversions, profile, digest)), status: 202 };
 }
 
-function statusOf(conversions: ConversionTable, profile: string, digest: Digest): ConversionStatus {
-  const record = conversions.get(digest, profile);
+async function statusOf(
+  conversions: ConversionTable,
+  profile: string,
+  digest: Digest,
+): Promise<ConversionStatus> {
+  const record = await conversions.get(digest, profile);
   if (record === null) {
     throw new RequestError(
       'MANIFEST_UNKNOWN',

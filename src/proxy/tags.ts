@@ -22,7 +22,7 @@ export async function answerTags(
   try {
     tags = (await client.tags(where.repository, { signal })).toSorted(byBytes);
   } catch (error) {
-    tags = catalog.tags(where);
+    tags = await catalog.tags(where);
     const isOutage = error instanceof RegistryError && error.code !== 'ERR_REGISTRY_NOT_FOUND';
     if (!isOutage || tags.length === 0) throw error;
     log.warn({ err: error, ...where }, 'tags are those of the cache');

@@ -1,8 +1,10 @@
-import Database from 'better-sqlite3';
+import { randomUUID } from 'node:crypto';
+import { sql } from 'kysely';
 import type { Digest } from '../oci/digest.ts';
 import { migrate } from './catalog-schema.ts';
 import { ConversionTable } from './conversion-table.ts';
-import { ioError } from './errors.ts';
+import { Leases } from './leases.ts';
+import { type PostgresOptions, SqlDatabase } from './sql-database.ts';
 
 /** One repository of one upstream registry. */
 export interface RepositoryName {
@@ -29,144 +31,154 @@ export interface ConvertedLayerRecord {
   readonly tarSizeBytes: number;
 }
 
-/** What is known about what the blob store holds. Every call is short and synchronous. */
+/**
+ * What is known about what the blob store holds: in SQLite for one process, in PostgreSQL for any number of replicas.
+ * All methods reject with StoreError when the database fails.
+ */
 export class Catalog {
   readonly conversions: ConversionTable;
-  readonly #database: Database.Database;
-  readonly #statements: ReturnType<typeof prepareStatements>;
+  readonly leases: Leases;
+  readonly #database: SqlDatabase;
 
-  private constructor(database: Database.Database) {
+  private constructor(database: SqlDatabase) {
+    const owner = randomUUID();
     this.#database = database;
-    this.#statements = prepareStatements(database);
-    this.conversions = new ConversionTable(database);
+    this.conversions = new ConversionTable(database, owner);
+    this.leases = new Leases(database, owner);
   }
 
-  /** Opens or creates the catalog at `path` (`:memory:` keeps it in memory). */
-  static open(path: string): Catalog {
-    let database: Database.Database | null = null;
+  /**
+   * Opens or creates the catalog at `path` (`:memory:` keeps it in memory). No other process may have it open: what
+   * such a one was at is taken to be left over.
+   */
+  static async openSqlite(path: string): Promise<Catalog> {
+    const catalog = await Catalog.#open(SqlDatabase.sqlite(path));
+    await catalog.conversions.expireLeases();
+    await catalog.leases.releaseAll();
+    return catalog;
+  }
+
+  static openPostgres(options: PostgresOptions): Promise<Catalog> {
+    return Catalog.#open(SqlDatabase.postgres(options));
+  }
+
+  static async #open(database: SqlDatabase): Promise<Catalog> {
     try {
-      database = new Database(path);
-      database.pragma('journal_mode = WAL');
-      // A power cut may lose the last moments of a WAL, never its consistency: what is lost is asked again.
-      database.pragma('synchronous = NORMAL');
-      database.pragma('foreign_keys = ON');
-      migrate(database);
+      await migrate(database);
       return new Catalog(database);
-    } catch (cause) {
-      database?.close();
-      throw ioError(`cannot open the catalog ${path}`, cause);
+    } catch (error) {
+      await database.close();
+      throw error;
     }
   }
 
-  close(): void {
-    this.#database.close();
+  async close(): Promise<void> {
+    await this.#database.close();
   }
 
-  putManifest(digest: Digest, mediaType: string, sizeBytes: number): void {
-    this.#statements.putManifest.run(digest, mediaType, sizeBytes);
+  async putManifest(digest: Digest, mediaType: string, sizeBytes: number): Promise<void> {
+    await this.#database.write(sql`
+      INSERT INTO manifests (digest, media_type, size_bytes) VALUES (${digest}, ${mediaType}, ${sizeBytes})
+      ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type, size_bytes = excluded.size_bytes`);
   }
 
   /** The media type a manifest was served with, or null if it is not known. */
-  manifestMediaType(digest: Digest): string | null {
-    return this.#statements.manifest.get(digest)?.mediaType ?? null;
+  async manifestMediaType(digest: Digest): Promise<string | null> {
+    const row = await this.#database.row(
+      sql<{ mediaType: string }>`SELECT media_type AS "mediaType" FROM manifests WHERE digest = ${digest}`,
+    );
+    return row?.mediaType ?? null;
   }
 
   /** From now on the repository may show these digests. */
-  link(where: RepositoryName, ...digests: Digest[]): void {
-    this.#database.transaction(() => {
-      const id = this.#repositoryId(where);
-      for (const digest of digests) this.#statements.link.run(id, digest);
-    })();
+  async link(where: RepositoryName, ...digests: readonly Digest[]): Promise<void> {
+    if (digests.length === 0) return;
+    await this.#addRepository(where);
+    // In one order, so that replicas which link the same do not wait for each other in a circle.
+    const named = sql.join([...new Set(digests)].sort().map((digest) => sql`(${digest})`));
+    await this.#database.write(sql`
+      INSERT INTO links (repository, digest)
+      SELECT repositories.id, named.column1 FROM repositories, (VALUES ${named}) AS named
+      WHERE upstream = ${where.upstream} AND name = ${where.repository}
+      ON CONFLICT (repository, digest) DO NOTHING`);
   }
 
-  isLinked(where: RepositoryName, digest: Digest): boolean {
-    return this.#statements.isLinked.get(where.upstream, where.repository, digest) !== undefined;
+  async isLinked(where: RepositoryName, digest: Digest): Promise<boolean> {
+    const row = await this.#database.row(
+      sql`SELECT 1 AS found FROM links ${inRepository(where)} AND digest = ${digest}`,
+    );
+    return row !== null;
   }
 
-  putTag(where: RepositoryName, tag: string, record: TagRecord): void {
-    this.#database.transaction(() => {
-      this.#statements.putTag.run(this.#repositoryId(where), tag, record.digest, record.checkedAtMs);
-    })();
+  async putTag(where: RepositoryName, tag: string, { digest, checkedAtMs }: TagRecord): Promise<void> {
+    await this.#addRepository(where);
+    await this.#database.write(sql`
+      INSERT INTO tags (repository, tag, digest, checked_at_ms)
+      SELECT id, ${text(tag)}, ${text(digest)}, ${integer(checkedAtMs)} FROM repositories
+      WHERE upstream = ${where.upstream} AND name = ${where.repository}
+      ON CONFLICT (repository, tag) DO UPDATE SET
+        digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
   }
 
-  tag(where: RepositoryName, tag: string): TagRecord | null {
-    return this.#statements.tag.get(where.upstream, where.repository, tag) ?? null;
+  async tag(where: RepositoryName, tag: string): Promise<TagRecord | null> {
+    return this.#database.row(sql<TagRecord>`
+      SELECT digest, checked_at_ms AS "checkedAtMs" FROM tags ${inRepository(where)} AND tag = ${tag}`);
   }
 
-  removeTag(where: RepositoryName, tag: string): void {
-    this.#statements.removeTag.run(where.upstream, where.repository, tag);
+  async removeTag({ upstream, repository }: RepositoryName, tag: string): Promise<void> {
+    await this.#database.write(sql`
+      DELETE FROM tags WHERE tag = ${tag} AND repository =
+        (SELECT id FROM repositories WHERE upstream = ${upstream} AND name = ${repository})`);
   }
 
   /** The tags that were asked for, in byte order. */
-  tags(where: RepositoryName): string[] {
-    return this.#statements.tags.all(where.upstream, where.repository).map((row) => row.tag);
+  async tags(where: RepositoryName): Promise<string[]> {
+    const rows = await this.#database.rows(
+      sql<{ tag: string }>`SELECT tag FROM tags ${inRepository(where)} ORDER BY tag`,
+    );
+    return rows.map((row) => row.tag);
   }
 
-  repositories(): RepositoryName[] {
-    return this.#statements.repositories.all();
+  async repositories(): Promise<readonly RepositoryName[]> {
+    return this.#database.rows(
+      sql<RepositoryName>`SELECT upstream, name AS repository FROM repositories ORDER BY upstream, name`,
+    );
   }
 
-  layer(chainId: Digest, profile: string): ConvertedLayerRecord | null {
-    return this.#statements.layer.get(chainId, profile) ?? null;
+  async layer(chainId: Digest, profile: string): Promise<ConvertedLayerRecord | null> {
+    return this.#database.row(sql<ConvertedLayerRecord>`
+      SELECT chain_id AS "chainId", profile, blob_digest AS "blobDigest", blob_size_bytes AS "blobSizeBytes",
+        chunk_table_digest AS "chunkTableDigest", tar_size_bytes AS "tarSizeBytes"
+      FROM layers WHERE chain_id = ${chainId} AND profile = ${profile}`);
   }
 
-  putLayer(record: ConvertedLayerRecord): void {
-    this.#statements.putLayer.run(record);
+  async putLayer(record: ConvertedLayerRecord): Promise<void> {
+    const { chainId, profile, blobDigest, blobSizeBytes, chunkTableDigest, tarSizeBytes } = record;
+    await this.#database.write(sql`
+      INSERT INTO layers
+        (chain_id, profile, blob_digest, blob_size_bytes, chunk_table_digest, tar_size_bytes)
+      VALUES (${chainId}, ${profile}, ${blobDigest}, ${blobSizeBytes}, ${chunkTableDigest}, ${tarSizeBytes})
+      ON CONFLICT (chain_id, profile) DO UPDATE SET
+        blob_digest = excluded.blob_digest, blob_size_bytes = excluded.blob_size_bytes,
+        chunk_table_digest = excluded.chunk_table_digest, tar_size_bytes = excluded.tar_size_bytes`);
   }
 
-  #repositoryId({ upstream, repository }: RepositoryName): number {
-    this.#statements.addRepository.run(upstream, repository);
-    return this.#statements.repositoryId.get(upstream, repository)!.id;
+  async #addRepository({ upstream, repository }: RepositoryName): Promise<void> {
+    await this.#database.write(sql`
+      INSERT INTO repositories (upstream, name) VALUES (${upstream}, ${repository})
+      ON CONFLICT (upstream, name) DO NOTHING`);
   }
 }
 
-function prepareStatements(database: Database.Database) {
-  const inRepository = 'JOIN repositories ON repositories.id = repository WHERE upstream = ? AND name = ?';
-  return {
-    putManifest: database.prepare<[string, string, number]>(
-      `INSERT INTO manifests (digest, media_type, size_bytes) VALUES (?, ?, ?)
-       ON CONFLICT DO UPDATE SET media_type = excluded.media_type, size_bytes = excluded.size_bytes`,
-    ),
-    manifest: database.prepare<[string], { mediaType: string }>(
-      'SELECT media_type AS mediaType FROM manifests WHERE digest = ?',
-    ),
-    addRepository: database.prepare<[string, string]>(
-      'INSERT INTO repositories (upstream, name) VALUES (?, ?) ON CONFLICT DO NOTHING',
-    ),
-    repositoryId: database.prepare<[string, string], { id: number }>(
-      'SELECT id FROM repositories WHERE upstream = ? AND name = ?',
-    ),
-    repositories: database.prepare<[], RepositoryName>(
-      'SELECT upstream, name AS repository FROM repositories ORDER BY upstream, name',
-    ),
-    link: database.prepare<[number, string]>(
-      'INSERT INTO links (repository, digest) VALUES (?, ?) ON CONFLICT DO NOTHING',
-    ),
-    isLinked: database.prepare<[string, string, string], { digest: string }>(
-      `SELECT digest FROM links ${inRepository} AND digest = ?`,
-    ),
-    putTag: database.prepare<[number, string, string, number]>(
-      `INSERT INTO tags (repository, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
-       ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`,
-    ),
-    tag: database.prepare<[string, string, string], TagRecord>(
-      `SELECT digest, checked_at_ms AS checkedAtMs FROM tags ${inRepository} AND tag = ?`,
-    ),
-    removeTag: database.prepare<[string, string, string]>(
-      `DELETE FROM tags WHERE repository = (SELECT id FROM repositories WHERE upstream = ? AND name = ?)
-       AND tag = ?`,
-    ),
-    tags: database.prepare<[string, string], { tag: string }>(
-      `SELECT tag FROM tags ${inRepository} ORDER BY tag`,
-    ),
-    layer: database.prepare<[string, string], ConvertedLayerRecord>(
-      `SELECT chain_id AS chainId, profile, blob_digest AS blobDigest, blob_size_bytes AS blobSizeBytes,
-         chunk_table_digest AS chunkTableDigest, tar_size_bytes AS tarSizeBytes
-       FROM layers WHERE chain_id = ? AND profile = ?`,
-    ),
-    putLayer: database.prepare<[ConvertedLayerRecord]>(
-      `INSERT OR REPLACE INTO layers
-       VALUES (@chainId, @profile, @blobDigest, @blobSizeBytes, @chunkTableDigest, @tarSizeBytes)`,
-    ),
-  };
+function inRepository({ upstream, repository }: RepositoryName) {
+  return sql`JOIN repositories ON repositories.id = repository WHERE upstream = ${upstream} AND name = ${repository}`;
+}
+
+/** PostgreSQL does not see what a value in a list of columns is. */
+function text(value: string) {
+  return sql`CAST(${value} AS TEXT)`;
+}
+
+function integer(value: number) {
+  return sql`CAST(${value} AS BIGINT)`;
 }

@@ -1,5 +1,6 @@
-import type { Database } from 'better-sqlite3';
+import { type RawBuilder, sql } from 'kysely';
 import type { Digest } from '../oci/digest.ts';
+import type { SqlDatabase } from './sql-database.ts';
 
 export const CONVERSION_STATES = ['queued', 'running', 'done', 'failed'] as const;
 export type ConversionState = (typeof CONVERSION_STATES)[number];
@@ -61,14 +62,18 @@ export interface ConversionRecord extends ConversionRequest {
 /** Behind everything that was not tried yet. */
 const RETRY_PRIORITY = -1;
 
-/** The conversions, past and to come: one row for each original manifest and profile. */
+/**
+ * The conversions, past and to come: one row for each original manifest and profile. A running one belongs to the
+ * process that took it for as long as it renews its lease; then any other may take it.
+ */
 export class ConversionTable {
-  readonly #database: Database;
-  readonly #statements: ReturnType<typeof prepareStatements>;
+  readonly #database: SqlDatabase;
+  readonly #owner: string;
 
-  constructor(database: Database) {
+  /** @param owner of whatever is taken here */
+  constructor(database: SqlDatabase, owner: string) {
     this.#database = database;
-    this.#statements = prepareStatements(database);
+    this.#owner = owner;
   }
 
   /**
@@ -76,96 +81,146 @@ export class ConversionTable {
    * and a failed one that would not be tried again by itself is queued again if it failed under another policy, to be
    * fetched from where it was asked for now.
    */
-  enqueue(request: ConversionRequest, nowMs: number): void {
-    this.#statements.enqueue.run({ ...request, nowMs });
+  async enqueue(request: ConversionRequest, nowMs: number): Promise<void> {
+    await enqueueIn(this.#database, request, nowMs);
   }
 
   /** Queues an index and the images it is made of: its turn comes when each of them is done or has failed. */
-  enqueueIndex(index: ConversionRequest, images: readonly ConversionRequest[], nowMs: number): void {
-    this.#database.transaction(() => {
-      this.enqueue(index, nowMs);
+  async enqueueIndex(
+    index: ConversionRequest,
+    images: readonly ConversionRequest[],
+    nowMs: number,
+  ): Promise<void> {
+    await this.#database.transaction(async (inside) => {
+      await enqueueIn(inside, index, nowMs);
       for (const image of images) {
-        this.enqueue(image, nowMs);
-        this.#statements.addChild.run(index.digest, index.profile, image.digest);
+        await enqueueIn(inside, image, nowMs);
+        await inside.write(sql`
+          INSERT INTO conversion_children (parent, profile, child)
+          VALUES (${index.digest}, ${index.profile}, ${image.digest}) ON CONFLICT DO NOTHING`);
       }
-    })();
+    });
   }
 
   /** The images of an index. */
-  children(index: Digest, profile: string): ConversionRecord[] {
-    return this.#statements.children.all(index, profile).map(toRecord);
-  }
-
-  /** Marks the next conversion in turn as running and returns it; null if none is ready. */
-  takeNext(profile: string, nowMs: number): ConversionRecord | null {
-    const row = this.#statements.takeNext.get({ profile, nowMs });
-    return row === undefined ? null : toRecord(row);
-  }
-
-  /** When the next queued conversion may start, or null if there is none. */
-  nextStartMs(profile: string): number | null {
-    return this.#statements.nextStart.get(profile)?.notBeforeMs ?? null;
-  }
-
-  setProgress(digest: Digest, profile: string, progress: ConversionProgress, nowMs: number): void {
-    this.#statements.progress.run({ ...progress, digest, profile, nowMs });
-  }
-
-  /** An index over it that was put together without it is queued again. */
-  setDone(digest: Digest, profile: string, converted: ConvertedManifest, nowMs: number): void {
-    this.#database.transaction(() => {
-      this.#statements.done.run(
-        converted.digest,
-        converted.mediaType,
-        converted.sizeBytes,
-        nowMs,
-        digest,
-        profile,
-      );
-      this.#statements.requeueParents.run({ digest, profile, nowMs });
-    })();
-  }
-
-  /** Remembers why, and when it is tried again: then it comes behind all that was not tried yet. */
-  setFailed(digest: Digest, profile: string, failure: ConversionFailure, nowMs: number): void {
-    this.#statements.failed.run({ ...failure, digest, profile, nowMs });
-  }
-
-  /** Queues a failed conversion again, as if it had never been tried, and those of its images that failed. */
-  retry(digest: Digest, profile: string, priority: number, nowMs: number): void {
-    this.#statements.retry.run({ digest, profile, priority, nowMs });
-  }
-
-  /** Gives back one that was taken but not finished. */
-  requeue(digest: Digest, profile: string, nowMs: number): void {
-    this.#statements.requeue.run(nowMs, digest, profile);
-  }
-
-  /** What was taken and never finished is queued again. */
-  requeueRunning(nowMs: number): void {
-    this.#statements.requeueRunning.run(nowMs);
+  async children(index: Digest, profile: string): Promise<ConversionRecord[]> {
+    return this.#records(sql`WHERE profile = ${profile} AND digest IN (
+      SELECT child FROM conversion_children WHERE parent = ${index} AND profile = ${profile})`);
   }
 
   /**
-   * After a start: what an earlier process was at when it ended is queued again, but that during which `failure.after`
-   * processes have ended has failed.
+   * Marks the next conversion in turn as running here until `leaseUntilMs` and returns it; null if none is ready, or
+   * another process was faster. One whose owner let its lease end is ready too.
    */
-  requeueInterrupted(failure: ConversionFailure & { readonly after: number }, nowMs: number): void {
-    this.#database.transaction(() => {
-      this.#statements.countInterruption.run();
-      this.#statements.failInterrupted.run({ ...failure, nowMs });
-      this.requeueRunning(nowMs);
-    })();
+  async takeNext(profile: string, leaseUntilMs: number, nowMs: number): Promise<ConversionRecord | null> {
+    const row = await this.#database.row(sql<Row>`
+      UPDATE conversions SET state = 'running', owner = ${this.#owner}, lease_until_ms = ${leaseUntilMs},
+        interruptions = interruptions + CASE state WHEN 'running' THEN 1 ELSE 0 END, updated_at_ms = ${nowMs}
+      WHERE ${START} <= ${nowMs} AND (digest, profile) = (
+        SELECT digest, profile FROM conversions
+        WHERE profile = ${profile} AND state <> 'done' AND ${START} <= ${nowMs} AND ${IMAGES_DONE}
+        ORDER BY priority DESC, created_at_ms, digest LIMIT 1)
+      RETURNING ${COLUMNS}`);
+    return row === null ? null : toRecord(row);
   }
 
-  get(digest: Digest, profile: string): ConversionRecord | null {
-    const row = this.#statements.get.get(digest, profile);
-    return row === undefined ? null : toRecord(row);
+  /** False if the conversion is no longer ours: its lease had ended, and another process has it or had it. */
+  async renew(digest: Digest, profile: string, leaseUntilMs: number): Promise<boolean> {
+    const renewed = await this.#database.write(sql`
+      UPDATE conversions SET lease_until_ms = ${leaseUntilMs}
+      WHERE digest = ${digest} AND profile = ${profile} AND state = 'running' AND owner = ${this.#owner}`);
+    return renewed === 1;
+  }
+
+  /** When the next conversion may start, or null if there is none. */
+  async nextStartMs(profile: string): Promise<number | null> {
+    const row = await this.#database.row(sql<{ startMs: number | null }>`
+      SELECT min(${START}) AS "startMs" FROM conversions
+      WHERE profile = ${profile} AND state <> 'done' AND ${IMAGES_DONE}`);
+    return row?.startMs ?? null;
+  }
+
+  async setProgress(
+    digest: Digest,
+    profile: string,
+    { layersDone, layersTotal, bytesDone, bytesTotal }: ConversionProgress,
+    nowMs: number,
+  ): Promise<void> {
+    await this.#database.write(sql`
+      UPDATE conversions SET layers_done = ${layersDone}, layers_total = ${layersTotal},
+        bytes_done = ${bytesDone}, bytes_total = ${bytesTotal}, updated_at_ms = ${nowMs}
+      WHERE digest = ${digest} AND profile = ${profile}`);
+  }
+
+  /** An index over it that was put together without it is queued again. */
+  async setDone(digest: Digest, profile: string, converted: ConvertedManifest, nowMs: number): Promise<void> {
+    await this.#database.transaction(async (inside) => {
+      await inside.write(sql`
+        UPDATE conversions SET ${untried('done')}, converted_digest = ${converted.digest},
+          converted_media_type = ${converted.mediaType}, converted_size_bytes = ${converted.sizeBytes},
+          updated_at_ms = ${nowMs}
+        WHERE digest = ${digest} AND profile = ${profile}`);
+      await inside.write(sql`
+        UPDATE conversions SET ${untried('queued')}, not_before_ms = ${nowMs}, updated_at_ms = ${nowMs}
+        WHERE profile = ${profile} AND state IN ('done', 'failed') AND digest IN (
+          SELECT parent FROM conversion_children WHERE child = ${digest} AND profile = ${profile})`);
+    });
+  }
+
+  /**
+   * Remembers why, and when it is tried again: then it comes behind all that was not tried yet. Says nothing about one
+   * that another process has taken meanwhile.
+   */
+  async setFailed(digest: Digest, profile: string, failure: ConversionFailure, nowMs: number): Promise<void> {
+    await this.#database.write(sql`
+      UPDATE conversions SET ${failed(failure, nowMs)}
+      WHERE digest = ${digest} AND profile = ${profile} AND (state <> 'running' OR owner = ${this.#owner})`);
+  }
+
+  /** Queues a failed conversion again, as if it had never been tried, and those of its images that failed. */
+  async retry(digest: Digest, profile: string, priority: number, nowMs: number): Promise<void> {
+    await this.#database.write(sql`
+      UPDATE conversions SET ${untried('queued')}, not_before_ms = ${nowMs}, updated_at_ms = ${nowMs},
+        priority = CASE WHEN priority > ${priority} THEN priority ELSE ${priority} END
+      WHERE profile = ${profile} AND state = 'failed' AND (digest = ${digest} OR digest IN (
+        SELECT child FROM conversion_children WHERE parent = ${digest} AND profile = ${profile}))`);
+  }
+
+  /** Gives back one that was taken here but not finished. */
+  async requeue(digest: Digest, profile: string, nowMs: number): Promise<void> {
+    await this.#database.write(sql`
+      UPDATE conversions SET state = 'queued', owner = NULL, updated_at_ms = ${nowMs}
+      WHERE digest = ${digest} AND profile = ${profile} AND state = 'running' AND owner = ${this.#owner}`);
+  }
+
+  /** That during which `failure.after` processes have ended has failed. */
+  async giveUpInterrupted(
+    failure: ConversionFailure & { readonly after: number },
+    nowMs: number,
+  ): Promise<void> {
+    await this.#database.write(sql`
+      UPDATE conversions SET ${failed(failure, nowMs)}
+      WHERE state = 'running' AND lease_until_ms <= ${nowMs} AND interruptions + 1 >= ${failure.after}`);
+  }
+
+  /** What runs was left by a process that has ended. */
+  async expireLeases(): Promise<void> {
+    await this.#database.write(sql`UPDATE conversions SET lease_until_ms = 0 WHERE state = 'running'`);
+  }
+
+  async get(digest: Digest, profile: string): Promise<ConversionRecord | null> {
+    const records = await this.#records(sql`WHERE digest = ${digest} AND profile = ${profile}`);
+    return records[0] ?? null;
   }
 
   /** The newest first. */
-  list(): ConversionRecord[] {
-    return this.#statements.list.all().map(toRecord);
+  async list(): Promise<ConversionRecord[]> {
+    return this.#records(sql`ORDER BY created_at_ms DESC, digest`);
+  }
+
+  async #records(which: RawBuilder<unknown>): Promise<ConversionRecord[]> {
+    const rows = await this.#database.rows(sql<Row>`SELECT ${COLUMNS} FROM conversions ${which}`);
+    return rows.map(toRecord);
   }
 }
 
@@ -192,102 +247,53 @@ function toRecord(row: Row): ConversionRecord {
   return { ...record, converted, progress: { layersDone, layersTotal, bytesDone, bytesTotal } };
 }
 
-const COLUMNS = `digest, profile, kind, state, priority, not_before_ms AS notBeforeMs, upstream, repository,
-  platform, converted_digest AS convertedDigest, converted_media_type AS convertedMediaType,
-  converted_size_bytes AS convertedSizeBytes, error, layers_done AS layersDone, layers_total AS layersTotal,
-  bytes_done AS bytesDone, bytes_total AS bytesTotal, error_code AS errorCode, policy, attempts,
-  next_attempt_ms AS nextAttemptMs, created_at_ms AS createdAtMs, updated_at_ms AS updatedAtMs`;
+const COLUMNS = sql.raw(`digest, profile, kind, state, priority, not_before_ms AS "notBeforeMs", upstream,
+  repository, platform, converted_digest AS "convertedDigest", converted_media_type AS "convertedMediaType",
+  converted_size_bytes AS "convertedSizeBytes", error, layers_done AS "layersDone",
+  layers_total AS "layersTotal", bytes_done AS "bytesDone", bytes_total AS "bytesTotal",
+  error_code AS "errorCode", policy, attempts, next_attempt_ms AS "nextAttemptMs",
+  created_at_ms AS "createdAtMs", updated_at_ms AS "updatedAtMs"`);
 
 /** When the conversion may start by itself; NULL for not at all. */
-const START = `CASE state WHEN 'queued' THEN not_before_ms WHEN 'failed' THEN next_attempt_ms END`;
-const IMAGES_DONE = `NOT EXISTS (
+const START = sql.raw(`CASE state WHEN 'queued' THEN not_before_ms WHEN 'failed' THEN next_attempt_ms
+  WHEN 'running' THEN lease_until_ms END`);
+
+const IMAGES_DONE = sql.raw(`NOT EXISTS (
   SELECT 1 FROM conversion_children AS link JOIN conversions AS child
     ON child.digest = link.child AND child.profile = link.profile
   WHERE link.parent = conversions.digest AND link.profile = conversions.profile
-    AND child.state IN ('queued', 'running'))`;
+    AND child.state IN ('queued', 'running'))`);
 
-/** Queued, and nothing is known against it. */
-const UNTRIED = `state = 'queued', error = NULL, error_code = NULL, attempts = 0, interruptions = 0,
-  next_attempt_ms = NULL`;
+/** Nothing is known against it. */
+function untried(state: 'queued' | 'done') {
+  return sql.raw(`state = '${state}', owner = NULL, error = NULL, error_code = NULL, attempts = 0,
+    interruptions = 0, next_attempt_ms = NULL`);
+}
 
-const FAILED = `state = 'failed', error = @message, error_code = @code, attempts = attempts + 1,
-  next_attempt_ms = @nextAttemptMs, policy = @policy, priority = ${RETRY_PRIORITY}, updated_at_ms = @nowMs`;
+function failed({ code, message, nextAttemptMs, policy }: ConversionFailure, nowMs: number) {
+  return sql`state = 'failed', owner = NULL, error = ${message}, error_code = ${code}, policy = ${policy},
+    attempts = attempts + 1, next_attempt_ms = ${nextAttemptMs}, priority = ${RETRY_PRIORITY},
+    updated_at_ms = ${nowMs}`;
+}
 
-function prepareStatements(database: Database) {
-  const set = (assignments: string) =>
-    `UPDATE conversions SET ${assignments}, updated_at_ms = ? WHERE digest = ? AND profile = ?`;
-  return {
-    enqueue: database.prepare<[ConversionRequest & { nowMs: number }]>(
-      `INSERT INTO conversions (digest, profile, kind, state, priority, not_before_ms, upstream, repository,
-         platform, policy, created_at_ms, updated_at_ms)
-       VALUES (@digest, @profile, @kind, 'queued', @priority, @notBeforeMs, @upstream, @repository, @platform,
-         @policy, @nowMs, @nowMs)
-       ON CONFLICT DO UPDATE SET
-         ${UNTRIED},
-         priority = max(priority, excluded.priority),
-         not_before_ms = CASE state WHEN 'failed' THEN excluded.not_before_ms
-           ELSE min(not_before_ms, excluded.not_before_ms) END,
-         platform = coalesce(platform, excluded.platform),
-         upstream = CASE state WHEN 'failed' THEN excluded.upstream ELSE upstream END,
-         repository = CASE state WHEN 'failed' THEN excluded.repository ELSE repository END,
-         updated_at_ms = @nowMs
-       WHERE (state = 'failed' AND next_attempt_ms IS NULL AND policy <> @policy)
-         OR (state = 'queued' AND (priority < excluded.priority OR not_before_ms > excluded.not_before_ms))`,
-    ),
-    addChild: database.prepare<[string, string, string]>(
-      'INSERT INTO conversion_children (parent, profile, child) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
-    ),
-    children: database.prepare<[string, string], Row>(
-      `SELECT ${COLUMNS} FROM conversions WHERE (digest, profile) IN (
-         SELECT child, profile FROM conversion_children WHERE parent = ? AND profile = ?)`,
-    ),
-    takeNext: database.prepare<[{ profile: string; nowMs: number }], Row>(
-      `UPDATE conversions SET state = 'running', updated_at_ms = @nowMs WHERE (digest, profile) = (
-         SELECT digest, profile FROM conversions
-         WHERE profile = @profile AND state IN ('queued', 'failed') AND ${START} <= @nowMs AND ${IMAGES_DONE}
-         ORDER BY priority DESC, created_at_ms, digest LIMIT 1)
-       RETURNING ${COLUMNS}`,
-    ),
-    nextStart: database.prepare<[string], { notBeforeMs: number | null }>(
-      `SELECT min(${START}) AS notBeforeMs FROM conversions
-       WHERE profile = ? AND state IN ('queued', 'failed') AND ${IMAGES_DONE}`,
-    ),
-    progress: database.prepare<[ConversionProgress & { digest: string; profile: string; nowMs: number }]>(
-      `UPDATE conversions SET layers_done = @layersDone, layers_total = @layersTotal, bytes_done = @bytesDone,
-         bytes_total = @bytesTotal, updated_at_ms = @nowMs WHERE digest = @digest AND profile = @profile`,
-    ),
-    done: database.prepare<[string, string, number, number, string, string]>(
-      set(
-        `${UNTRIED}, state = 'done', converted_digest = ?, converted_media_type = ?, converted_size_bytes = ?`,
-      ),
-    ),
-    failed: database.prepare<[ConversionFailure & { digest: string; profile: string; nowMs: number }]>(
-      `UPDATE conversions SET ${FAILED} WHERE digest = @digest AND profile = @profile`,
-    ),
-    retry: database.prepare<[{ digest: string; profile: string; priority: number; nowMs: number }]>(
-      `UPDATE conversions SET ${UNTRIED}, priority = max(priority, @priority), not_before_ms = @nowMs,
-         updated_at_ms = @nowMs
-       WHERE profile = @profile AND state = 'failed' AND (digest = @digest OR digest IN (
-         SELECT child FROM conversion_children WHERE parent = @digest AND profile = @profile))`,
-    ),
-    requeue: database.prepare<[number, string, string]>(set(`state = 'queued'`)),
-    requeueParents: database.prepare<[{ digest: string; profile: string; nowMs: number }]>(
-      `UPDATE conversions SET ${UNTRIED}, not_before_ms = @nowMs, updated_at_ms = @nowMs
-       WHERE profile = @profile AND state IN ('done', 'failed') AND digest IN (
-         SELECT parent FROM conversion_children WHERE child = @digest AND profile = @profile)`,
-    ),
-    requeueRunning: database.prepare<[number]>(
-      `UPDATE conversions SET state = 'queued', updated_at_ms = ? WHERE state = 'running'`,
-    ),
-    countInterruption: database.prepare(
-      `UPDATE conversions SET interruptions = interruptions + 1 WHERE state = 'running'`,
-    ),
-    failInterrupted: database.prepare<[ConversionFailure & { after: number; nowMs: number }]>(
-      `UPDATE conversions SET ${FAILED} WHERE state = 'running' AND interruptions >= @after`,
-    ),
-    get: database.prepare<[string, string], Row>(
-      `SELECT ${COLUMNS} FROM conversions WHERE digest = ? AND profile = ?`,
-    ),
-    list: database.prepare<[], Row>(`SELECT ${COLUMNS} FROM conversions ORDER BY created_at_ms DESC, digest`),
-  };
+async function enqueueIn(database: SqlDatabase, request: ConversionRequest, nowMs: number): Promise<void> {
+  const { digest, profile, kind, upstream, repository, platform, priority, notBeforeMs, policy } = request;
+  const ifFailed = (column: string) =>
+    sql.raw(`${column} = CASE known.state WHEN 'failed' THEN excluded.${column} ELSE known.${column} END`);
+  await database.write(sql`
+    INSERT INTO conversions AS known (digest, profile, kind, state, priority, not_before_ms, upstream,
+      repository, platform, policy, created_at_ms, updated_at_ms)
+    VALUES (${digest}, ${profile}, ${kind}, 'queued', ${priority}, ${notBeforeMs}, ${upstream}, ${repository},
+      ${platform}, ${policy}, ${nowMs}, ${nowMs})
+    ON CONFLICT (digest, profile) DO UPDATE SET
+      ${untried('queued')},
+      priority = CASE WHEN known.priority > excluded.priority THEN known.priority ELSE excluded.priority END,
+      not_before_ms = CASE WHEN known.state <> 'failed' AND known.not_before_ms < excluded.not_before_ms
+        THEN known.not_before_ms ELSE excluded.not_before_ms END,
+      platform = coalesce(known.platform, excluded.platform),
+      ${ifFailed('upstream')}, ${ifFailed('repository')},
+      updated_at_ms = excluded.updated_at_ms
+    WHERE (known.state = 'failed' AND known.next_attempt_ms IS NULL AND known.policy <> excluded.policy)
+      OR (known.state = 'queued'
+        AND (known.priority < excluded.priority OR known.not_before_ms > excluded.not_before_ms))`);
 }

@@ -25,7 +25,8 @@ export class StoreError extends Error {
   }
 }
 
-const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+/** Of system calls, of SQLite, and of PostgreSQL (disk_full). */
+const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG', 'SQLITE_FULL', '53100']);
 
 /** The errno of a failed system call, or null. */
 export function errnoOf(error: unknown): string | null {

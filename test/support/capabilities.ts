@@ -44,6 +44,7 @@ const REQUIREMENTS = {
   skopeo: program('skopeo', 'skopeo'),
   umoci: program('umoci', 'umoci'),
   containerd: program('containerd', 'containerd'),
+  postgres: program('/usr/lib/postgresql/15/bin/postgres', 'postgresql-15'),
   pigz: program('pigz', 'pigz'),
   bgzip: program('bgzip', 'tabix'),
   zstd: program('zstd', 'zstd'),

@@ -15,17 +15,19 @@ import { type MadeLayer, makeImage } from './made-image.ts';
 export class LayerConverter {
   readonly #directory: string;
   readonly #store: DirectoryBlobStore;
-  readonly #catalog = Catalog.open(':memory:');
+  readonly #catalog: Catalog;
   readonly #workers = new LayerWorkers(2);
   readonly #files: LocalFile[] = [];
 
-  private constructor(directory: string, store: DirectoryBlobStore) {
+  private constructor(directory: string, store: DirectoryBlobStore, catalog: Catalog) {
     this.#directory = directory;
     this.#store = store;
+    this.#catalog = catalog;
   }
 
   static async open(directory: string): Promise<LayerConverter> {
-    return new LayerConverter(directory, await DirectoryBlobStore.open(directory));
+    const store = await DirectoryBlobStore.open(directory);
+    return new LayerConverter(directory, store, await Catalog.openSqlite(':memory:'));
   }
 
   /** Converts an image of these layers, the lowest first, and gives the paths of their blobs, good until it is closed. */
@@ -66,7 +68,7 @@ export class LayerConverter {
   async close(): Promise<void> {
     await this.#workers.close();
     for (const file of this.#files) await file.close();
-    this.#catalog.close();
+    await this.#catalog.close();
     await this.#store.close();
     rmSync(this.#directory, { recursive: true });
   }
