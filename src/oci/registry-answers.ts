@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { type Digest, isDigest } from './digest.ts';
+import { type Digest, digestAlgorithm, isDigest } from './digest.ts';
 import { type RegistryContext, RegistryError } from './errors.ts';
 import { type Descriptor, parseManifest } from './manifest.ts';
 import { bareMediaType, OCI_INDEX } from './media-types.ts';
@@ -30,10 +30,15 @@ export function resolvedFrom(
 ): ResolvedManifest | null {
   const named = contentDigest(response);
   const asked = isDigest(reference) ? reference : null;
-  if (asked !== null && named !== null && named !== asked) throw digestMismatch(context, asked);
+  // A registry may name it by another algorithm than it was asked by (Distribution spec, "Pulling manifests").
+  if (asked !== null && named !== null && isOtherDigest(named, asked)) throw digestMismatch(context, asked);
   const digest = asked ?? named;
   const size = headerBytes(response, 'content-length');
   return digest === null || size === null ? null : { digest, mediaType: contentType(response), size };
+}
+
+function isOtherDigest(named: Digest, asked: Digest): boolean {
+  return named !== asked && digestAlgorithm(named) === digestAlgorithm(asked);
 }
 
 /** `Docker-Content-Digest`, if it is a digest. */

@@ -53,6 +53,12 @@ export interface BlobDownload extends UnsizedDownload {
   readonly sizeBytes: number;
 }
 
+/** A part of a list, and the URL of the next one. */
+interface ListPage {
+  readonly page: Buffer;
+  readonly next: string | null;
+}
+
 const DEFAULT_USER_AGENT = 'dadi-mirror';
 const DEFAULT_RETRY: RetryPolicy = { retries: 3, maxRetryAfterMs: 5_000 };
 const TAGS_PER_PAGE = 1000;
@@ -236,6 +242,22 @@ export class RegistryClient {
     return pages.flatMap((bytes) => tagNames(bytes, context));
   }
 
+  /**
+   * One page of a repository's tags, at most `n` of those behind `last`, if the registry heeds either. `nextLast` is
+   * what its link to the next page puts for `last`: null if there is no next page, '' if the link says it otherwise.
+   */
+  async tagsPage(
+    repository: string,
+    { n, last, signal }: Waiting & { readonly n: number; readonly last: string | null },
+  ): Promise<{ readonly tags: readonly string[]; readonly nextLast: string | null }> {
+    const context = this.#context(repository, null);
+    const query = new URLSearchParams({ n: String(n), ...(last === null ? {} : { last }) });
+    const path = `v2/${repository}/tags/list?${query}`;
+    const { page, next } = await this.#page(repository, path, 'application/json', context, signal);
+    const nextLast = next === null ? null : (new URL(next).searchParams.get('last') ?? '');
+    return { tags: tagNames(page, context), nextLast };
+  }
+
   /** The same registry over the same connections, on behalf of somebody else; it ends with this client. */
   withCredentials(credentials: Credentials | null): RegistryClient {
     return new RegistryClient({ ...this.#options, credentials }, this.#connections);
@@ -294,23 +316,33 @@ export class RegistryClient {
     for (let path: string | null = firstPath; path !== null; ) {
       if (pages.length === MAX_PAGES)
         throw protocolError(context, `its list has more than ${MAX_PAGES} pages`);
-      const url: string = path;
-      path = await withRetries(
-        async () => {
-          const request = { method: 'GET', path: url, repository, headers: { accept }, signal } as const;
-          const response = await this.#transport.send(request, context);
-          const page = await readSmall(response, MAX_MANIFEST_BYTES, context);
-          totalBytes += page.length;
-          if (totalBytes > MAX_LIST_BYTES)
-            throw tooBig(context, `more than ${MAX_LIST_BYTES}`, MAX_LIST_BYTES);
-          pages.push(page);
-          return nextPage(header(response, 'link'), new URL(url, this.#connections.baseUrl.href));
-        },
-        this.#retry,
-        signal,
-      );
+      const { page, next }: ListPage = await this.#page(repository, path, accept, context, signal);
+      totalBytes += page.length;
+      if (totalBytes > MAX_LIST_BYTES) throw tooBig(context, `more than ${MAX_LIST_BYTES}`, MAX_LIST_BYTES);
+      pages.push(page);
+      path = next;
     }
     return pages;
+  }
+
+  #page(
+    repository: string,
+    path: string,
+    accept: string,
+    context: RegistryContext,
+    signal: AbortSignal | undefined,
+  ): Promise<ListPage> {
+    return withRetries(
+      async () => {
+        const request = { method: 'GET', path, repository, headers: { accept }, signal } as const;
+        const response = await this.#transport.send(request, context);
+        const page = await readSmall(response, MAX_MANIFEST_BYTES, context);
+        const url = new URL(path, this.#connections.baseUrl.href);
+        return { page, next: nextPage(header(response, 'link'), url) };
+      },
+      this.#retry,
+      signal,
+    );
   }
 
   async #referrersByTag(

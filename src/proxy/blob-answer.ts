@@ -3,6 +3,7 @@ import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Answer, ProxyRequest } from './answer.ts';
 import { type Blobs, leave } from './blobs.ts';
+import { conditionalAnswer, etagOf } from './conditions.ts';
 import { type Download, HELD_BACK_BYTES } from './download.ts';
 import { RequestError } from './errors.ts';
 import { type ByteRange, decideRange } from './range.ts';
@@ -12,17 +13,22 @@ import type { Target } from './upstreams.ts';
 /** How long a short answer's headers wait for the verdict on the blob. */
 const HEADERS_WITHIN_MS = 5_000;
 
-/** GET or HEAD of a blob (distribution-spec, "Pulling blobs"). */
+/**
+ * GET or HEAD of a blob (distribution-spec, "Pulling blobs"). A HEAD tells of the whole blob: ranges are for GET (RFC
+ * 9110, 14.2).
+ */
 export async function answerBlob(
   blobs: Blobs,
   target: Target,
   digest: Digest,
   request: ProxyRequest,
 ): Promise<Answer> {
-  const { method, signal } = request;
-  if (method === 'HEAD') {
+  const { method, headers, signal } = request;
+  const decided = conditionalAnswer(headers, digest);
+  // A condition is for what there is.
+  if (method === 'HEAD' || decided !== null) {
     const sizeBytes = await blobs.sizeBytes(target, digest, signal);
-    return { status: 200, headers: blobHeaders(digest, sizeBytes), body: null };
+    return decided ?? { status: 200, headers: blobHeaders(digest, sizeBytes), body: null };
   }
   const found = await blobs.find(target, digest, signal);
   if (found.kind === 'stored') return answerStored(found.source, digest, request);
@@ -117,8 +123,4 @@ function blobHeaders(digest: Digest, contentLength: number): Record<string, stri
     etag: etagOf(digest),
     'accept-ranges': 'bytes',
   };
-}
-
-function etagOf(digest: Digest): string {
-  return `"${digest}"`;
 }

@@ -5,9 +5,10 @@ import { answerBlob } from './blob-answer.ts';
 import type { Blobs } from './blobs.ts';
 import { answerManifest, type Conversion } from './manifest-answer.ts';
 import type { Manifests } from './manifests.ts';
-import type { Outages } from './outages.ts';
 import { parseDistributionPath } from './paths.ts';
+import type { ReferrerLists } from './referrer-lists.ts';
 import { answerReferrers } from './referrers.ts';
+import { answerRepositories } from './repository-list.ts';
 import { answerTags } from './tags.ts';
 import type { Upstreams } from './upstreams.ts';
 
@@ -17,7 +18,7 @@ export interface DistributionParts {
   readonly manifests: Manifests;
   readonly blobs: Blobs;
   readonly catalog: Catalog;
-  readonly outages: Outages;
+  readonly referrers: ReferrerLists;
   /** Null where nothing is converted. */
   readonly conversion: Conversion | null;
   readonly log: Logger;
@@ -30,15 +31,18 @@ export interface DistributionParts {
 export async function answerDistribution(parts: DistributionParts, request: ProxyRequest): Promise<Answer> {
   const path = parseDistributionPath(request.pathname);
   if (path.kind === 'base') return jsonAnswer({});
-  const { manifests, blobs, conversion, catalog, outages, log } = parts;
-  const target = parts.upstreams.choose(path.name, request.query.get('ns'));
+  const { upstreams, manifests, blobs, referrers, conversion, catalog, log } = parts;
+  if (path.kind === 'repositories') {
+    return answerRepositories(await catalog.repositories(), upstreams.defaultName, request);
+  }
+  const target = upstreams.choose(path.name, request.query.get('ns'));
   switch (path.kind) {
     case 'manifest':
       return answerManifest(manifests, conversion, target, path.reference, request);
     case 'blob':
       return answerBlob(blobs, target, path.digest, request);
     case 'referrers':
-      return answerReferrers(conversion?.images ?? null, target, path.digest, request, outages, log);
+      return answerReferrers(referrers, conversion?.images ?? null, target, path.name, path.digest, request);
     case 'tags':
       return answerTags(catalog, target, path.name, request, log);
   }

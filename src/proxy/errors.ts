@@ -45,8 +45,11 @@ export interface ErrorAnswer {
   readonly isFault: boolean;
 }
 
-/** `unknownCode` says what was asked for: a registry's 404 does not tell. */
-export function errorAnswer(error: unknown, unknownCode: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN'): ErrorAnswer {
+/** What a request may ask for in vain. */
+type UnknownCode = 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN';
+
+/** `unknownCode` says what was asked for: a registry's 404 need not tell. */
+export function errorAnswer(error: unknown, unknownCode: UnknownCode): ErrorAnswer {
   if (error instanceof RequestError) {
     const { detail, headers } = error;
     return answer(error.distributionCode, error.message, { detail, headers, isFault: false });
@@ -62,7 +65,7 @@ export function errorAnswer(error: unknown, unknownCode: 'MANIFEST_UNKNOWN' | 'B
   return answer('UNKNOWN', 'the proxy failed: its log says why');
 }
 
-function upstreamAnswer(error: RegistryError, unknownCode: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN'): ErrorAnswer {
+function upstreamAnswer(error: RegistryError, unknownCode: UnknownCode): ErrorAnswer {
   switch (error.code) {
     case 'ERR_REGISTRY_NOT_FOUND':
       return answer(unknownCode, `upstream does not have it: ${error.message}`, { isFault: false });

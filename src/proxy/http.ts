@@ -6,6 +6,8 @@ import { Hono } from 'hono';
 import type { Logger } from 'pino';
 import { type Answer, bufferAnswer, type ProxyRequest, RequestNotes, writeAnswer } from './answer.ts';
 import { errorAnswer, RequestError } from './errors.ts';
+import { unknownCode } from './paths.ts';
+import { readTarget, refuseDotSegments } from './request-target.ts';
 
 export const READING: readonly string[] = ['GET', 'HEAD'];
 
@@ -99,8 +101,7 @@ export class HttpSide {
     outgoing.once('close', onClose);
     // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
     socket.once('close', onClose);
-    const { pathname, searchParams: query } = new URL(url.startsWith('/') ? `http://proxy${url}` : url);
-    const request = { method, pathname, query, headers, signal: gone.signal, notes };
+    const request = { method, ...readTarget(url), headers, signal: gone.signal, notes };
     const answer = await settle(route, request, parameters, log);
     const common = { ...commonHeaders(request), 'x-request-id': id };
     try {
@@ -149,15 +150,12 @@ async function settle(
   log: Logger,
 ): Promise<Answer> {
   try {
+    refuseDotSegments(request.pathname);
     if (!route.methods.includes(request.method)) throw notServed(request, route.methods);
     if (!READING.includes(request.method)) refuseOtherSites(request);
     return await route.handle(request, parameters);
   } catch (error) {
-    const isBlob = request.pathname.includes('/blobs/');
-    const { status, headers, body, isFault } = errorAnswer(
-      error,
-      isBlob ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN',
-    );
+    const { status, headers, body, isFault } = errorAnswer(error, unknownCode(request.pathname));
     if (isFault && !request.signal.aborted)
       log.warn({ err: error, path: request.pathname }, 'request failed');
     return bufferAnswer(status, Buffer.from(body), { 'content-type': 'application/json', ...headers });

@@ -1,8 +1,12 @@
 import { unlessAborted } from '../format/unless-aborted.ts';
+import { RegistryError } from '../oci/errors.ts';
 import { type Answer, bufferAnswer, type ProxyRequest } from './answer.ts';
+import { conditionalAnswer, etagOf } from './conditions.ts';
 import type { ConversionQueue } from './conversion-queue.ts';
 import type { ConvertedImages } from './converted.ts';
+import { RequestError } from './errors.ts';
 import type { Manifests, ServedManifest } from './manifests.ts';
+import { acceptedKinds, isAccepted } from './negotiation.ts';
 import type { ManifestReference } from './paths.ts';
 import type { Target } from './upstreams.ts';
 
@@ -13,7 +17,7 @@ export interface Conversion {
 }
 
 /**
- * GET or HEAD of a manifest (distribution-spec, "Pulling manifests"): upstream's bytes, whatever the client
+ * GET or HEAD of a manifest (distribution-spec, "Pulling manifests"): upstream's bytes, by digest whatever the client
  * accepts, and for `TAG_obd` ours. What is got is queued for conversion.
  */
 export async function answerManifest(
@@ -21,11 +25,12 @@ export async function answerManifest(
   conversion: Conversion | null,
   target: Target,
   reference: ManifestReference,
-  { method, signal }: ProxyRequest,
+  { method, headers, signal }: ProxyRequest,
 ): Promise<Answer> {
-  const served = await unlessAborted(find(manifests, conversion, target, reference), signal);
+  const kinds = acceptedKinds(headers.accept);
+  const served = await unlessAborted(find(manifests, conversion, target, reference, kinds), signal);
   if (method === 'GET') await conversion?.queue.offer(target.where, served);
-  return manifestAnswer(served);
+  return conditionalAnswer(headers, served.digest) ?? manifestAnswer(served);
 }
 
 function find(
@@ -33,18 +38,44 @@ function find(
   conversion: Conversion | null,
   target: Target,
   reference: ManifestReference,
+  kinds: readonly string[] | null,
 ): Promise<ServedManifest> {
   if (reference.kind === 'digest') return manifests.byDigest(target, reference.digest);
   const originalTag = conversion?.images.originalTag(reference.tag) ?? null;
   if (conversion !== null && originalTag !== null) return conversion.images.byTag(target, originalTag);
-  return manifests.byTag(target, reference.tag);
+  return accepted(manifests, target, reference.tag, kinds);
+}
+
+/**
+ * What upstream has under a tag, as it is. Only where the client does not take that kind is upstream asked what it has
+ * for such a client: there are registries that then give the one image out of an index, or refuse.
+ */
+async function accepted(
+  manifests: Manifests,
+  target: Target,
+  tag: string,
+  kinds: readonly string[] | null,
+): Promise<ServedManifest> {
+  const served = await manifests.byTag(target, tag);
+  if (isAccepted(served.mediaType, kinds)) return served;
+  try {
+    return await manifests.byTag(target, tag, kinds);
+  } catch (error) {
+    if (!(error instanceof RegistryError) || error.code !== 'ERR_REGISTRY_NOT_FOUND') throw error;
+    throw new RequestError(
+      'MANIFEST_UNKNOWN',
+      `${tag} is of type ${served.mediaType}, which the request does not accept; upstream has no other form of it`,
+      { detail: { mediaType: served.mediaType } },
+    );
+  }
 }
 
 function manifestAnswer({ digest, mediaType, bytes, warning }: ServedManifest): Answer {
   return bufferAnswer(200, bytes, {
     'content-type': mediaType,
     'docker-content-digest': digest,
-    etag: `"${digest}"`,
+    etag: etagOf(digest),
+    vary: 'accept',
     ...(warning === null ? {} : warningHeader(warning)),
   });
 }

@@ -2,7 +2,7 @@ import type { Logger } from 'pino';
 import { type Digest, matchesDigest } from '../oci/digest.ts';
 import { RegistryError } from '../oci/errors.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
-import { layerFormat } from '../oci/media-types.ts';
+import { layerFormat, MANIFEST_ACCEPT } from '../oci/media-types.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, TagRecord } from '../store/catalog.ts';
 import { tryToKeep } from './keep.ts';
@@ -21,6 +21,24 @@ export interface ServedManifest {
 
 /** Upstream said something about the tag: not an outage, and not to be answered from the cache. */
 const VERDICTS: ReadonlySet<string> = new Set(['ERR_REGISTRY_NOT_FOUND', 'ERR_REGISTRY_UNAUTHORIZED']);
+
+/** Registries refuse what is not named, or give what they have: so both are said. */
+const ANYTHING: readonly string[] = [...MANIFEST_ACCEPT, '*/*'];
+
+interface AskedTag {
+  readonly tag: string;
+  /** See {@link recordName}. */
+  readonly record: string;
+  readonly accept: readonly string[];
+}
+
+/**
+ * Under what the catalog keeps the meaning of a tag to a client that takes only some kinds of manifests. With its
+ * blanks, such a name can be no tag.
+ */
+function recordName(tag: string, kinds: readonly string[] | null): string {
+  return kinds === null ? tag : [tag, ...kinds].join(' ');
+}
 
 /** Manifests by tag and digest, fetched when they are first asked for. */
 export class Manifests {
@@ -52,17 +70,19 @@ export class Manifests {
   /**
    * What a tag means, asked of upstream unless it was within the TTL. If upstream cannot say, what it meant
    * last, with a warning.
+   * @param kinds what it means to a client that takes only these media types; null for one that takes them all
    * @throws RegistryError, StoreError
    */
-  async byTag(target: Target, tag: string): Promise<ServedManifest> {
+  async byTag(target: Target, tag: string, kinds: readonly string[] | null = null): Promise<ServedManifest> {
     const { where } = target;
-    const known = await this.#catalog.tag(where, tag);
+    const asked = { tag, record: recordName(tag, kinds), accept: kinds ?? ANYTHING };
+    const known = await this.#catalog.tag(where, asked.record);
     if (known !== null && Date.now() - known.checkedAtMs < this.#tagTtlMs) {
       const fresh = await this.stored(known.digest);
       if (fresh !== null) return fresh;
     }
-    return this.#flights.run(`${where.upstream}/${where.repository}:${tag}`, () =>
-      known === null ? this.#resolve(target, tag) : this.#revalidate(target, tag, known),
+    return this.#flights.run(`${where.upstream}/${where.repository}:${asked.record}`, () =>
+      known === null ? this.#resolve(target, asked) : this.#revalidate(target, asked, known),
     );
   }
 
@@ -76,7 +96,7 @@ export class Manifests {
     }
     if (!(await this.#catalog.isLinked(where, digest))) {
       // Another repository has it. Whether this one does is for upstream to say.
-      await client.resolve(where.repository, digest, { signal: this.#signal });
+      await client.resolve(where.repository, digest, { accept: ANYTHING, signal: this.#signal });
       await this.#link(target, stored);
     }
     return stored;
@@ -97,22 +117,23 @@ export class Manifests {
     }
   }
 
-  async #resolve(target: Target, tag: string): Promise<ServedManifest> {
+  async #resolve(target: Target, { tag, record, accept }: AskedTag): Promise<ServedManifest> {
     const { where, client } = target;
-    const { digest } = await client.resolve(where.repository, tag, { signal: this.#signal });
+    const { digest } = await client.resolve(where.repository, tag, { accept, signal: this.#signal });
     const manifest = await this.byDigest(target, digest);
-    await this.#keep(() => this.#catalog.putTag(where, tag, { digest, checkedAtMs: Date.now() }));
+    await this.#keep(() => this.#catalog.putTag(where, record, { digest, checkedAtMs: Date.now() }));
     return manifest;
   }
 
-  async #revalidate(target: Target, tag: string, known: TagRecord): Promise<ServedManifest> {
+  async #revalidate(target: Target, asked: AskedTag, known: TagRecord): Promise<ServedManifest> {
     const { where } = target;
+    const { tag, record } = asked;
     try {
-      return await this.#outages.ask(target, () => this.#resolve(target, tag));
+      return await this.#outages.ask(target, () => this.#resolve(target, asked));
     } catch (error) {
       this.#signal.throwIfAborted();
       const code = error instanceof RegistryError ? error.code : null;
-      if (code === 'ERR_REGISTRY_NOT_FOUND') await this.#keep(() => this.#catalog.removeTag(where, tag));
+      if (code === 'ERR_REGISTRY_NOT_FOUND') await this.#keep(() => this.#catalog.removeTag(where, record));
       const stale = code === null || VERDICTS.has(code) ? null : await this.stored(known.digest);
       if (stale === null) throw error;
       this.#log.warn({ err: error, ...where, tag, digest: known.digest }, 'serving a tag from the cache');
@@ -123,7 +144,10 @@ export class Manifests {
 
   async #fetch(target: Target, digest: Digest): Promise<ServedManifest> {
     const { repository } = target.where;
-    const fetched = await target.client.manifest(repository, digest, { signal: this.#signal });
+    const fetched = await target.client.manifest(repository, digest, {
+      accept: ANYTHING,
+      signal: this.#signal,
+    });
     const { bytes } = fetched;
     const mediaType = fetched.mediaType === '' ? mediaTypeInside(bytes) : fetched.mediaType;
     // Its digest is not that of its bytes, by which the store keeps things: upstream is asked each time.

@@ -18,6 +18,7 @@ import { Manifests } from './manifests.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
 import { Readiness } from './readiness.ts';
+import { ReferrerLists } from './referrer-lists.ts';
 import { adminRoutes, clientRoutes } from './routes.ts';
 import { type Upstream, Upstreams } from './upstreams.ts';
 
@@ -65,6 +66,8 @@ async function openAll(
   const { signal } = stop;
   const outages = new Outages();
   const manifests = new Manifests({ store, catalog, tagTtlMs: config.tagTtlMs, outages, log, signal });
+  const ttlMs = config.tagTtlMs;
+  const referrers = new ReferrerLists({ store, catalog, manifests, ttlMs, outages, log, signal });
   const blobs = new Blobs({ store, catalog, log, signal });
   opened.add(() => blobs.close());
 
@@ -81,7 +84,7 @@ async function openAll(
   const images = new ConvertedImages({ catalog, manifests, queue, profile });
   const conversion = enabled ? { queue, images } : null;
 
-  const parts = { upstreams, manifests, blobs, catalog, outages, conversion, log };
+  const parts = { upstreams, manifests, blobs, referrers, catalog, conversion, log };
   const readiness = new Readiness({ store, catalog });
   const status = { conversions, profile, queue };
   const onEnd = () => {};

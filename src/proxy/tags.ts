@@ -1,13 +1,19 @@
 import type { Logger } from 'pino';
 import { RegistryError } from '../oci/errors.ts';
+import { isTag } from '../oci/reference.ts';
 import type { Catalog } from '../store/catalog.ts';
 import { type Answer, jsonAnswer, type ProxyRequest } from './answer.ts';
 import { warningHeader } from './manifest-answer.ts';
+import { byBytes, linkHeader, type Page, type PageRequest, pageOf, readPage } from './paging.ts';
 import type { Target } from './upstreams.ts';
+
+/** What upstream is asked for at once. */
+const MAX_PAGE_TAGS = 1000;
 
 /**
  * GET of a repository's tags (distribution-spec, "Listing Tags"): upstream's, or if it cannot be asked those
- * that were pulled through here.
+ * that were pulled through here. Those of converted images are not among them: nobody has pushed them.
+ * @throws RequestError PAGINATION_NUMBER_INVALID; RegistryError
  */
 export async function answerTags(
   catalog: Catalog,
@@ -16,44 +22,49 @@ export async function answerTags(
   { query, signal }: ProxyRequest,
   log: Logger,
 ): Promise<Answer> {
-  const { where, client } = target;
-  let warning: Record<string, string> = {};
-  let tags: readonly string[];
+  const asked = readPage(query);
+  const answer = ({ entries, next }: Page<string>, headers: Record<string, string> = {}) =>
+    jsonAnswer({ name, tags: entries }, { ...headers, ...linkHeader(`/v2/${name}/tags/list`, query, next) });
   try {
-    tags = (await client.tags(where.repository, { signal })).toSorted(byBytes);
+    return answer(await upstreamPage(target, asked, signal));
   } catch (error) {
-    tags = await catalog.tags(where);
-    const isOutage = error instanceof RegistryError && error.code !== 'ERR_REGISTRY_NOT_FOUND';
-    if (!isOutage || tags.length === 0) throw error;
-    log.warn({ err: error, ...where }, 'tags are those of the cache');
-    warning = warningHeader(
-      `${where.upstream} cannot be asked (${error.code}); these are the tags kept here`,
-    );
+    if (!(error instanceof RegistryError) || error.code === 'ERR_REGISTRY_NOT_FOUND') throw error;
+    const tags = (await catalog.tags(target.where)).filter(isTag).toSorted(byBytes);
+    if (tags.length === 0) throw error;
+    log.warn({ err: error, ...target.where }, 'tags are those of the cache');
+    const text = `${target.where.upstream} cannot be asked (${error.code}); these are the tags kept here`;
+    return answer(pageOf(tags, self, asked), warningHeader(text));
   }
-  const { page, next } = pageOf(tags, query);
-  const link = next === null ? {} : { link: `</v2/${name}/tags/list?${next}>; rel="next"` };
-  return jsonAnswer({ name, tags: page }, { ...warning, ...link });
 }
 
-/** Tags after `last`, at most `n`; `next` is the query of what follows. */
-function pageOf(
-  tags: readonly string[],
-  query: URLSearchParams,
-): { page: readonly string[]; next: string | null } {
-  const last = query.get('last');
-  const after = last === null ? tags : tags.filter((tag) => byBytes(tag, last) > 0);
-  const text = query.get('n') ?? '';
-  const limit = /^\d+$/.test(text) ? Number(text) : after.length;
-  const page = after.slice(0, limit);
-  const end = page.at(-1);
-  if (end === undefined || page.length === after.length) return { page, next: null };
-  const next = new URLSearchParams({ n: text, last: end });
-  const namespace = query.get('ns');
-  if (namespace !== null) next.set('ns', namespace);
-  return { page, next: next.toString() };
+/**
+ * A page of upstream's tags. One page of upstream's is all that is fetched for it if upstream pages as the spec says, in
+ * whatever order it holds for lexical; else its whole list.
+ */
+async function upstreamPage(
+  { where, client }: Target,
+  asked: PageRequest,
+  signal: AbortSignal,
+): Promise<Page<string>> {
+  const { limit, last } = asked;
+  const all = async () => (await client.tags(where.repository, { signal })).toSorted(byBytes);
+  if (limit === null) return pageOf(await all(), self, asked);
+  // Of none, too, upstream is asked: there may be no such repository.
+  const n = Math.min(Math.max(limit, 1), MAX_PAGE_TAGS);
+  const { tags, nextLast } = await client.tagsPage(where.repository, { n, last, signal });
+  if (limit === 0) return { entries: [], next: null };
+  const isPaged = tags.length <= n && (nextLast === null || nextLast === tags.at(-1));
+  if (isPaged && !tags.some((tag) => isBefore(tag, last))) {
+    return { entries: nextLast === null ? tags.toSorted(byBytes) : tags, next: nextLast };
+  }
+  return pageOf(nextLast === null ? tags.toSorted(byBytes) : await all(), self, { limit: n, last });
 }
 
-/** Tags are ASCII: the order of code units is that of bytes. */
-function byBytes(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
+function self(tag: string): string {
+  return tag;
+}
+
+/** Whether a tag stands before `last`, or is it, in each of the orders that registries call lexical. */
+function isBefore(tag: string, last: string | null): boolean {
+  return last !== null && byBytes(tag, last) <= 0 && byBytes(tag.toLowerCase(), last.toLowerCase()) <= 0;
 }

@@ -2,6 +2,7 @@ import { DEFAULT_REGISTRY, isRepository } from '../oci/reference.ts';
 import type { RegistryClient } from '../oci/registry-client.ts';
 import type { RepositoryName } from '../store/catalog.ts';
 import { RequestError } from './errors.ts';
+import { quote } from './paths.ts';
 
 /** A registry that the proxy may contact. */
 export interface Upstream {
@@ -25,6 +26,11 @@ export class Upstreams {
   constructor(upstreams: readonly Upstream[], defaultName: string) {
     this.#byName = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
     this.#default = this.#configured(defaultName);
+  }
+
+  /** The name of the one that requests mean which name none. */
+  get defaultName(): string {
+    return this.#default.name;
   }
 
   /**
@@ -57,7 +63,7 @@ export class Upstreams {
     const upstream = this.#byName.get(name);
     if (upstream !== undefined) return upstream;
     const names = [...this.#byName.keys()].join(', ');
-    throw new RequestError('NAME_UNKNOWN', `${name} is none of this proxy's upstreams (${names})`);
+    throw new RequestError('NAME_UNKNOWN', `${quote(name)} is none of this proxy's upstreams (${names})`);
   }
 }
 
@@ -65,7 +71,7 @@ function target(upstream: Upstream, name: string): Target {
   // Docker Hub's own images have no namespace in what people write.
   const repository = upstream.name === DEFAULT_REGISTRY && !name.includes('/') ? `library/${name}` : name;
   if (!isRepository(repository)) {
-    throw new RequestError('NAME_INVALID', `${JSON.stringify(name)} is not a repository name`);
+    throw new RequestError('NAME_INVALID', `${quote(name)} is not a repository name`);
   }
   return { where: { upstream: upstream.name, repository }, client: upstream.client };
 }
