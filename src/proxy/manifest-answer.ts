@@ -61,13 +61,20 @@ async function accepted(
   try {
     return await manifests.byTag(target, tag, kinds);
   } catch (error) {
-    if (!(error instanceof RegistryError) || error.code !== 'ERR_REGISTRY_NOT_FOUND') throw error;
+    if (!isRefusal(error)) throw error;
     throw new RequestError(
       'MANIFEST_UNKNOWN',
       `${tag} is of type ${served.mediaType}, which the request does not accept; upstream has no other form of it`,
       { detail: { mediaType: served.mediaType } },
     );
   }
+}
+
+/** Docker's registry tries to make a manifest of its first kind then; what it cannot make, it calls a bad request. */
+function isRefusal(error: unknown): boolean {
+  if (!(error instanceof RegistryError)) return false;
+  const isStatus = error.code === 'ERR_REGISTRY_STATUS' && (error.status ?? 0) < 500;
+  return isStatus || error.code === 'ERR_REGISTRY_NOT_FOUND';
 }
 
 function manifestAnswer({ digest, mediaType, bytes, warning }: ServedManifest): Answer {

@@ -55,7 +55,8 @@ async function upstreamPage(
   if (limit === 0) return { entries: [], next: null };
   const isPaged = tags.length <= n && (nextLast === null || nextLast === tags.at(-1));
   if (isPaged && !tags.some((tag) => isBefore(tag, last))) {
-    return { entries: nextLast === null ? tags.toSorted(byBytes) : tags, next: nextLast };
+    const isAll = last === null && nextLast === null;
+    return { entries: isAll ? tags.toSorted(byBytes) : tags, next: nextLast };
   }
   return pageOf(nextLast === null ? tags.toSorted(byBytes) : await all(), self, { limit: n, last });
 }

@@ -98,8 +98,13 @@ export async function pushMade(
   await expectOk(await fetch(url, { method: 'PUT', headers, body: new Uint8Array(made.bytes) }));
 }
 
-async function pushBlob(registryUrl: URL, repository: string, bytes: Buffer): Promise<void> {
-  const digest = digestOf(bytes);
+/** Pushes a blob to a registry that lets anybody. */
+export async function pushBlob(
+  registryUrl: URL,
+  repository: string,
+  bytes: Buffer,
+  digest: Digest = digestOf(bytes),
+): Promise<void> {
   const there = await fetch(new URL(`/v2/${repository}/blobs/${digest}`, registryUrl), { method: 'HEAD' });
   if (there.ok) return;
   const begun = await fetch(new URL(`/v2/${repository}/blobs/uploads/`, registryUrl), { method: 'POST' });
