@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
-import { type Digest, digestOf } from '../oci/digest.ts';
+import type { Digest } from '../oci/digest.ts';
 import { OciError, RegistryError } from '../oci/errors.ts';
 import { type Descriptor, encodeJson, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
@@ -108,16 +108,8 @@ export class ReferrerLists {
     const bytes = encodeJson(indexOf(descriptors));
     // What could not be read again as an index is asked for each time.
     if (bytes.length > MAX_MANIFEST_BYTES) return;
-    const digest = digestOf(bytes);
-    try {
-      const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
-      await writer.write(bytes);
-      await writer.commit();
-    } catch (error) {
-      this.#log.error({ err: error }, 'a list of referrers cannot be kept');
-      return;
-    }
     await tryToKeep(this.#log, async () => {
+      const digest = await this.#store.put(bytes);
       await this.#catalog.putManifest(digest, OCI_INDEX, bytes.length);
       await this.#catalog.putTag(where, recordName(subject), { digest, checkedAtMs: Date.now() });
     });
