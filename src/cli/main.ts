@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { Command, CommanderError } from 'commander';
+import { version } from './version.ts';
 
 const EXIT_FAILURE = 1;
 const EXIT_USAGE = 2;
@@ -15,10 +15,6 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['conversions', async () => (await import('./conversions.ts')).conversionsCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],
 ]);
-
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
-  version: string;
-};
 
 const program = new Command('dadi')
   .description(

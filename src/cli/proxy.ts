@@ -1,15 +1,16 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
+import process from 'node:process';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { pino } from 'pino';
-import { parse as parseYaml } from 'yaml';
-import { type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
-import { startProxy } from '../proxy/server.ts';
+import { type Logger, pino } from 'pino';
+import { LOG_LEVELS, type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
+import { isSet, mergeSettings, readConfigFile, type Settings } from '../proxy/config-file.ts';
+import { type RunningProxy, startProxy } from '../proxy/server.ts';
 import { interruptSignal } from './interrupt.ts';
 import { type LimitFlags, limitOption, limitsHelp } from './limits.ts';
 import { printJson } from './output.ts';
+import { version } from './version.ts';
 
 const DEFAULT_CONFIG_PATH = '/etc/dadi/proxy.yaml';
-const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'];
 
 interface UpstreamFlag {
   readonly name: string;
@@ -30,7 +31,7 @@ interface ProxyFlags {
   readonly blockSize?: number;
   readonly concurrency?: number;
   readonly limit?: LimitFlags;
-  readonly logLevel: string;
+  readonly logLevel?: string;
   readonly checkConfig: boolean;
 }
 
@@ -105,10 +106,9 @@ export function proxyCommand(): Command {
     )
     .addOption(limitOption().env('DADI_PROXY_LIMIT'))
     .addOption(
-      new Option('--log-level <level>', 'what is logged')
+      new Option('--log-level <level>', 'what is logged (default: info)')
         .env('DADI_PROXY_LOG_LEVEL')
-        .choices(LOG_LEVELS)
-        .default('info'),
+        .choices(LOG_LEVELS),
     )
     .option('--check-config', 'print the configuration as it is understood, and exit', false)
     .addHelpText(
@@ -131,44 +131,54 @@ ${limitsHelp()}`,
 }
 
 async function runProxy(flags: ProxyFlags): Promise<void> {
-  const config = parseProxyConfig(merge(readConfigFile(flags.config), configOf(flags)));
+  const config = readConfig(flags);
   if (flags.checkConfig) {
     printJson(withoutPasswords(config));
     return;
   }
-  const log = pino({ level: flags.logLevel });
+  const log = pino({ level: config.logLevel });
   const signal = interruptSignal();
-  const proxy = await startProxy(config, { log });
+  const proxy = await startProxy(config, { log, version });
+  const reload = () => reloadConfig(flags, proxy, log);
+  process.on('SIGHUP', reload);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve());
   });
-  log.info('stopping');
+  log.info('stopping: running answers may end, a second signal ends at once');
   await proxy.close();
+  process.off('SIGHUP', reload);
+  log.info('stopped');
 }
 
-/** The configuration file as it is, unchecked. One that the user named must be there. */
-function readConfigFile(named: string | undefined): Settings {
-  const path = named ?? DEFAULT_CONFIG_PATH;
-  if (named === undefined && !existsSync(path)) return {};
-  let parsed: unknown;
+/** Reads file, environment and flags again. A configuration that is wrong changes nothing. */
+function reloadConfig(flags: ProxyFlags, proxy: RunningProxy, log: Logger): void {
   try {
-    parsed = parseYaml(readFileSync(path, 'utf8')) ?? {};
-  } catch (cause) {
-    throw new Error(`cannot read the configuration ${path}`, { cause });
+    const config = readConfig(flags);
+    const { applied, needRestart } = proxy.reload(config);
+    log.level = config.logLevel;
+    log.info({ applied }, 'the configuration was read again');
+    if (needRestart.length > 0) log.warn({ needRestart }, 'these keys count after a restart only');
+  } catch (error) {
+    log.error({ err: error }, 'the configuration cannot be used: going on with the one before');
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    throw new Error(`the configuration ${path} is not a list of "key: value" lines`);
-  }
-  return { ...parsed };
 }
 
-type Settings = { readonly [key: string]: unknown };
+function readConfig(flags: ProxyFlags): ProxyConfig {
+  const path = flags.config ?? DEFAULT_CONFIG_PATH;
+  // One that the user named must be there.
+  const fromFile = flags.config === undefined && !existsSync(path) ? {} : readConfigFile(path);
+  const fromFlags = configOf(flags);
+  return parseProxyConfig(mergeSettings(fromFile, fromFlags), (key) => {
+    if (isSet(fromFlags, key)) return 'command line or environment';
+    return isSet(fromFile, key) ? path : null;
+  });
+}
 
 /** What flags and environment say, in the form of the configuration file. */
 function configOf(flags: ProxyFlags): Settings {
   const { listen, adminListen, data, upstream, defaultUpstream, tagTtl } = flags;
-  const { algorithm, level, blockSize, concurrency, limit } = flags;
+  const { algorithm, level, blockSize, concurrency, limit, logLevel } = flags;
   return {
     listen,
     admin: adminListen === undefined ? undefined : adminListen === 'off' ? null : { listen: adminListen },
@@ -176,6 +186,7 @@ function configOf(flags: ProxyFlags): Settings {
     upstreams: upstream,
     defaultUpstream,
     tagTtlMs: tagTtl === undefined ? undefined : tagTtl * 1000,
+    logLevel,
     conversion: {
       enabled: flags.convert ? undefined : false,
       algorithm,
@@ -185,24 +196,6 @@ function configOf(flags: ProxyFlags): Settings {
       limits: limit,
     },
   };
-}
-
-/** `over` wins where it says something; objects are merged key by key. */
-function merge(under: Settings, over: Settings): Settings {
-  const merged: Record<string, unknown> = { ...under };
-  for (const [key, value] of Object.entries(over)) {
-    if (value === undefined) continue;
-    merged[key] = isSettings(value) ? merge(asSettings(merged[key]), value) : value;
-  }
-  return merged;
-}
-
-function isSettings(value: unknown): value is Settings {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function asSettings(value: unknown): Settings {
-  return isSettings(value) ? value : {};
 }
 
 function withoutPasswords(config: ProxyConfig) {

@@ -2,6 +2,7 @@ import type { Credentials } from './bearer-tokens.ts';
 import { type BlobRange, downloadFrom, rangeHeaders, type UnsizedDownload } from './blob-download.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest, matchesDigest } from './digest.ts';
 import { OciError, type RegistryContext, RegistryError } from './errors.ts';
+import type { ExchangeObserver } from './exchange-observer.ts';
 import { type Descriptor, MAX_MANIFEST_BYTES } from './manifest.ts';
 import { bareMediaType, isDockerSchema1, MANIFEST_ACCEPT, OCI_INDEX } from './media-types.ts';
 import { isRepository, isTag } from './reference.ts';
@@ -30,6 +31,7 @@ export interface RegistryClientOptions {
   readonly userAgent?: string;
   readonly timeouts?: Partial<RegistryTimeouts>;
   readonly retry?: Partial<RetryPolicy>;
+  readonly observer?: ExchangeObserver;
 }
 
 interface Waiting {
@@ -85,7 +87,8 @@ export class RegistryClient {
     this.host = baseUrl.host;
     this.#options = options;
     this.#isOwner = shared === null;
-    this.#connections = shared ?? new RegistryConnections(baseUrl, userAgent, timeouts);
+    this.#connections =
+      shared ?? new RegistryConnections(baseUrl, userAgent, timeouts, options.observer ?? null);
     this.#transport = new RegistryTransport(this.#connections, credentials);
     this.#retry = { ...DEFAULT_RETRY, ...options.retry };
   }

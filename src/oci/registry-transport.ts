@@ -1,6 +1,7 @@
-import { Agent } from 'undici';
+import { Agent, type Dispatcher } from 'undici';
 import { BearerTokens, type Credentials } from './bearer-tokens.ts';
 import { type RegistryContext, RegistryError } from './errors.ts';
+import { type ExchangeObserver, observing } from './exchange-observer.ts';
 import { RegistryAuth } from './registry-auth.ts';
 import { exchange, forbidden, type HttpResponse, header, responseError } from './registry-http.ts';
 import { AddressGuard, ForbiddenAddressError } from './registry-url.ts';
@@ -34,16 +35,22 @@ export class RegistryConnections {
   /** Its path ends in a slash. */
   readonly baseUrl: URL;
   readonly userAgent: string;
-  readonly agent: Agent;
+  readonly dispatcher: Dispatcher;
+  readonly #agent: Agent;
   readonly guard: AddressGuard;
   readonly tokens: BearerTokens;
 
-  constructor(baseUrl: URL, userAgent: string, timeouts: Partial<RegistryTimeouts>) {
+  constructor(
+    baseUrl: URL,
+    userAgent: string,
+    timeouts: Partial<RegistryTimeouts>,
+    observer: ExchangeObserver | null,
+  ) {
     const { connectMs, headersMs, bodyMs } = { ...DEFAULT_TIMEOUTS, ...timeouts };
     this.baseUrl = new URL(baseUrl.href.endsWith('/') ? baseUrl.href : `${baseUrl.href}/`);
     this.userAgent = userAgent;
     this.guard = new AddressGuard(baseUrl);
-    this.agent = new Agent({
+    this.#agent = new Agent({
       connect: { timeout: connectMs, lookup: this.guard.lookup },
       headersTimeout: headersMs,
       bodyTimeout: bodyMs,
@@ -51,12 +58,13 @@ export class RegistryConnections {
       // Large bodies side by side: a connection each is faster than one connection's flow control.
       allowH2: false,
     });
-    this.tokens = new BearerTokens(this.agent, userAgent);
+    this.dispatcher = observer === null ? this.#agent : this.#agent.compose(observing(observer));
+    this.tokens = new BearerTokens(this.dispatcher, userAgent);
   }
 
   /** Ends all connections, running requests too. */
   async close(): Promise<void> {
-    await this.agent.destroy();
+    await this.#agent.destroy();
   }
 }
 
@@ -96,14 +104,14 @@ export class RegistryTransport {
     authorization: string | null,
     context: RegistryContext,
   ): Promise<{ response: HttpResponse; ours: boolean }> {
-    const { agent, baseUrl, userAgent } = this.#connections;
+    const { dispatcher, baseUrl, userAgent } = this.#connections;
     let url = new URL(path, baseUrl.href);
     let ours = url.origin === baseUrl.origin;
     const common = { 'user-agent': userAgent, 'accept-encoding': 'identity', ...headers };
     for (let redirects = 0; ; redirects++) {
       this.#check(url, context);
       const authorized = ours && authorization !== null ? { ...common, authorization } : common;
-      const response = await exchange(agent, { url, method, headers: authorized, signal }, context);
+      const response = await exchange(dispatcher, { url, method, headers: authorized, signal }, context);
       const location = header(response, 'location');
       if (!REDIRECTS.has(response.statusCode) || location === null) return { response, ours };
       await response.body.dump();

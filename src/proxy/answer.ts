@@ -16,6 +16,8 @@ export class RequestNotes {
   kind: string;
   upstream: string | undefined;
   repository: string | undefined;
+  /** Tag or digest. */
+  reference: string | undefined;
   source: AnswerSource | undefined;
 
   constructor(kind: string) {

@@ -31,6 +31,7 @@ export async function answerBlob(
     return decided ?? { status: 200, headers: blobHeaders(digest, sizeBytes), body: null };
   }
   const found = await blobs.find(target, digest, signal);
+  request.notes.source = found.kind === 'stored' ? 'cache' : 'fill';
   if (found.kind === 'stored') return answerStored(found.source, digest, request);
   try {
     const sizeBytes = await unlessAborted(found.download.sizeBytes, signal);

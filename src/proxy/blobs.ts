@@ -19,6 +19,14 @@ interface Running {
   readonly where: RepositoryName;
 }
 
+/** A download as operators see it. */
+export interface RunningDownload extends RepositoryName {
+  readonly digest: Digest;
+  readonly arrivedBytes: number;
+  /** Null before upstream answers. */
+  readonly totalBytes: number | null;
+}
+
 /**
  * Blobs by digest, downloaded when they are first asked for: once, however many ask. A repository is given only
  * what it has, by what its manifests name or its upstream says.
@@ -92,6 +100,12 @@ export class Blobs {
       await source.close();
     }
     return this.localFile(target, digest, signal);
+  }
+
+  /** What is on its way, the oldest first. */
+  running(): RunningDownload[] {
+    const downloads = [...this.#downloads];
+    return downloads.map(([digest, { download, where }]) => ({ digest, ...where, ...download.progress }));
   }
 
   /** Waits for the downloads that its signal has ended. */

@@ -40,7 +40,12 @@ test.each([
   [{ conversion: { blockSize: 65_536 } }, /^conversion\.blockSize: is 4096/],
   [{ conversion: { limits: { layerEntries: 0 } } }, /^conversion\.limits\.layerEntries: /],
   [{ conversion: { limits: { entries: 5 } } }, /entries/],
-  [{ tagTtl: 5 }, /tagTtl/],
+  [{ tagTtl: 5 }, /^configuration: there is no key tagTtl; did you mean tagTtlMs\?/],
+  [{ upstreams: [{ name: 'a.io', credential: {} }] }, /^upstreams\.0: .*did you mean credentials\?/],
+  [{ admin: { port: 1 } }, /^admin: there is no key port; the keys here are listen/],
+  [{ tagTtlMs: '5' }, /^tagTtlMs: is a text; write a number/],
+  [{ logLevel: 'loud' }, /^logLevel: .*write trace, debug, info, warn, error or silent/],
+  [{ conversion: { level: 99 } }, /^conversion\.level: is too large; write at most 22/],
 ])('%j is refused with a message that names the key', (input, message) => {
   expect(() => parseProxyConfig(input)).toThrow(
     expect.objectContaining({ code: 'ERR_PROXY_CONFIG', message: expect.stringMatching(message) }),
@@ -51,6 +56,12 @@ test('a limit that is given leaves the others as they are', () => {
   expect(parseProxyConfig({}).conversion.limits).toEqual(DEFAULT_LIMITS);
   const { limits } = parseProxyConfig({ conversion: { limits: { layerEntries: 5 } } }).conversion;
   expect(limits).toEqual({ ...DEFAULT_LIMITS, layerEntries: 5 });
+});
+
+test('where a wrong value stands is named, if it is known', () => {
+  const source = (path: readonly PropertyKey[]) => `/etc/${path.join('-')}`;
+  expect(() => parseProxyConfig({ listen: 'x' }, source)).toThrow(/^\/etc\/listen: listen: write HOST/);
+  expect(() => parseProxyConfig({ lisen: 'x' }, source)).toThrow(/^\/etc\/lisen: .*did you mean listen/);
 });
 
 test('every wrong key is named at once', () => {

@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
+import { explainIssue, explainUnknownKeys } from './config-issues.ts';
 import { ConfigError } from './errors.ts';
 
 const hostAndPort = z
@@ -63,6 +64,9 @@ const catalog = z
   ])
   .default({ kind: 'sqlite' });
 
+/** What is logged: this and what is worse. */
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+
 const DOCKER_HUB = { name: DEFAULT_REGISTRY };
 
 const schema = z
@@ -80,6 +84,9 @@ const schema = z
     defaultUpstream: z.string().optional(),
     /** How long a tag is believed before upstream is asked again. */
     tagTtlMs: z.int().nonnegative().default(60_000),
+    logLevel: z.enum(LOG_LEVELS).default('info'),
+    /** How long running answers may go on after a stop was asked for. */
+    drainMs: z.int().nonnegative().default(5_000),
     conversion: z
       .strictObject({
         enabled: z.boolean().default(true),
@@ -120,13 +127,21 @@ export type UpstreamConfig = ProxyConfig['upstreams'][number];
 
 /**
  * Checks a configuration as it was read from file, flags and environment.
- * @throws ConfigError that names every wrong key and what belongs there
+ * @param source names where the value at a path came from; null where that is plain
+ * @throws ConfigError that names every wrong key, where it stands, and what belongs there
  */
-export function parseProxyConfig(input: unknown): ProxyConfig {
-  const result = schema.safeParse(input);
+export function parseProxyConfig(
+  input: unknown,
+  source: (path: readonly PropertyKey[]) => string | null = () => null,
+): ProxyConfig {
+  const result = schema.safeParse(input, { error: explainIssue });
   if (result.success) return result.data;
-  const lines = result.error.issues.map(
-    (issue) => `${issue.path.join('.') || 'configuration'}: ${issue.message}`,
-  );
+  const lines = result.error.issues.map((issue) => {
+    const { path, message } = issue;
+    const isUnknown = issue.code === 'unrecognized_keys';
+    const said = isUnknown ? explainUnknownKeys(schema, path, issue.keys) : message;
+    const where = source(isUnknown ? [...path, issue.keys[0] ?? ''] : path);
+    return `${where === null ? '' : `${where}: `}${path.join('.') || 'configuration'}: ${said}`;
+  });
   throw new ConfigError(lines.join('\n'));
 }

@@ -62,7 +62,7 @@ function convertedFrom({ digest }: ConversionRecord) {
 
 function served(value: object, mediaType: string): ServedManifest {
   const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, ...value }));
-  return { digest: digestOf(bytes), mediaType, bytes, warning: null };
+  return { digest: digestOf(bytes), mediaType, bytes, source: 'cache', warning: null };
 }
 
 function image(name: string, layer: object = {}): ServedManifest {

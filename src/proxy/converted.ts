@@ -42,7 +42,7 @@ export class ConvertedImages {
     await this.#queue.offer(target.where, original);
     const record = await this.#catalog.conversions.get(original.digest, this.#profile);
     const converted = record === null ? null : await this.#show(target.where, record);
-    if (converted !== null) return { ...converted, warning: original.warning };
+    if (converted !== null) return { ...converted, source: 'converted', warning: original.warning };
     throw new RequestError('MANIFEST_UNKNOWN', await this.#explain(original, record), {
       detail: { original: original.digest, conversion: record?.state ?? 'none' },
     });

@@ -5,7 +5,7 @@ import { answerBlob } from './blob-answer.ts';
 import type { Blobs } from './blobs.ts';
 import { answerManifest, type Conversion } from './manifest-answer.ts';
 import type { Manifests } from './manifests.ts';
-import { parseDistributionPath } from './paths.ts';
+import { type DistributionPath, parseDistributionPath } from './paths.ts';
 import type { ReferrerLists } from './referrer-lists.ts';
 import { answerReferrers } from './referrers.ts';
 import { answerRepositories } from './repository-list.ts';
@@ -30,12 +30,16 @@ export interface DistributionParts {
  */
 export async function answerDistribution(parts: DistributionParts, request: ProxyRequest): Promise<Answer> {
   const path = parseDistributionPath(request.pathname);
+  request.notes.kind = path.kind;
   if (path.kind === 'base') return jsonAnswer({});
   const { upstreams, manifests, blobs, referrers, conversion, catalog, log } = parts;
   if (path.kind === 'repositories') {
     return answerRepositories(await catalog.repositories(), upstreams.defaultName, request);
   }
   const target = upstreams.choose(path.name, request.query.get('ns'));
+  request.notes.upstream = target.where.upstream;
+  request.notes.repository = target.where.repository;
+  request.notes.reference = referenceOf(path);
   switch (path.kind) {
     case 'manifest':
       return answerManifest(manifests, conversion, target, path.reference, request);
@@ -46,4 +50,10 @@ export async function answerDistribution(parts: DistributionParts, request: Prox
     case 'tags':
       return answerTags(catalog, target, path.name, request, log);
   }
+}
+
+function referenceOf(path: DistributionPath): string | undefined {
+  if (path.kind === 'blob' || path.kind === 'referrers') return path.digest;
+  if (path.kind !== 'manifest') return undefined;
+  return path.reference.kind === 'tag' ? path.reference.tag : path.reference.digest;
 }

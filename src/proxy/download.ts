@@ -52,6 +52,7 @@ export class Download {
   /** The blob, whole, verified and stored. */
   readonly finished: Promise<StoredBlob>;
   #arrivedBytes = 0;
+  #totalBytes: number | null = null;
   #isVerified = false;
   #fd: number | null = null;
   #readers = 0;
@@ -85,6 +86,11 @@ export class Download {
     this.finished.then(end, end);
   }
 
+  /** How far it is; the total is not known before upstream answers. */
+  get progress(): { readonly arrivedBytes: number; readonly totalBytes: number | null } {
+    return { arrivedBytes: this.#arrivedBytes, totalBytes: this.#totalBytes };
+  }
+
   /** To read along while it goes on. To be called before others hear of its end, and left at the reader's. */
   join(): DownloadReader {
     this.#readers++;
@@ -112,6 +118,7 @@ export class Download {
           discard(body);
           throw error;
         });
+        this.#totalBytes = sizeBytes;
         announce(sizeBytes);
         const failure = await this.#take(body, offsetBytes, writer);
         if (failure === null || this.#arrivedBytes === sizeBytes) break;

@@ -6,6 +6,7 @@ import type { HttpSide } from './http.ts';
 
 /** Longer than clients and load balancers keep connections: theirs to close. */
 const KEEP_ALIVE_MS = 75_000;
+const IDLE_POLL_MS = 100;
 
 export interface Address {
   readonly host: string;
@@ -32,7 +33,12 @@ export class Listener {
   static async open(http: HttpSide, { host, port }: Address, key: string): Promise<Listener> {
     // Answers are written to Node's own response: the replaced global classes would only be in the way.
     const listener = getRequestListener(http.fetch, { overrideGlobalObjects: false });
-    const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS }, listener);
+    const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS });
+    server.on('request', (incoming, outgoing) => {
+      // Who comes over a connection that is still open goes elsewhere for the next.
+      if (!server.listening) outgoing.shouldKeepAlive = false;
+      void listener(incoming, outgoing);
+    });
     server.listen(port, host);
     try {
       await once(server, 'listening');
@@ -45,12 +51,14 @@ export class Listener {
     return new Listener(server);
   }
 
-  /** Takes no new connections, lets running answers end, and after `graceMs` breaks them off. */
-  async close(graceMs: number): Promise<void> {
+  /** Takes no new connections, lets running answers end, and after `drainMs` breaks them off. */
+  async close(drainMs: number): Promise<void> {
     const closed = once(this.#server, 'close');
     this.#server.close();
-    const timer = setTimeout(() => this.#server.closeAllConnections(), graceMs);
+    const idle = setInterval(() => this.#server.closeIdleConnections(), IDLE_POLL_MS);
+    const timer = setTimeout(() => this.#server.closeAllConnections(), drainMs);
     await closed;
     clearTimeout(timer);
+    clearInterval(idle);
   }
 }

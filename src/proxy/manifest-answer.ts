@@ -25,10 +25,11 @@ export async function answerManifest(
   conversion: Conversion | null,
   target: Target,
   reference: ManifestReference,
-  { method, headers, signal }: ProxyRequest,
+  { method, headers, signal, notes }: ProxyRequest,
 ): Promise<Answer> {
   const kinds = acceptedKinds(headers.accept);
   const served = await unlessAborted(find(manifests, conversion, target, reference, kinds), signal);
+  notes.source = served.source;
   if (method === 'GET') await conversion?.queue.offer(target.where, served);
   return conditionalAnswer(headers, served.digest) ?? manifestAnswer(served);
 }

@@ -15,6 +15,7 @@ export interface ServedManifest {
   readonly digest: Digest;
   readonly mediaType: string;
   readonly bytes: Buffer;
+  readonly source: 'cache' | 'upstream' | 'converted';
   /** Why it may be out of date, if it may. */
   readonly warning: string | null;
 }
@@ -44,7 +45,7 @@ function recordName(tag: string, kinds: readonly string[] | null): string {
 export class Manifests {
   readonly #store: BlobStore;
   readonly #catalog: Catalog;
-  readonly #tagTtlMs: number;
+  readonly #tagTtlMs: () => number;
   readonly #outages: Outages;
   readonly #log: Logger;
   readonly #signal: AbortSignal;
@@ -54,7 +55,7 @@ export class Manifests {
   constructor(parts: {
     store: BlobStore;
     catalog: Catalog;
-    tagTtlMs: number;
+    tagTtlMs: () => number;
     outages: Outages;
     log: Logger;
     signal: AbortSignal;
@@ -77,7 +78,7 @@ export class Manifests {
     const { where } = target;
     const asked = { tag, record: recordName(tag, kinds), accept: kinds ?? ANYTHING };
     const known = await this.#catalog.tag(where, asked.record);
-    if (known !== null && Date.now() - known.checkedAtMs < this.#tagTtlMs) {
+    if (known !== null && Date.now() - known.checkedAtMs < this.#tagTtlMs()) {
       const fresh = await this.stored(known.digest);
       if (fresh !== null) return fresh;
     }
@@ -111,7 +112,7 @@ export class Manifests {
       const bytes = Buffer.alloc(source.size);
       await source.read(0, bytes);
       if (!matchesDigest(bytes, digest)) return null;
-      return { digest, mediaType, bytes, warning: null };
+      return { digest, mediaType, bytes, source: 'cache', warning: null };
     } finally {
       await source.close();
     }
@@ -151,11 +152,11 @@ export class Manifests {
     const { bytes } = fetched;
     const mediaType = fetched.mediaType === '' ? mediaTypeInside(bytes) : fetched.mediaType;
     // Its digest is not that of its bytes, by which the store keeps things: upstream is asked each time.
-    if (!matchesDigest(bytes, digest)) return { digest, mediaType, bytes, warning: null };
+    const manifest = { digest, mediaType, bytes, source: 'upstream' as const, warning: null };
+    if (!matchesDigest(bytes, digest)) return manifest;
     const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
     await writer.write(bytes);
     await writer.commit();
-    const manifest = { digest, mediaType, bytes, warning: null };
     await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length));
     await this.#link(target, manifest);
     return manifest;

@@ -20,6 +20,12 @@ interface Outage {
 export class Outages {
   readonly #outages = new Map<string, Outage>();
 
+  /** Why an upstream is not asked at the moment; null if it is. */
+  reason(upstream: string): string | null {
+    const known = this.#outages.get(upstream);
+    return known !== undefined && performance.now() < known.untilMs ? known.error.message : null;
+  }
+
   /**
    * The answer to `question`, if upstream gives one soon. The question goes on when it does not.
    * @throws RegistryError, also the one of a moment ago

@@ -85,7 +85,10 @@ async function check(name: string, attempt: () => Promise<string | null>): Promi
 /** GET /readyz: 200 or 503, and why. */
 export async function answerReadiness(readiness: Readiness): Promise<Answer> {
   const checks = await readiness.checks();
-  const isReady = checks.every(({ isOk }) => isOk);
-  const answer = jsonAnswer({ status: isReady ? 'ready' : 'not ready', checks });
-  return { ...answer, status: isReady ? 200 : 503 };
+  const answer = jsonAnswer({ status: isReady(checks) ? 'ready' : 'not ready', checks });
+  return { ...answer, status: isReady(checks) ? 200 : 503 };
+}
+
+export function isReady(checks: readonly Check[]): boolean {
+  return checks.every(({ isOk }) => isOk);
 }

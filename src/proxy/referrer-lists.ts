@@ -30,7 +30,7 @@ export class ReferrerLists {
   readonly #store: BlobStore;
   readonly #catalog: Catalog;
   readonly #manifests: Manifests;
-  readonly #ttlMs: number;
+  readonly #ttlMs: () => number;
   readonly #outages: Outages;
   readonly #log: Logger;
   readonly #signal: AbortSignal;
@@ -43,7 +43,7 @@ export class ReferrerLists {
     store: BlobStore;
     catalog: Catalog;
     manifests: Manifests;
-    ttlMs: number;
+    ttlMs: () => number;
     outages: Outages;
     log: Logger;
     signal: AbortSignal;
@@ -63,7 +63,7 @@ export class ReferrerLists {
     const key = `${upstream}/${repository}@${digest}`;
     if ((this.#empty.get(key)?.untilMs ?? 0) > Date.now()) return NOBODY;
     const known = await this.#catalog.tag(target.where, recordName(digest));
-    if (known !== null && Date.now() - known.checkedAtMs < this.#ttlMs) {
+    if (known !== null && Date.now() - known.checkedAtMs < this.#ttlMs()) {
       const descriptors = await this.#stored(known);
       if (descriptors !== null) return { descriptors, warning: null };
     }
@@ -116,7 +116,7 @@ export class ReferrerLists {
   }
 
   async #forget({ where }: Target, subject: Digest, known: TagRecord | null, key: string): Promise<void> {
-    this.#empty.set(key, { untilMs: Date.now() + this.#ttlMs });
+    this.#empty.set(key, { untilMs: Date.now() + this.#ttlMs() });
     if (known !== null) await tryToKeep(this.#log, () => this.#catalog.removeTag(where, recordName(subject)));
   }
 }

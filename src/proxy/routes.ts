@@ -2,6 +2,7 @@ import { jsonAnswer } from './answer.ts';
 import { answerDistribution, type DistributionParts } from './distribution.ts';
 import { READING, type Route } from './http.ts';
 import { answerReadiness, type Readiness } from './readiness.ts';
+import { answerStatus, type StatusParts } from './service-status.ts';
 import { answerConversion, answerConversions, answerRetry, type ConversionParts } from './status.ts';
 
 /** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
@@ -29,8 +30,10 @@ export function clientRoutes(
 }
 
 /** What the listener for operators answers. */
-export function adminRoutes(conversions: ConversionParts, readiness: Readiness): readonly Route[] {
+export function adminRoutes(conversions: ConversionParts, status: StatusParts): readonly Route[] {
   return [
+    { path: '/metrics', methods: READING, kind: 'metrics', handle: () => status.metrics.answer() },
+    { path: '/dadi/v1/status', methods: READING, kind: 'status', handle: () => answerStatus(status) },
     {
       path: '/dadi/v1/conversions',
       methods: READING,
@@ -49,7 +52,7 @@ export function adminRoutes(conversions: ConversionParts, readiness: Readiness):
       kind: 'retry',
       handle: (_request, { digest = '' }) => answerRetry(conversions, digest),
     },
-    ...healthRoutes(readiness),
+    ...healthRoutes(status.readiness),
   ];
 }
 

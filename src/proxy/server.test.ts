@@ -247,15 +247,32 @@ test('each request is one line in the log', async () => {
     request: expect.any(String),
     method: 'GET',
     path: `/v2/lib/a/blobs/${digestOf(SMALL)}?ns=reg.example`,
+    kind: 'blob',
+    upstream: 'reg.example',
+    repository: 'lib/a',
+    source: 'fill',
     status: 200,
     bytes: expect.any(Number),
     ms: expect.any(Number),
   });
 });
 
+test('a request keeps the name its caller gave it, if that can stand in a log', async () => {
+  const named = (id: string) => proxy.fetch('/v2/', { headers: { 'x-request-id': id } });
+  expect((await named('trace-1:a/b')).headers.get('x-request-id')).toBe('trace-1:a/b');
+  for (const id of ['a b', 'x'.repeat(129), '"']) {
+    expect((await named(id)).headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
+  }
+  await vi.waitFor(() =>
+    expect(proxy.logged.filter((line) => line['request'] === 'trace-1:a/b')).toHaveLength(1),
+  );
+});
+
 test('a second proxy on the same directory is refused', async () => {
   const config = parseProxyConfig({ listen: '127.0.0.1:0', admin: null, dataDirectory: proxy.directory });
-  await expect(startProxy(config, { log: pino({ level: 'silent' }) })).rejects.toMatchObject({
-    code: 'ERR_STORE_LOCKED',
-  });
+  await expect(startProxy(config, { log: pino({ level: 'silent' }), version: 'test' })).rejects.toMatchObject(
+    {
+      code: 'ERR_STORE_LOCKED',
+    },
+  );
 });

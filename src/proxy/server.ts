@@ -1,49 +1,61 @@
+import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { conversionPolicy } from '../convert/conversion-policy.ts';
 import { LayerWorkers } from '../convert/layer-workers.ts';
 import { DEFAULT_PROFILE, profileId } from '../convert/profile.ts';
-import { RegistryClient } from '../oci/registry-client.ts';
-import { registryUrl } from '../oci/registry-url.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { Blobs } from './blobs.ts';
-import type { ProxyConfig, UpstreamConfig } from './config.ts';
+import type { ProxyConfig } from './config.ts';
 import { ConversionQueue } from './conversion-queue.ts';
 import { ConvertedImages } from './converted.ts';
-import { HttpSide, type Route } from './http.ts';
+import { type EndedRequest, HttpSide, type Route } from './http.ts';
 import { imageConverter } from './image-converter.ts';
 import { type Address, Listener } from './listener.ts';
+import { type ConfigChange, LiveConfig } from './live-config.ts';
 import { Manifests } from './manifests.ts';
+import { meteredConverter } from './metered-converter.ts';
+import { Metrics } from './metrics.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
 import { Readiness } from './readiness.ts';
+import { RecentPulls } from './recent-pulls.ts';
 import { ReferrerLists } from './referrer-lists.ts';
 import { adminRoutes, clientRoutes } from './routes.ts';
-import { type Upstream, Upstreams } from './upstreams.ts';
+import { openUpstreams } from './upstream-clients.ts';
 
-/** How long running answers may go on after a stop was asked for. */
-const GRACE_MS = 5_000;
 const ADMIN_GRACE_MS = 1_000;
 
 export interface RunningProxy {
   readonly address: Address;
   /** Where operators ask; null if that is switched off. */
   readonly adminAddress: Address | null;
+  /** Takes over what of a new configuration can count at once; the log level is the caller's, as the log is. */
+  reload(config: ProxyConfig): ConfigChange;
   /** Ends in order: no new requests, running ones to their end or a grace time, conversion, store, catalog. */
   close(): Promise<void>;
+}
+
+export interface Surroundings {
+  readonly log: Logger;
+  /** Of this program, for people. */
+  readonly version: string;
 }
 
 /**
  * Starts the proxy. What it opens it closes again if it fails.
  * @throws ConfigError (the address is taken), StoreError (the data directory is in use or cannot be written)
  */
-export async function startProxy(config: ProxyConfig, { log }: { log: Logger }): Promise<RunningProxy> {
+export async function startProxy(config: ProxyConfig, around: Surroundings): Promise<RunningProxy> {
   const opened = new Opened();
+  const live = new LiveConfig(config);
+  const { log } = around;
   try {
-    const { address, adminAddress } = await openAll(config, log, opened);
+    const { address, adminAddress } = await openAll(live, around, opened);
     log.info({ ...address, admin: adminAddress, dataDirectory: config.dataDirectory }, 'proxy is listening');
-    return { address, adminAddress, close: () => opened.close() };
+    const reload = (next: ProxyConfig) => live.replace(next);
+    return { address, adminAddress, reload, close: () => opened.close() };
   } catch (error) {
     await opened.close();
     throw error;
@@ -51,22 +63,25 @@ export async function startProxy(config: ProxyConfig, { log }: { log: Logger }):
 }
 
 async function openAll(
-  config: ProxyConfig,
-  log: Logger,
+  live: LiveConfig,
+  { log, version }: Surroundings,
   opened: Opened,
-): Promise<Omit<RunningProxy, 'close'>> {
+): Promise<Pick<RunningProxy, 'address' | 'adminAddress'>> {
+  const config = live.current;
+  const startedAtMs = Date.now();
   const store = await DirectoryBlobStore.open(config.dataDirectory);
   opened.add(() => store.close());
   const catalog = await openCatalog(config);
   opened.add(() => catalog.close());
-  const upstreams = new Upstreams(config.upstreams.map(openUpstream), config.defaultUpstream);
+  const metrics = new Metrics();
+  const upstreams = openUpstreams(live, metrics);
   opened.add(() => upstreams.close());
 
   const stop = new AbortController();
   const { signal } = stop;
   const outages = new Outages();
-  const manifests = new Manifests({ store, catalog, tagTtlMs: config.tagTtlMs, outages, log, signal });
-  const ttlMs = config.tagTtlMs;
+  const ttlMs = () => live.current.tagTtlMs;
+  const manifests = new Manifests({ store, catalog, tagTtlMs: ttlMs, outages, log, signal });
   const referrers = new ReferrerLists({ store, catalog, manifests, ttlMs, outages, log, signal });
   const blobs = new Blobs({ store, catalog, log, signal });
   opened.add(() => blobs.close());
@@ -77,7 +92,10 @@ async function openAll(
   const context = { store, catalog, workers, limits, profile: { ...DEFAULT_PROFILE, ...options } };
   const profile = profileId(context.profile);
   const { conversions } = catalog;
-  const convert = imageConverter({ upstreams, manifests, blobs, conversions, context });
+  const convert = meteredConverter(
+    imageConverter({ upstreams, manifests, blobs, conversions, context }),
+    metrics,
+  );
   const policy = conversionPolicy(limits);
   const { indexImages } = limits;
   const queue = new ConversionQueue({ catalog, profile, policy, indexImages, convert, log });
@@ -86,15 +104,29 @@ async function openAll(
 
   const parts = { upstreams, manifests, blobs, referrers, catalog, conversion, log };
   const readiness = new Readiness({ store, catalog });
-  const status = { conversions, profile, queue };
-  const onEnd = () => {};
-  const clients = new HttpSide(clientRoutes(parts, status, readiness), { log, onEnd });
+  const pulls = new RecentPulls();
+  const freeBytes = () => freeBytesOf(store.scratch());
+  metrics.watch({
+    conversions: () => conversions.counts(profile),
+    runningDownloads: () => blobs.running().length,
+    catalogFailures: () => catalog.failures,
+    freeBytes,
+  });
+  const onEnd = (request: EndedRequest) => {
+    metrics.requestEnded(request);
+    pulls.requestEnded(request);
+  };
+  const conversionParts = { conversions, profile, queue };
+  const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
+  const clients = new HttpSide(clientRoutes(parts, conversionParts, readiness), { log, onEnd });
   opened.add(() => clients.idle());
   opened.add(() => stop.abort(new Error('the proxy is being stopped')));
   opened.add(() => queue.stop());
+  const operators = adminRoutes(conversionParts, { ...seen, conversions, profile });
+  // Open until the others are done: that it is being stopped can be asked here.
+  const adminAddress = await openAdmin(config, operators, { log, onEnd }, opened);
   const listener = await Listener.open(clients, config.listen, 'listen');
-  opened.add(() => listener.close(GRACE_MS));
-  const adminAddress = await openAdmin(config, adminRoutes(status, readiness), { log, onEnd }, opened);
+  opened.add(() => listener.close(live.current.drainMs));
   opened.add(() => readiness.stopping());
   if (enabled) queue.start();
   return { address: listener.address, adminAddress };
@@ -122,7 +154,7 @@ function openCatalog({ catalog, dataDirectory }: ProxyConfig): Promise<Catalog> 
   }
 }
 
-function openUpstream({ name, url, credentials }: UpstreamConfig): Upstream {
-  const baseUrl = url === undefined ? registryUrl(name) : new URL(url);
-  return { name, client: new RegistryClient({ baseUrl, credentials: credentials ?? null }) };
+async function freeBytesOf(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize;
 }

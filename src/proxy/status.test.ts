@@ -7,7 +7,7 @@ import type { ConversionStatus } from './conversion-status.ts';
 
 useProxiedRegistry({
   tagTtlMs: 60_000,
-  conversion: { concurrency: 1, limits: { imageSeconds: 1, indexImages: 1 } },
+  conversion: { concurrency: 1, limits: { imageSeconds: 8, indexImages: 1 } },
 });
 
 const good = (name: string) => Buffer.concat([tarMember({ path: name }, name), END_BLOCKS]);
@@ -30,7 +30,7 @@ function ended(digest: Digest): Promise<ConversionStatus> {
       expect(['done', 'failed']).toContain(status.state);
       return status;
     },
-    { timeout: 30_000, interval: 20 },
+    { timeout: 60_000, interval: 20 },
   );
 }
 

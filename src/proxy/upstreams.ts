@@ -19,8 +19,9 @@ export interface Target {
 
 /** The configured upstreams, and which of them a request means. No other registry is ever contacted. */
 export class Upstreams {
-  readonly #byName: ReadonlyMap<string, Upstream>;
-  readonly #default: Upstream;
+  #byName: ReadonlyMap<string, Upstream>;
+  #default: Upstream;
+  readonly #retired: Upstream[] = [];
 
   /** `defaultName` is one of the upstreams' names. */
   constructor(upstreams: readonly Upstream[], defaultName: string) {
@@ -31,6 +32,23 @@ export class Upstreams {
   /** The name of the one that requests mean which name none. */
   get defaultName(): string {
     return this.#default.name;
+  }
+
+  names(): string[] {
+    return [...this.#byName.keys()];
+  }
+
+  /** From now on these. What is under way with those before goes on: they are closed at the end. */
+  replace(upstreams: readonly Upstream[], defaultName: string): void {
+    const before = this.#byName;
+    this.#byName = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
+    this.#default = this.#configured(defaultName);
+    this.#retired.push(...[...before.values()].filter((upstream) => !upstreams.includes(upstream)));
+  }
+
+  /** One that was opened before. */
+  get(name: string): Upstream | null {
+    return this.#byName.get(name) ?? null;
   }
 
   /**
@@ -56,7 +74,9 @@ export class Upstreams {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#byName.values()].map((upstream) => upstream.client.close()));
+    await Promise.all(
+      [...this.#byName.values(), ...this.#retired].map((upstream) => upstream.client.close()),
+    );
   }
 
   #configured(name: string): Upstream {

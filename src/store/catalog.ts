@@ -47,6 +47,11 @@ export class Catalog {
     this.leases = new Leases(database, owner);
   }
 
+  /** How many questions to the database failed since it was opened. */
+  get failures(): number {
+    return this.#database.failures;
+  }
+
   /**
    * Opens or creates the catalog at `path` (`:memory:` keeps it in memory). No other process may have it open: what
    * such a one was at is taken to be left over.

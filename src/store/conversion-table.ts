@@ -102,6 +102,15 @@ export class ConversionTable {
     });
   }
 
+  /** How many there are in each state. */
+  async counts(profile: string): Promise<Record<ConversionState, number>> {
+    const rows = await this.#database.rows(sql<{ state: ConversionState; count: number }>`
+      SELECT state, count(*) AS count FROM conversions WHERE profile = ${profile} GROUP BY state`);
+    const counts = { queued: 0, running: 0, done: 0, failed: 0 };
+    for (const { state, count } of rows) counts[state] = Number(count);
+    return counts;
+  }
+
   /** The images of an index. */
   async children(index: Digest, profile: string): Promise<ConversionRecord[]> {
     return this.#records(sql`WHERE profile = ${profile} AND digest IN (

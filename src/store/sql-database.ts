@@ -36,6 +36,7 @@ export class SqlDatabase {
   readonly kind: 'sqlite' | 'postgres';
   readonly #kysely: Kysely<unknown>;
   readonly #isTransaction: boolean;
+  #failures = 0;
 
   private constructor(kind: 'sqlite' | 'postgres', kysely: Kysely<unknown>, isTransaction = false) {
     this.kind = kind;
@@ -79,6 +80,11 @@ export class SqlDatabase {
     return new SqlDatabase('postgres', new Kysely({ dialect: new PostgresDialect({ pool }) }));
   }
 
+  /** How many questions failed, each after its repetitions. */
+  get failures(): number {
+    return this.#failures;
+  }
+
   async rows<Row>(query: RawBuilder<Row>): Promise<readonly Row[]> {
     return this.#attempt(async () => (await query.execute(this.#kysely)).rows);
   }
@@ -116,6 +122,7 @@ export class SqlDatabase {
         shouldRetry: ({ error }) => isTransient(error),
       });
     } catch (cause) {
+      if (!this.#isTransaction) this.#failures++;
       // The transaction's own loop has to see the database's code.
       throw this.#isTransaction ? cause : ioError('the catalog cannot be asked', cause);
     }

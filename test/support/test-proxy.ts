@@ -34,7 +34,7 @@ export class TestProxy {
       dataDirectory: this.directory,
       ...this.#config,
     };
-    this.#running = await startProxy(parseProxyConfig(input), { log: this.#log });
+    this.#running = await startProxy(parseProxyConfig(input), { log: this.#log, version: 'test' });
   }
 
   get url(): string {

@@ -1,0 +1,67 @@
+import { isDeepStrictEqual } from 'node:util';
+import type { ProxyConfig } from './config.ts';
+
+/** The keys that may change while the proxy runs: who uses them reads {@link LiveConfig.current} at each use. */
+const LIVE_KEYS = [
+  'upstreams',
+  'defaultUpstream',
+  'tagTtlMs',
+  'logLevel',
+  'drainMs',
+] as const satisfies readonly (keyof ProxyConfig)[];
+
+/** What became of a new configuration. */
+export interface ConfigChange {
+  /** The keys whose new values count from now on. */
+  readonly applied: readonly string[];
+  /** The keys whose new values count after a restart only. */
+  readonly needRestart: readonly string[];
+}
+
+/** The configuration, of which a part may change while the proxy runs. */
+export class LiveConfig {
+  #current: ProxyConfig;
+  readonly #listeners: ((now: ProxyConfig, before: ProxyConfig) => void)[] = [];
+
+  constructor(config: ProxyConfig) {
+    this.#current = config;
+  }
+
+  get current(): ProxyConfig {
+    return this.#current;
+  }
+
+  /** For what has to be made anew. `listener` must not throw: the configuration was checked. */
+  onChange(listener: (now: ProxyConfig, before: ProxyConfig) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  /** Takes over what can change while the proxy runs. */
+  replace(next: ProxyConfig): ConfigChange {
+    const before = this.#current;
+    const live = Object.fromEntries(LIVE_KEYS.map((key) => [key, next[key]]));
+    this.#current = { ...before, ...live };
+    const applied = changedKeys(before, this.#current);
+    if (applied.length > 0) for (const listener of this.#listeners) listener(this.#current, before);
+    return { applied, needRestart: changedKeys(this.#current, next) };
+  }
+}
+
+/** Dotted, down to the first value that is not an object: `conversion.level`. */
+function changedKeys(before: object, now: object, prefix = ''): string[] {
+  const keys = [...new Set([...Object.keys(before), ...Object.keys(now)])];
+  return keys.flatMap((key) => {
+    const [old, fresh]: [unknown, unknown] = [valueAt(before, key), valueAt(now, key)];
+    if (isDeepStrictEqual(old, fresh)) return [];
+    const name = `${prefix}${key}`;
+    return isPlain(old) && isPlain(fresh) ? changedKeys(old, fresh, `${name}.`) : [name];
+  });
+}
+
+function valueAt(holder: object, key: string): unknown {
+  return Object.entries(holder).find(([name]) => name === key)?.[1];
+}
+
+function isPlain(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
