@@ -1,7 +1,8 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Digest } from '../../src/oci/digest.ts';
 import type { LayoutImage } from './images.ts';
+import { NOWHERE } from './nowhere.ts';
 import { run, type StartedProcess, start } from './processes.ts';
 
 /** Where layers are unpacked: each into a copy of what is below it, or into a directory that overlayfs lays over it. */
@@ -39,6 +40,9 @@ state = "${directory}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "${directory}/containerd.sock"
+[plugins."io.containerd.metadata.v1.bolt"]
+  # What one namespace has, others fetch all the same.
+  content_sharing_policy = "isolated"
 [plugins."io.containerd.gc.v1.scheduler"]
   deletion_threshold = 0
   mutation_threshold = 1000000
@@ -72,23 +76,68 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     const work = join(this.#directory, String(this.#unpacked));
     const archive = `${work}.tar`;
     const root = `${work}.root`;
-    const snapshots = ['snapshots', '--snapshotter', snapshotter];
     await run('tar', ['-cf', archive, '-C', image.layout, '.']);
     mkdirSync(root);
     try {
       await this.#ctr('images', 'import', '--snapshotter', snapshotter, '--base-name', name, archive);
-      const mounts = await this.#ctr(...snapshots, 'view', '--mounts', name, chainId);
-      const [mount] = JSON.parse(mounts) as Mount[];
-      if (mount === undefined) throw new Error(`the ${snapshotter} snapshotter has no mount for ${name}`);
-      const { Type: type, Source: source, Options: options } = mount;
-      await run('mount', [...(type === 'bind' ? [] : ['-t', type]), '-o', options.join(','), source, root]);
-      try {
-        return await use(root);
-      } finally {
-        await run('umount', [root]);
-      }
+      return await this.#withView('default', snapshotter, name, chainId, root, use);
     } finally {
       rmSync(archive);
+      rmSync(root, { recursive: true });
+    }
+  }
+
+  /**
+   * Pulls `REGISTRY/REPOSITORY:TAG` or `…@DIGEST` by way of the hosts that a directory of hosts.toml files names, and
+   * unpacks it.
+   *
+   * @param options.namespace what is in one namespace is not in others
+   * @param options.platform all if left out
+   */
+  async pullByHosts(
+    hostsDirectory: string,
+    reference: string,
+    options: { readonly namespace: string; readonly platform?: string; readonly signal?: AbortSignal },
+  ): Promise<void> {
+    const { namespace, platform, signal } = options;
+    const platforms = platform === undefined ? '--all-platforms' : `--platform=${platform}`;
+    const flags = ['--hosts-dir', hostsDirectory, '--snapshotter', 'native', platforms];
+    const pull = ['--namespace', namespace, 'images', 'pull', ...flags, reference];
+    await ctr(this.#directory, pull, signal);
+  }
+
+  /** The digest of an image that was pulled. */
+  async digestOf(namespace: string, reference: string): Promise<string> {
+    const list = await this.#ctr('--namespace', namespace, 'images', 'list', `name==${reference}`);
+    return list.split('\n')[1]?.split(/\s+/)[2] ?? '';
+  }
+
+  /** What it keeps under a digest. */
+  async content(namespace: string, digest: string): Promise<Buffer> {
+    const file = join(
+      this.#directory,
+      'root/io.containerd.content.v1.content/blobs',
+      digest.replace(':', '/'),
+    );
+    // Asks whether this namespace has it; the bytes themselves do not come through a pipe of text.
+    await this.#ctr('--namespace', namespace, 'content', 'label', digest);
+    return readFileSync(file);
+  }
+
+  /** Bytes of each blob that was begun and is not finished, in whatever namespace. */
+  unfinishedBytes(): number[] {
+    const directory = join(this.#directory, 'root/io.containerd.content.v1.content/ingest');
+    return readdirSync(directory).map((name) => statSync(join(directory, name, 'data')).size);
+  }
+
+  /** Gives the path of the root of what was pulled and unpacked to `use`. */
+  async withPulled<T>(namespace: string, chainId: Digest, use: (root: string) => Promise<T>): Promise<T> {
+    const name = `view-${++this.#unpacked}`;
+    const root = join(this.#directory, name);
+    mkdirSync(root);
+    try {
+      return await this.#withView(namespace, 'native', name, chainId, root, use);
+    } finally {
       rmSync(root, { recursive: true });
     }
   }
@@ -108,12 +157,33 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     await this.#process.stop();
   }
 
+  async #withView<T>(
+    namespace: string,
+    snapshotter: Snapshotter,
+    name: string,
+    chainId: Digest,
+    root: string,
+    use: (root: string) => Promise<T>,
+  ): Promise<T> {
+    const view = ['snapshots', '--snapshotter', snapshotter, 'view', '--mounts', name, chainId];
+    const [mount] = JSON.parse(await this.#ctr('--namespace', namespace, ...view)) as Mount[];
+    if (mount === undefined) throw new Error(`the ${snapshotter} snapshotter has no mount for ${name}`);
+    const { Type: type, Source: source, Options: options } = mount;
+    await run('mount', [...(type === 'bind' ? [] : ['-t', type]), '-o', options.join(','), source, root]);
+    try {
+      return await use(root);
+    } finally {
+      await run('umount', [root]);
+    }
+  }
+
   #ctr(...args: string[]): Promise<string> {
     return ctr(this.#directory, args);
   }
 }
 
-async function ctr(directory: string, args: readonly string[]): Promise<string> {
-  const { stdout } = await run('ctr', ['--address', join(directory, 'containerd.sock'), ...args]);
+async function ctr(directory: string, args: readonly string[], signal?: AbortSignal): Promise<string> {
+  const options = { env: NOWHERE, ...(signal === undefined ? {} : { signal }) };
+  const { stdout } = await run('ctr', ['--address', join(directory, 'containerd.sock'), ...args], options);
   return stdout;
 }
