@@ -1,15 +1,14 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { chainIds } from '../src/oci/chain-id.ts';
-import { type Digest, digestOf } from '../src/oci/digest.ts';
-import { parseImageConfig } from '../src/oci/manifest.ts';
+import { digestOf } from '../src/oci/digest.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { clientImage, platformsIndex, startFilledRegistry } from './support/client-images.ts';
-import { Containerd } from './support/containerd.ts';
-import type { MadeManifest } from './support/made-image.ts';
+import { Containerd, writeHosts } from './support/containerd.ts';
+import { type MadeManifest, makeIndex } from './support/made-image.ts';
 import { freePort } from './support/processes.ts';
+import { chainIdOf } from './support/pulled-images.ts';
 import type { Registry } from './support/registry.ts';
 import { RegistryLog } from './support/registry-log.ts';
 import { RequestRecorder } from './support/request-recorder.ts';
@@ -22,11 +21,13 @@ const canRun = requireCapability('root', 'containerd', 'registry');
 /** The registry as images are named after it. It is no host of any network. */
 const HOST = 'reg.example';
 const LARGE_BYTES = 6_000_000;
+const PLATFORMS = platformsIndex(24);
 const IMAGES = {
   'lib/plain:1': clientImage(21),
   'lib/docker:1': clientImage(22, { form: 'docker' }),
   'lib/zstd:1': clientImage(23, { form: 'oci-zstd' }),
-  'lib/platforms:1': platformsIndex(24),
+  'lib/platforms:1': PLATFORMS,
+  'lib/nested:1': makeIndex([{ made: PLATFORMS }]),
   'lib/large:1': clientImage(26, { randomBytes: LARGE_BYTES }),
   'lib/late:1': clientImage(27),
 };
@@ -44,22 +45,13 @@ let byNobody: string;
 
 function hostsOf(name: string, host: string): string {
   const directory = join(scratch, name);
-  mkdirSync(join(directory, HOST), { recursive: true });
-  const lines = [
-    `server = "${registry.baseUrl.origin}"`,
-    `[host."http://${host}"]`,
-    '  capabilities = ["pull", "resolve"]',
-  ];
-  writeFileSync(join(directory, HOST, 'hosts.toml'), lines.join('\n'));
+  writeHosts(directory, HOST, host, registry.baseUrl);
   return directory;
 }
 
 /** The tree of an image that was pulled in a namespace. */
 async function unpacked(namespace: string, image: MadeManifest): Promise<TreeEntry[]> {
-  const { rootfs } = parseImageConfig(image.blobs[0]!);
-  const chainId = chainIds(rootfs.diff_ids as Digest[]).at(-1);
-  if (chainId === undefined) throw new TypeError('an image without layers');
-  return containerd.withPulled(namespace, chainId, readTree);
+  return containerd.withPulled(namespace, chainIdOf(image), readTree);
 }
 
 /** containerd's native snapshotter copies what is below, and gives copied directories the time of the copy. */
@@ -131,26 +123,28 @@ describe.skipIf(!canRun)('containerd with the proxy in its hosts.toml', () => {
     },
   );
 
-  test('an index comes with all its platforms', async () => {
-    const index = IMAGES['lib/platforms:1'];
-    const reference = `${HOST}/lib/platforms:1`;
-    await containerd.pullByHosts(straight, reference, { namespace: 'platforms-straight' });
-    await containerd.pullByHosts(byProxy, reference, { namespace: 'platforms' });
-    expect(await containerd.digestOf('platforms', reference)).toBe(index.descriptor.digest);
-    await expectContent('platforms', index);
-    for (const image of index.manifests) {
-      const expected = await unpacked('platforms-straight', image);
-      expect(differences(expected, await unpacked('platforms', image))).toEqual([]);
-    }
-  });
+  test.each(['platforms', 'nested'] as const)(
+    'an index comes with all its platforms, also if it stands in another: %s',
+    async (name) => {
+      const index = IMAGES[`lib/${name}:1`];
+      const reference = `${HOST}/lib/${name}:1`;
+      await containerd.pullByHosts(straight, reference, { namespace: `${name}-straight` });
+      await containerd.pullByHosts(byProxy, reference, { namespace: name });
+      expect(await containerd.digestOf(name, reference)).toBe(index.descriptor.digest);
+      await expectContent(name, index);
+      for (const image of PLATFORMS.manifests) {
+        const expected = await unpacked(`${name}-straight`, image);
+        expect(differences(expected, await unpacked(name, image))).toEqual([]);
+      }
+    },
+  );
 
   test('one platform of an index comes without the others', async () => {
-    const index = IMAGES['lib/platforms:1'];
-    const [amd64, arm64] = index.manifests;
-    const reference = `${HOST}/lib/platforms@${index.descriptor.digest}`;
+    const { amd64, arm64 } = PLATFORMS.images;
+    const reference = `${HOST}/lib/platforms@${PLATFORMS.descriptor.digest}`;
     await containerd.pullByHosts(byProxy, reference, { namespace: 'arm64', platform: 'linux/arm64' });
-    await expectContent('arm64', arm64!);
-    await expect(containerd.content('arm64', digestOf(amd64!.blobs[1]!))).rejects.toThrow(/not found/);
+    await expectContent('arm64', arm64);
+    await expect(containerd.content('arm64', digestOf(amd64.blobs[1]!))).rejects.toThrow(/not found/);
   });
 
   test('a pull that was killed in the middle of a layer goes on from there', async () => {

@@ -1,7 +1,7 @@
 /** Images that real clients pull and unpack. */
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { digestOf } from '../../src/oci/digest.ts';
-import { OCI_EMPTY, OCI_MANIFEST } from '../../src/oci/media-types.ts';
+import { type Digest, digestOf } from '../../src/oci/digest.ts';
+import { DOCKER_MANIFEST_LIST, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST } from '../../src/oci/media-types.ts';
 import { DOCKER_GZIP, OCI_GZIP, OCI_ZSTD } from './layer-forms.ts';
 import {
   describeBytes,
@@ -16,6 +16,12 @@ import { randomBytes } from './random-bytes.ts';
 import { type Registry, type RegistryOptions, startRegistry } from './registry.ts';
 import { END_BLOCKS, tarMember } from './tar-blocks.ts';
 
+/** One that clients can unpack. */
+export interface ClientImage extends MadeManifest {
+  /** SHA-256 of {@link RANDOM_FILE}. */
+  readonly content: Digest;
+}
+
 export interface ClientImageOptions {
   readonly form?: 'oci' | 'docker' | 'oci-zstd';
   readonly architecture?: string;
@@ -23,7 +29,7 @@ export interface ClientImageOptions {
   readonly randomBytes?: number;
 }
 
-/** Where the unpacked images have the bytes of {@link randomFileOf}. */
+/** The largest file of the unpacked images. */
 export const RANDOM_FILE = 'data/random';
 
 const HISTORY = ['base', 'top'].map((name) => ({ created: '2025-05-20T00:00:00Z', created_by: name }));
@@ -32,25 +38,29 @@ const HISTORY = ['base', 'top'].map((name) => ({ created: '2025-05-20T00:00:00Z'
  * An image of two layers: files, links and directories below; a file replaced, one removed and a directory hidden
  * above. No two seeds share a layer.
  */
-export function clientImage(seed: number, options: ClientImageOptions = {}): MadeManifest {
+export function clientImage(seed: number, options: ClientImageOptions = {}): ClientImage {
   const { form = 'oci', architecture = 'amd64' } = options;
-  const layers = [baseTar(seed, options.randomBytes), topTar(seed)].map((tar) => layerOfTar(tar, form));
+  const random = randomBytes(options.randomBytes ?? 1_500_000, seed);
+  const layers = [baseTar(seed, random), topTar(seed)].map((tar) => layerOfTar(tar, form));
   const config = { architecture, config: { Cmd: ['/bin/true'] }, history: HISTORY };
-  return makeImage(layers, { docker: form === 'docker', config });
-}
-
-export function randomFileOf(seed: number, length = 1_500_000): Buffer {
-  return randomBytes(length, seed);
+  return { ...makeImage(layers, { docker: form === 'docker', config }), content: digestOf(random) };
 }
 
 /** One image each for amd64 and arm64. */
-export function platformsIndex(seed: number): MadeManifest {
-  return makeIndex(
-    ['amd64', 'arm64'].map((architecture, at) => ({
-      made: clientImage(seed + at, { architecture }),
-      more: { platform: { os: 'linux', architecture } },
-    })),
-  );
+export function platformsIndex(
+  seed: number,
+  options: Pick<ClientImageOptions, 'form'> = {},
+): MadeManifest & { readonly images: { readonly amd64: ClientImage; readonly arm64: ClientImage } } {
+  const [amd64, arm64] = [
+    clientImage(seed, { ...options, architecture: 'amd64' }),
+    clientImage(seed + 1, { ...options, architecture: 'arm64' }),
+  ];
+  const entries = Object.entries({ amd64, arm64 }).map(([architecture, made]) => ({
+    made,
+    more: { platform: { os: 'linux', architecture } },
+  }));
+  const mediaType = options.form === 'docker' ? DOCKER_MANIFEST_LIST : OCI_INDEX;
+  return { ...makeIndex(entries, mediaType), images: { amd64, arm64 } };
 }
 
 /** What ORAS makes of two files: an artifactType, and a config of two bytes. */
@@ -83,7 +93,7 @@ export async function startFilledRegistry(
   return startRegistry(options);
 }
 
-function baseTar(seed: number, length?: number): Buffer {
+function baseTar(seed: number, random: Buffer): Buffer {
   return Buffer.concat([
     tarMember({ path: 'bin/', type: '5', mode: 0o755 }),
     tarMember({ path: 'bin/tool', mode: 0o4755 }, '#!/bin/false\n'),
@@ -95,7 +105,7 @@ function baseTar(seed: number, length?: number): Buffer {
     tarMember({ path: 'etc/d/', type: '5', mode: 0o750 }),
     tarMember({ path: 'etc/d/hidden' }, 'to be hidden'),
     tarMember({ path: 'data/', type: '5', mode: 0o755 }),
-    tarMember({ path: RANDOM_FILE }, randomFileOf(seed, length)),
+    tarMember({ path: RANDOM_FILE }, random),
     END_BLOCKS,
   ]);
 }

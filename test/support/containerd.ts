@@ -187,3 +187,18 @@ async function ctr(directory: string, args: readonly string[], signal?: AbortSig
   const { stdout } = await run('ctr', ['--address', join(directory, 'containerd.sock'), ...args], options);
   return stdout;
 }
+
+/**
+ * Writes a hosts.toml for images of `registry`: the host that is asked first, by http, and the server behind it.
+ *
+ * @param directory what {@link Containerd.pullByHosts} takes
+ */
+export function writeHosts(directory: string, registry: string, host: string, server: URL): void {
+  mkdirSync(join(directory, registry), { recursive: true });
+  const lines = [
+    `server = "${server.origin}"`,
+    `[host."http://${host}"]`,
+    '  capabilities = ["pull", "resolve"]',
+  ];
+  writeFileSync(join(directory, registry, 'hosts.toml'), lines.join('\n'));
+}

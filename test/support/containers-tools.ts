@@ -17,7 +17,7 @@ export class ContainersTools {
     const settings = join(directory, 'home', '.config', 'containers');
     mkdirSync(settings, { recursive: true });
     writeFileSync(join(settings, 'policy.json'), '{ "default": [{ "type": "insecureAcceptAnything" }] }');
-    writeFileSync(join(directory, 'registries.conf'), registries);
+    writeFileSync(join(settings, 'registries.conf'), registries);
     writeFileSync(join(directory, 'auth.json'), '{}');
     writeFileSync(
       join(directory, 'containers.conf'),
@@ -52,14 +52,25 @@ export class ContainersTools {
   async #run(program: string, args: readonly string[]): Promise<string> {
     const env = {
       ...NOWHERE,
-      CONTAINERS_REGISTRIES_CONF: join(this.directory, 'registries.conf'),
       CONTAINERS_CONF: join(this.directory, 'containers.conf'),
       REGISTRY_AUTH_FILE: join(this.directory, 'auth.json'),
-      // Where they note which layer they have seen where.
-      XDG_DATA_HOME: join(this.directory, 'home'),
+      // Of settings, and of notes on which layer was seen where.
       HOME: join(this.directory, 'home'),
     };
     const { stdout } = await run(program, args, { env });
     return stdout.trim();
   }
+}
+
+/** The part of registries.conf for one registry with a mirror, which is asked by http. */
+export function mirrored(registry: string, mirror: string, options = { insecure: false }): string {
+  return `
+[[registry]]
+prefix = "${registry}"
+location = "${registry}"
+insecure = ${options.insecure}
+[[registry.mirror]]
+location = "${mirror}"
+insecure = true
+`;
 }

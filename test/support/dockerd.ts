@@ -10,11 +10,11 @@ const CLIENT = '/usr/bin/docker';
 
 /** A Docker daemon of our own, with nothing in it. Needs `root` and `docker`. */
 export class Dockerd {
-  readonly #directory: string;
+  readonly directory: string;
   readonly #process: StartedProcess;
 
   private constructor(directory: string, process: StartedProcess) {
-    this.#directory = directory;
+    this.directory = directory;
     this.#process = process;
   }
 
@@ -59,14 +59,14 @@ export class Dockerd {
 
   /** Runs `docker ARGS` and resolves to what it prints. Rejects with what it says if it fails. */
   docker(...args: readonly string[]): Promise<string> {
-    return docker(this.#directory, args);
+    return docker(this.directory, args);
   }
 
   /** Stops it and removes all that it has. */
   async remove(): Promise<void> {
     await this.#process.stop();
-    await unmountBelow(this.#directory);
-    rmSync(this.#directory, { recursive: true });
+    await unmountBelow(this.directory);
+    rmSync(this.directory, { recursive: true });
   }
 }
 

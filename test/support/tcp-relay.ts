@@ -14,6 +14,7 @@ export class TcpRelay {
   readonly host: string;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  readonly #stalled: (() => void)[] = [];
   #trouble: Trouble | null = null;
 
   private constructor(server: Server, host: string) {
@@ -48,9 +49,10 @@ export class TcpRelay {
     return this.#trouble?.left ?? 0;
   }
 
-  /** Later connections are whole again. */
+  /** What was stalled goes on, and later connections are whole again. */
   mend(): void {
     this.#trouble = null;
+    for (const goOn of this.#stalled.splice(0)) goOn();
   }
 
   async stop(): Promise<void> {
@@ -89,8 +91,14 @@ export class TcpRelay {
       trouble.left--;
       server.pause();
       // What was carried before the trouble arrives.
-      client.write(bytes.subarray(0, Math.max(0, roomBytes)), () => {
+      const room = Math.max(0, roomBytes);
+      client.write(bytes.subarray(0, room), () => {
         if (trouble.kind === 'reset') client.resetAndDestroy();
+      });
+      if (trouble.kind === 'reset') return;
+      this.#stalled.push(() => {
+        client.write(bytes.subarray(room));
+        server.resume();
       });
     });
     server.once('end', () => client.end());
