@@ -5,6 +5,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { Hono } from 'hono';
 import type { Logger } from 'pino';
 import { type Answer, bufferAnswer, type ProxyRequest, RequestNotes, writeAnswer } from './answer.ts';
+import { onConnectionEnd } from './connection-end.ts';
 import { errorAnswer, RequestError } from './errors.ts';
 import { unknownCode } from './paths.ts';
 import { readTarget, refuseDotSegments } from './request-target.ts';
@@ -82,7 +83,7 @@ export class HttpSide {
     const onClose = () => {
       if (isClosed) return;
       isClosed = true;
-      socket.off('close', onClose);
+      takeBack();
       if (!outgoing.writableFinished) gone.abort(new Error('the client is gone'));
       const status = outgoing.headersSent ? outgoing.statusCode : null;
       const sentBytes = socket.bytesWritten - bytesBefore;
@@ -100,7 +101,7 @@ export class HttpSide {
     };
     outgoing.once('close', onClose);
     // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
-    socket.once('close', onClose);
+    const takeBack = onConnectionEnd(socket, onClose);
     const request = { method, ...readTarget(url), headers, signal: gone.signal, notes };
     const answer = await settle(route, request, parameters, log);
     const common = { ...commonHeaders(request), 'x-request-id': id };
