@@ -113,6 +113,11 @@ describe.skipIf(!canRun)('podman, buildah and skopeo, in front of a registry tha
     expect(await pullWithPodman(tools, 'docker.io/hub:1')).toEqual(pulled(IMAGES['library/hub:1']));
   });
 
+  test("of Docker Hub's own images a prefix needs no library/", async () => {
+    const files = await copyWithSkopeo(tools, `${proxy.host}/docker.io/hub:1`);
+    expect(files).toEqual(copied(IMAGES['library/hub:1']));
+  });
+
   test.each(NAMES)('buildah pulls %s by its prefix, by tag and by digest', async (name) => {
     const prefix = `${proxy.host}/${HOST}`;
     expect(await pullWithBuildah(tools, `${prefix}/${name}`)).toEqual(pulled(IMAGES[name]));
