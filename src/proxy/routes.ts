@@ -4,6 +4,7 @@ import { READING, type Route } from './http.ts';
 import { answerReadiness, type Readiness } from './readiness.ts';
 import { answerStatus, type StatusParts } from './service-status.ts';
 import { answerConversion, answerConversions, answerRetry, type ConversionParts } from './status.ts';
+import { answerUi } from './ui.ts';
 
 /** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
 export function clientRoutes(
@@ -33,6 +34,7 @@ export function clientRoutes(
 export function adminRoutes(conversions: ConversionParts, status: StatusParts): readonly Route[] {
   return [
     { path: '/metrics', methods: READING, kind: 'metrics', handle: () => status.metrics.answer() },
+    { path: '/ui', methods: READING, kind: 'ui', handle: answerUi },
     { path: '/dadi/v1/status', methods: READING, kind: 'status', handle: () => answerStatus(status) },
     {
       path: '/dadi/v1/conversions',
