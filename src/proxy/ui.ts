@@ -9,7 +9,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; }
 dt { color: #5b6576; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #dde2ea; vertical-align: top;
   overflow-wrap: anywhere; }
-th { font-weight: 500; color: #5b6576; } .good { color: #17703a; } .bad, #trouble { color: #b3261e; }
+th { font-weight: 500; color: #5b6576; white-space: nowrap; } .good { color: #17703a; } .bad, #trouble { color: #b3261e; }
 button { font: inherit; white-space: nowrap; }
 @media (prefers-color-scheme: dark) {
   body { background: #14171c; color: #dfe4ec; } th, td { border-color: #313845; } th, dt { color: #97a1b2; }
