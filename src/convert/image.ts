@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseDigest } from '../oci/digest.ts';
+import { type Digest, parseDigest } from '../oci/digest.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
 import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, ConvertedLayerRecord } from '../store/catalog.ts';
@@ -23,15 +23,37 @@ export interface ConversionContext {
   readonly profile: ConversionProfile;
   readonly limits: ConversionLimits;
   readonly workers: LayerWorkers;
+  /** Where others may convert the same chains at the same time. */
+  readonly chains?: ChainGuard;
+  /** Of the image among those that are converted at the same time: the greater one goes first. May change. */
+  readonly priority?: () => number;
   readonly signal: AbortSignal;
 }
+
+/** Sees to it that a chain is converted by one at a time. */
+export interface ChainGuard {
+  /**
+   * What `known` finds, which is asked again after somebody else was at the chain; else what `work` makes while nobody
+   * else is at it. Its signal fires with `signal`, or when that can no longer be made sure: then it is tried again.
+   */
+  once<T>(
+    chainId: Digest,
+    known: () => Promise<T | null>,
+    work: (signal: AbortSignal) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T>;
+}
+
+const ALONE: ChainGuard = {
+  once: async (_chainId, known, work, signal) => (await known()) ?? (await work(signal)),
+};
 
 export interface ImageToConvert {
   readonly manifest: ImageManifest;
   readonly descriptor: Descriptor;
   readonly config: ImageConfig;
   /**
-   * Where the bytes of a layer are on this machine. Called once for each layer converted; closed when that is over.
+   * Where the bytes of a layer are on this machine. Called when a layer is converted; closed when that is over.
    */
   readonly layerFile: (layer: Descriptor, signal: AbortSignal) => Promise<LocalFile>;
   /** Removes that file when it turned out to hold other bytes, if it is ours: the next attempt gets it anew. */
@@ -84,12 +106,15 @@ async function convertLayers(
   const scratch = join(context.store.scratch(), `convert-${randomUUID()}`);
   await mkdir(scratch);
   const running: Promise<ConvertedLayerRecord>[] = [];
+  const turns = context.workers.image(context.priority ?? (() => 0));
+  const chains = context.chains ?? ALONE;
   try {
     for (const [index, layer] of plan.entries()) {
       const below = running.slice();
-      const task = context.workers.turn(async () => {
-        const known = await knownLayer(layer, context, held);
-        const record = known ?? (await convertOne(layer, index, below));
+      const known = () => knownLayer(layer, context, held);
+      const work = (signal: AbortSignal) => convertOne(layer, index, below, signal);
+      const task = turns.run(async () => {
+        const record = await chains.once(layer.chainId, known, work, signal);
         imageLimits.layer(record.tarSizeBytes, layer.descriptor.size);
         progress.finish(index);
         return record;
@@ -108,11 +133,12 @@ async function convertLayers(
     layer: PlannedLayer,
     index: number,
     below: readonly Promise<ConvertedLayerRecord>[],
+    signal: AbortSignal,
   ): Promise<ConvertedLayerRecord> {
     signal.throwIfAborted();
     const { chainId, parentChainId, diffId, descriptor } = layer;
     const { profile, limits, store, catalog } = context;
-    const outputPath = join(scratch, `${index}.dadi`);
+    const outputPath = join(scratch, `${index}-${randomUUID()}.dadi`);
     const result = await withFiles(async (files) => {
       const { path: layerPath } = await files.add(layerFile(descriptor, signal));
       const result = await context.workers.convert(

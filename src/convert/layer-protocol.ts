@@ -24,6 +24,8 @@ export interface ThreadData {
   /** Memory of its own {@link SharedWork}, and of the {@link Bell} of all. */
   readonly work: SharedArrayBuffer;
   readonly bell: SharedArrayBuffer;
+  /** Of the thread alone; 0 is as the process. */
+  readonly niceness: number;
 }
 
 /**

@@ -6,6 +6,7 @@ import { convertLayer } from './convert-layer.ts';
 import type { LayerMessage, LayerRequest, LayerTask, ThreadData } from './layer-protocol.ts';
 import { LowerLayers } from './lower-layers.ts';
 import { SharedWork } from './shared-work.ts';
+import { lowerThreadPriority } from './thread-priority.ts';
 
 class LayerThread {
   readonly #port: MessagePort;
@@ -112,4 +113,8 @@ class LayerThread {
   }
 }
 
-if (parentPort !== null) void new LayerThread(parentPort, workerData as ThreadData).help();
+if (parentPort !== null) {
+  const data = workerData as ThreadData;
+  lowerThreadPriority(data.niceness);
+  void new LayerThread(parentPort, data).help();
+}

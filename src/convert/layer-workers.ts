@@ -1,8 +1,8 @@
 import { Worker } from 'node:worker_threads';
-import pLimit, { type LimitFunction } from 'p-limit';
 import { Bell } from './bell.ts';
 import { ConvertError } from './errors.ts';
 import type { LayerMessage, LayerRequest, LayerResult, LayerTask, ThreadData } from './layer-protocol.ts';
+import { type ImageTurns, LayerTurns } from './layer-turns.ts';
 import { SharedWork } from './shared-work.ts';
 
 const WORKER_URL = new URL(
@@ -44,30 +44,26 @@ export class LayerWorkers {
   readonly #size: number;
   readonly #threads = new Set<Thread>();
   readonly #idle: Thread[] = [];
-  readonly #limit: LimitFunction;
+  readonly #turns: LayerTurns;
   readonly #bell = new Bell();
-  /** Under way, or waiting. */
-  #turns = 0;
+  readonly #niceness: number;
   #lastNumber = 0;
 
-  /** @param size how many layers are converted at the same time, and how many threads there are */
-  constructor(size: number) {
+  /**
+   * @param size how many layers are converted at the same time, and how many threads there are
+   * @param options.niceness of the threads, where the system has one for each: the kernel's, 0 is as everybody else
+   */
+  constructor(size: number, { niceness = 0 }: { readonly niceness?: number } = {}) {
     this.#size = size;
-    this.#limit = pLimit(size);
+    this.#niceness = niceness;
+    this.#turns = new LayerTurns(size, () => {
+      for (const thread of this.#threads) tell(thread, { type: 'release' });
+    });
   }
 
-  /**
-   * Runs `work`, which converts at most one layer, when it is its turn: first come, first served. So a layer
-   * whose turn it is waits for layers below it that are being converted, never for one that has no thread.
-   */
-  async turn<T>(work: () => Promise<T>): Promise<T> {
-    this.#turns++;
-    try {
-      return await this.#limit(work);
-    } finally {
-      this.#turns--;
-      if (this.#turns === 0) for (const thread of this.#threads) tell(thread, { type: 'release' });
-    }
+  /** Turns for the layers of one image; see {@link LayerTurns.image}. */
+  image(priority: () => number): ImageTurns {
+    return this.#turns.image(priority);
   }
 
   /**
@@ -105,7 +101,12 @@ export class LayerWorkers {
   #start(): Thread {
     const work = new SharedWork();
     const number = ++this.#lastNumber;
-    const workerData: ThreadData = { number, work: work.memory, bell: this.#bell.memory };
+    const workerData: ThreadData = {
+      number,
+      work: work.memory,
+      bell: this.#bell.memory,
+      niceness: this.#niceness,
+    };
     const worker = new Worker(WORKER_URL, {
       workerData,
       resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB },

@@ -69,7 +69,12 @@ test('an owner that nobody helps does all work itself', () => {
 
 describe('with a thread that helps', () => {
   const directory = mkdtempSync(join(tmpdir(), 'shared-work-'));
-  const workerData: ThreadData = { number: 1, work: new SharedWork().memory, bell: bell.memory };
+  const workerData: ThreadData = {
+    number: 1,
+    work: new SharedWork().memory,
+    bell: bell.memory,
+    niceness: 10,
+  };
   let worker: Worker;
   const say = (request: LayerRequest) => worker.postMessage(request);
 

@@ -97,6 +97,12 @@ const schema = z
         blockSize: z.literal([4096, 8192, 16_384, 32_768], 'is 4096, 8192, 16384 or 32768').default(32_768),
         /** Layers converted at the same time, a thread each. */
         concurrency: z.int().min(1).max(256).default(availableParallelism()),
+        /** Images converted at the same time. */
+        images: z.int().min(1).max(256).default(2),
+        /** Layers fetched at the same time that nobody but conversions waits for. */
+        downloads: z.int().min(1).max(256).default(2),
+        /** After so long without a word, a replica's conversions are taken over by another one. */
+        leaseMs: z.int().min(1_000).max(3_600_000).default(30_000),
         /** What a conversion may cost. */
         limits,
       })

@@ -8,8 +8,10 @@ import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { OCI_CONFIG, OCI_INDEX, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
 import { Catalog } from '../store/catalog.ts';
+import { PRIORITY } from '../store/conversion-priority.ts';
 import type { ConversionRecord } from '../store/conversion-table.ts';
 import { StoreError } from '../store/errors.ts';
+import { ConversionNews } from './conversion-news.ts';
 import { ConversionQueue, type Converter } from './conversion-queue.ts';
 import { conversionStatus } from './conversion-status.ts';
 import type { ServedManifest } from './manifests.ts';
@@ -40,13 +42,17 @@ afterEach(async () => {
 
 function start(
   convert: Converter = async (record) => convertedFrom(record),
-  { policy = 'v1', indexImages = 3 } = {},
+  { policy = 'v1', indexImages = 3, images = 1, pollMs = null as number | null } = {},
 ): void {
   queue = new ConversionQueue({
     catalog,
     profile: 'p',
     policy,
     indexImages,
+    images,
+    leaseMs: 30_000,
+    pollMs,
+    news: new ConversionNews(),
     log,
     convert: (record, options) => {
       begun.push(record.digest);
@@ -88,6 +94,14 @@ function index(...images: ServedManifest[]): ServedManifest {
   return served({ manifests: [...manifests, attestation] }, OCI_INDEX);
 }
 
+const enqueue = ({ digest }: { digest: Digest }) =>
+  catalog.conversions.enqueue(
+    {
+      ...{ ...WHERE, digest, profile: 'p', kind: 'image', platform: null },
+      ...{ priority: PRIORITY.pulled, notBeforeMs: 0, policy: 'v1' },
+    },
+    0,
+  );
 const openCatalog = () => Catalog.openSqlite(join(directory, 'catalog.db'));
 const recordOf = ({ digest }: { digest: Digest }) => catalog.conversions.get(digest, 'p');
 const stateOf = async (manifest: ServedManifest) => (await recordOf(manifest))?.state ?? null;
@@ -129,6 +143,129 @@ test('one image at a time is converted, in the order of the pulls', async () => 
   expect(await statesOf(one, two)).toEqual(['done', 'running']);
   gates.get(two.digest)!.resolve();
   await tick();
+});
+
+/** Conversions that go on until they are told to end. */
+function gated() {
+  const gates = new Map<Digest, PromiseWithResolvers<void>>();
+  const convert: Converter = async (record, { signal }) => {
+    const gate = Promise.withResolvers<void>();
+    gates.set(record.digest, gate);
+    signal.addEventListener('abort', () => gate.reject(signal.reason));
+    await gate.promise;
+    return convertedFrom(record);
+  };
+  return { convert, end: ({ digest }: { digest: Digest }) => gates.get(digest)!.resolve() };
+}
+
+test('several images are converted at once, no more than are allowed', async () => {
+  const { convert, end } = gated();
+  start(convert, { images: 2 });
+  const images = ['one', 'two', 'three'].map((name) => image(name));
+  for (const each of images) {
+    await queue.offer(WHERE, each);
+    await tick(1);
+  }
+  expect(await statesOf(...images)).toEqual(['running', 'running', 'queued']);
+  end(images[1]!);
+  await tick(1);
+  expect(await statesOf(...images)).toEqual(['running', 'done', 'running']);
+});
+
+test('an image that a node waits for begins though all places are taken, once', async () => {
+  const { convert, end } = gated();
+  start(convert);
+  const [running, queued, awaited, alsoAwaited] = ['a', 'b', 'c', 'd'].map((name) => image(name));
+  await queue.offer(WHERE, running!);
+  await tick(1);
+  await queue.offer(WHERE, queued!);
+  await queue.offer(WHERE, awaited!);
+  await queue.offer(WHERE, alsoAwaited!);
+  await tick(1);
+  expect(begun).toEqual([running!.digest]);
+  await queue.offer(WHERE, awaited!, PRIORITY.waitingNode);
+  await queue.offer(WHERE, alsoAwaited!, PRIORITY.waitingNode);
+  await tick(1);
+  expect(begun).toEqual([running!.digest, awaited!.digest]);
+  end(running!);
+  await tick(1);
+  expect(begun).toEqual([running!.digest, awaited!.digest, alsoAwaited!.digest]);
+  expect(await stateOf(queued!)).toBe('queued');
+});
+
+test('a node that waits for a running image makes it more urgent than the other running ones', async () => {
+  const priorities = new Map<Digest, () => number>();
+  start(
+    (record, { priority, signal }) => {
+      priorities.set(record.digest, priority);
+      return new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+    },
+    { images: 2 },
+  );
+  const [one, two] = [image('one'), image('two')];
+  await queue.offer(WHERE, one);
+  await queue.offer(WHERE, two, PRIORITY.preheat);
+  await tick(1);
+  const now = () => [one, two].map(({ digest }) => priorities.get(digest)!());
+  expect(now()).toEqual([PRIORITY.pulled, PRIORITY.preheat]);
+  await queue.offer(WHERE, two, PRIORITY.waitingNode);
+  expect(now()).toEqual([PRIORITY.pulled, PRIORITY.waitingNode]);
+});
+
+test('what is pulled goes before what is preheated', async () => {
+  const { convert, end } = gated();
+  start(convert);
+  const [running, preheated, pulled] = [image('running'), image('preheated'), image('pulled')];
+  await queue.offer(WHERE, running);
+  await tick(1);
+  await queue.offer(WHERE, preheated, PRIORITY.preheat);
+  await queue.offer(WHERE, pulled);
+  end(running);
+  await tick(1);
+  expect(begun).toEqual([running.digest, pulled.digest]);
+});
+
+test('what another process queues in the same catalog is seen', async () => {
+  start(undefined, { pollMs: 3_000 });
+  await tick();
+  const one = image('one');
+  await enqueue(one);
+  await tick(6_000);
+  expect(await stateOf(one)).toBe('done');
+});
+
+test('a conversion that another process has taken meanwhile is given up, and its outcome not spoiled', async () => {
+  vi.useRealTimers();
+  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
+  const aborted = vi.fn();
+  start((_record, { signal }) => {
+    signal.addEventListener('abort', aborted);
+    return new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+  });
+  const one = image('one');
+  await queue.offer(WHERE, one);
+  await tick();
+  vi.spyOn(catalog.conversions, 'renew').mockResolvedValue(false);
+  await tick(15_000);
+  expect(aborted).toHaveBeenCalledTimes(1);
+  expect(await recordOf(one)).toMatchObject({ state: 'running', attempts: 0 });
+});
+
+test('a conversion whose lease cannot be renewed is given up when it ends', async () => {
+  vi.useRealTimers();
+  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
+  const aborted = vi.fn();
+  start((_record, { signal }) => {
+    signal.addEventListener('abort', aborted);
+    return new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+  });
+  await queue.offer(WHERE, image('one'));
+  await tick();
+  vi.spyOn(catalog.conversions, 'renew').mockRejectedValue(new Error('the database is away'));
+  await tick(25_000);
+  expect(aborted).not.toHaveBeenCalled();
+  await tick(6_000);
+  expect(aborted).toHaveBeenCalledTimes(1);
 });
 
 test('of an index the platform that is pulled comes first, the others follow, then the index', async () => {
@@ -330,19 +467,7 @@ test('what runs when the queue is stopped is queued again, and goes on after the
 
 test('what ran when the process was killed goes on after the next start', async () => {
   const one = image('one');
-  await catalog.conversions.enqueue(
-    {
-      ...WHERE,
-      digest: one.digest,
-      profile: 'p',
-      kind: 'image',
-      platform: null,
-      priority: 0,
-      notBeforeMs: 0,
-      policy: 'v1',
-    },
-    0,
-  );
+  await enqueue(one);
   await catalog.conversions.takeNext('p', 30_000, 1);
   await catalog.close();
   catalog = await openCatalog();

@@ -6,6 +6,7 @@ import type { Digest } from '../oci/digest.ts';
 import type { IndexManifest, Manifest } from '../oci/manifest.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
+import { PRIORITY } from '../store/conversion-priority.ts';
 import type {
   ConversionFailure,
   ConversionProgress,
@@ -13,32 +14,39 @@ import type {
   ConversionRequest,
   ConvertedManifest,
 } from '../store/conversion-table.ts';
+import type { ConversionNews } from './conversion-news.ts';
 import { tryToKeep } from './keep.ts';
+import { KeptLease } from './kept-lease.ts';
 import { readManifest, type ServedManifest } from './manifests.ts';
 import { failureOf } from './retry-policy.ts';
 
 /** Converts one image or index. What it makes is in the store when it resolves. */
 export type Converter = (
   record: ConversionRecord,
-  options: { signal: AbortSignal; onProgress: (progress: ConversionProgress) => void },
+  options: {
+    signal: AbortSignal;
+    onProgress: (progress: ConversionProgress) => void;
+    /** Among those that run; may grow meanwhile. */
+    priority: () => number;
+  },
 ) => Promise<ConvertedManifest>;
 
-/** Somebody pulled it. */
-const ASKED = 1;
-/** A platform of an index that was pulled. */
-const NOT_ASKED = 0;
 /** Time for a client to say which of an index's platforms it wants, before the others take their turn. */
 const INDEX_DELAY_MS = 2_000;
-/** A conversion whose process says nothing for so long is taken up by another one. */
-const LEASE_MS = 30_000;
 /** So many processes may end while they convert an image before it is taken to be what ends them. */
 const MAX_INTERRUPTIONS = 3;
 const PROGRESS_INTERVAL_MS = 200;
 const CATALOG_RETRY_MS = 5_000;
 
+interface Running {
+  priority: number;
+  /** Resolves when nothing of it runs any more. */
+  over: Promise<void>;
+}
+
 /**
- * Converts what is pulled, one image after the other, in the background. The queue is in the catalog: a
- * restart goes on where it was.
+ * Converts what is pulled, a few images at a time, in the background. The queue is in the catalog: a restart goes on
+ * where it was, and processes that share the catalog share the work.
  */
 export class ConversionQueue {
   readonly #catalog: Catalog;
@@ -46,14 +54,23 @@ export class ConversionQueue {
   readonly #policy: string;
   readonly #indexImages: number;
   readonly #convert: Converter;
+  readonly #images: number;
+  readonly #leaseMs: number;
+  readonly #pollMs: number | null;
+  readonly #news: ConversionNews;
   readonly #log: Logger;
   readonly #stop = new AbortController();
+  readonly #running = new Map<Digest, Running>();
   #wake = Promise.withResolvers<void>();
   #loop: Promise<void> | null = null;
 
   /**
    * @param parts.policy what failed under it is not tried again when it is pulled
    * @param parts.indexImages of an index with more images, none is queued unless it is pulled itself
+   * @param parts.images so many are converted at a time, and one more that a node waits for
+   * @param parts.leaseMs a conversion whose process says nothing for so long is taken up by another one
+   * @param parts.pollMs how often to look for what other processes have queued; null where there are none
+   * @param parts.news is told of each layer and each end
    */
   constructor(parts: {
     catalog: Catalog;
@@ -61,6 +78,10 @@ export class ConversionQueue {
     policy: string;
     indexImages: number;
     convert: Converter;
+    images: number;
+    leaseMs: number;
+    pollMs: number | null;
+    news: ConversionNews;
     log: Logger;
   }) {
     this.#catalog = parts.catalog;
@@ -68,6 +89,10 @@ export class ConversionQueue {
     this.#policy = parts.policy;
     this.#indexImages = parts.indexImages;
     this.#convert = parts.convert;
+    this.#images = parts.images;
+    this.#leaseMs = parts.leaseMs;
+    this.#pollMs = parts.pollMs;
+    this.#news = parts.news;
     this.#log = parts.log;
   }
 
@@ -76,16 +101,23 @@ export class ConversionQueue {
     this.#loop = this.#run();
   }
 
-  /** Gives up the running conversion, which is queued again, and waits until nothing of it runs. */
+  /** Gives up the running conversions, which are queued again, and waits until nothing of them runs. */
   async stop(): Promise<void> {
     this.#stop.abort(new Error('the proxy is being stopped'));
     await this.#loop;
   }
 
-  /** Queues a manifest that was pulled. Cheap when that was done before; never rejects: the pull goes on. */
-  async offer(where: RepositoryName, served: ServedManifest): Promise<void> {
+  /**
+   * Queues a manifest. Cheap when that was done before; never rejects: the pull goes on.
+   * @param priority see {@link PRIORITY}; of one that is there already, the greater one counts
+   */
+  async offer(
+    where: RepositoryName,
+    served: ServedManifest,
+    priority: number = PRIORITY.pulled,
+  ): Promise<void> {
     try {
-      await this.#enqueue(where, served);
+      await this.#enqueue(where, served, priority);
     } catch (error) {
       this.#log.error({ err: error, ...where, digest: served.digest }, 'an image could not be queued');
     }
@@ -93,24 +125,26 @@ export class ConversionQueue {
 
   /** Queues a failed conversion again because somebody asks for it; of an index, its failed images too. */
   async retry(digest: Digest): Promise<void> {
-    await this.#catalog.conversions.retry(digest, this.#profile, ASKED, Date.now());
+    await this.#catalog.conversions.retry(digest, this.#profile, PRIORITY.pulled, Date.now());
     this.#wake.resolve();
   }
 
-  async #enqueue(where: RepositoryName, served: ServedManifest): Promise<void> {
+  async #enqueue(where: RepositoryName, served: ServedManifest, priority: number): Promise<void> {
     const nowMs = Date.now();
-    if (await this.#isSettled(served.digest)) return;
+    const { digest } = served;
+    const running = this.#running.get(digest);
+    if (running !== undefined) running.priority = Math.max(running.priority, priority);
+    if (await this.#isSettled(digest)) return;
     const manifest = readManifest(served);
     if (manifest === null || whyNotConverted(manifest) !== null) return;
     const base = {
       ...where,
       profile: this.#profile,
       policy: this.#policy,
-      priority: ASKED,
+      priority,
       platform: null,
       notBeforeMs: nowMs,
     };
-    const { digest } = served;
     if (manifest.kind === 'index') {
       const images = this.#imagesOf(manifest, where, nowMs);
       await this.#catalog.conversions.enqueueIndex({ ...base, digest, kind: 'index' }, images, nowMs);
@@ -154,7 +188,7 @@ export class ConversionQueue {
       policy: this.#policy,
       kind: 'image',
       platform: platform === undefined ? null : formatPlatform(platform),
-      priority: NOT_ASKED,
+      priority: PRIORITY.otherPlatform,
       notBeforeMs: nowMs + INDEX_DELAY_MS,
     }));
   }
@@ -167,14 +201,42 @@ export class ConversionQueue {
       try {
         const nowMs = Date.now();
         await conversions.giveUpInterrupted(this.#interrupted(), nowMs);
-        const record = await conversions.takeNext(this.#profile, nowMs + LEASE_MS, nowMs);
-        if (record === null) await this.#idle(await conversions.nextStartMs(this.#profile));
-        else await this.#work(record);
+        const record = await this.#takeNext(nowMs);
+        if (record !== null) await this.#begin(record);
+        // When a place is free again, or a node waits, it is woken.
+        else if (this.#running.size >= this.#images) await this.#idle(null);
+        else await this.#idle(await conversions.nextStartMs(this.#profile));
       } catch (error) {
         this.#log.error({ err: error }, 'the conversion queue cannot be read or written; trying again');
         await this.#idle(Date.now() + CATALOG_RETRY_MS);
       }
     }
+    await Promise.all([...this.#running.values()].map(({ over }) => over));
+  }
+
+  /** Null also if all places are taken: then there is one more, for an image that a node waits for. */
+  async #takeNext(nowMs: number): Promise<ConversionRecord | null> {
+    const taken = this.#running.size;
+    if (taken > this.#images) return null;
+    const leastPriority = taken < this.#images ? null : PRIORITY.waitingNode;
+    return this.#catalog.conversions.takeNext(this.#profile, nowMs + this.#leaseMs, nowMs, leastPriority);
+  }
+
+  async #begin(record: ConversionRecord): Promise<void> {
+    const { digest, priority } = record;
+    // Its lease has ended though we were at it: that is being given up.
+    await this.#running.get(digest)?.over;
+    const running: Running = { priority, over: Promise.resolve() };
+    this.#running.set(digest, running);
+    running.over = this.#work(record, running)
+      .catch((error: unknown) => {
+        this.#log.error({ err: error, conversion: digest }, 'the outcome of a conversion cannot be written');
+      })
+      .finally(() => {
+        this.#running.delete(digest);
+        this.#news.announce();
+        this.#wake.resolve();
+      });
   }
 
   /** What becomes of a conversion that one process after the other died of. */
@@ -184,9 +246,11 @@ export class ConversionQueue {
     return { code, message, nextAttemptMs: null, policy: this.#policy, after: MAX_INTERRUPTIONS };
   }
 
-  /** Until something is offered, the queue is stopped, or `untilMs`. */
-  async #idle(untilMs: number | null): Promise<void> {
+  /** Until something is offered or over, the queue is stopped, or `nextMs`; where others queue too, not for long. */
+  async #idle(nextMs: number | null): Promise<void> {
     if (this.#stop.signal.aborted) return;
+    const lookMs = this.#pollMs === null ? null : Date.now() + this.#pollMs * (0.75 + Math.random() / 2);
+    const untilMs = nextMs === null || lookMs === null ? (nextMs ?? lookMs) : Math.min(nextMs, lookMs);
     const { promise, resolve } = this.#wake;
     const onStop = () => resolve();
     this.#stop.signal.addEventListener('abort', onStop);
@@ -196,7 +260,7 @@ export class ConversionQueue {
     if (timer !== null) clearTimeout(timer);
   }
 
-  async #work(record: ConversionRecord): Promise<void> {
+  async #work(record: ConversionRecord, running: Readonly<Running>): Promise<void> {
     const { digest, profile, kind, upstream, repository, platform } = record;
     const { conversions } = this.#catalog;
     const log = this.#log.child({ conversion: digest, kind, upstream, repository, platform });
@@ -205,15 +269,22 @@ export class ConversionQueue {
     );
     const startedMs = Date.now();
     log.info('conversion started');
-    const lease = new KeptLease(
-      () => conversions.renew(digest, profile, Date.now() + LEASE_MS),
-      this.#stop.signal,
+    this.#news.announce();
+    const lease = new KeptLease({
+      renew: (untilMs) => conversions.renew(digest, profile, untilMs),
+      leaseMs: this.#leaseMs,
       log,
-    );
+    });
+    let layersDone = 0;
     try {
       const converted = await this.#convert(record, {
-        signal: lease.signal,
-        onProgress: (latest) => progress.report(latest),
+        signal: AbortSignal.any([this.#stop.signal, lease.signal]),
+        onProgress: (latest) => {
+          progress.report(latest);
+          if (latest.layersDone > layersDone) this.#news.announce();
+          layersDone = latest.layersDone;
+        },
+        priority: () => running.priority,
       });
       await progress.flush();
       await this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
@@ -225,7 +296,7 @@ export class ConversionQueue {
         return;
       }
       if (lease.signal.aborted) {
-        log.warn('the conversion was given up: another process has taken it');
+        log.warn('the conversion was given up: another process may have taken it');
         return;
       }
       const nowMs = Date.now();
@@ -249,30 +320,6 @@ export function whyNotConverted(manifest: Manifest): string | null {
     return imagesOf(manifest).length === 0 ? 'the index holds no images' : null;
   }
   return whyLeftAsItIs(manifest);
-}
-
-/** A conversion's lease, renewed until it ends, or the conversion was lost to another process. */
-class KeptLease {
-  /** Fires when the lease is lost, or the queue is stopped. */
-  readonly signal: AbortSignal;
-  readonly #timer: NodeJS.Timeout;
-
-  constructor(renew: () => Promise<boolean>, stop: AbortSignal, log: Logger) {
-    const lost = new AbortController();
-    this.signal = AbortSignal.any([stop, lost.signal]);
-    this.#timer = setInterval(() => {
-      renew().then(
-        (isOurs) => {
-          if (!isOurs) lost.abort(new Error('another process converts this image now'));
-        },
-        (error: unknown) => log.warn({ err: error }, "a conversion's lease could not be renewed"),
-      );
-    }, LEASE_MS / 3);
-  }
-
-  end(): void {
-    clearInterval(this.#timer);
-  }
 }
 
 /** Keeps the catalog up to date, but not at every block. */

@@ -1,3 +1,4 @@
+import pLimit from 'p-limit';
 import type { Document } from '../convert/assemble.ts';
 import { withinLimits } from '../convert/conversion-guard.ts';
 import { checkConfigSize, checkSize } from '../convert/declared-size.ts';
@@ -19,15 +20,18 @@ interface Parts {
   readonly manifests: Manifests;
   readonly blobs: Blobs;
   readonly conversions: ConversionTable;
-  /** All but the signal, which each conversion has of its own. */
-  readonly context: Omit<ConversionContext, 'signal'>;
+  /** All but what each conversion has of its own. */
+  readonly context: Omit<ConversionContext, 'signal' | 'priority'>;
+  /** So many layers at a time are fetched that nobody but conversions waits for. */
+  readonly downloads: number;
 }
 
 /** The write river behind the queue: what it needs of an image comes through the proxy's own cache. */
 export function imageConverter(parts: Parts): Converter {
   const { upstreams, manifests, blobs, conversions, context } = parts;
-  const { limits } = context;
-  const convert: Converter = async (record, { signal, onProgress }) => {
+  const { limits, store } = context;
+  const background = pLimit(parts.downloads);
+  const convert: Converter = async (record, { signal, onProgress, priority }) => {
     const target = upstreams.of(record);
     const { bytes, mediaType, digest } = await unlessAborted(
       manifests.byDigest(target, record.digest),
@@ -43,12 +47,15 @@ export function imageConverter(parts: Parts): Converter {
     const reason = whyNotConverted(manifest);
     if (reason !== null) throw new ConversionInputError(`it is not converted: ${reason}`);
     const config = await readConfig(blobs, target, manifest, signal);
-    const layerFile = (layer: Descriptor, until: AbortSignal) => blobs.localFile(target, layer.digest, until);
-    const dropLayer = (layer: Descriptor) => context.store.verify(layer.digest, signal);
+    const layerFile = async ({ digest }: Descriptor, until: AbortSignal) => {
+      const fetched = () => blobs.localFile(target, digest, until);
+      return (await store.stat(digest)) === null ? background(fetched) : fetched();
+    };
+    const dropLayer = (layer: Descriptor) => store.verify(layer.digest, signal);
     const image = { manifest, descriptor, config, layerFile, dropLayer };
-    return toConverted((await convertImage(image, { ...context, signal }, onProgress)).manifest);
+    return toConverted((await convertImage(image, { ...context, signal, priority }, onProgress)).manifest);
   };
-  const scratch = context.store.scratch();
+  const scratch = store.scratch();
   return (record, options) =>
     withinLimits({ limits, scratch, signal: options.signal }, (signal) =>
       convert(record, { ...options, signal }),

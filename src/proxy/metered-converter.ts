@@ -7,7 +7,7 @@ export function meteredConverter(
   convert: Converter,
   metrics: Pick<Metrics, 'conversionDone' | 'conversionFailed'>,
 ): Converter {
-  return async (record, { signal, onProgress }) => {
+  return async (record, { signal, onProgress, priority }) => {
     const startedMs = performance.now();
     let layerBytes = 0;
     const watch = (progress: ConversionProgress) => {
@@ -15,7 +15,7 @@ export function meteredConverter(
       onProgress(progress);
     };
     try {
-      const converted = await convert(record, { signal, onProgress: watch });
+      const converted = await convert(record, { signal, onProgress: watch, priority });
       metrics.conversionDone(performance.now() - startedMs, layerBytes);
       return converted;
     } catch (error) {

@@ -1,22 +1,16 @@
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { conversionPolicy } from '../convert/conversion-policy.ts';
-import { LayerWorkers } from '../convert/layer-workers.ts';
-import { DEFAULT_PROFILE, profileId } from '../convert/profile.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { Blobs } from './blobs.ts';
 import type { ProxyConfig } from './config.ts';
-import { ConversionQueue } from './conversion-queue.ts';
-import { ConvertedImages } from './converted.ts';
 import { type EndedRequest, HttpSide, type Route } from './http.ts';
-import { imageConverter } from './image-converter.ts';
 import { type Address, Listener } from './listener.ts';
 import { type ConfigChange, LiveConfig } from './live-config.ts';
 import { Manifests } from './manifests.ts';
-import { meteredConverter } from './metered-converter.ts';
 import { Metrics } from './metrics.ts';
+import { openConversion } from './open-conversion.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
 import { Readiness } from './readiness.ts';
@@ -86,20 +80,10 @@ async function openAll(
   const blobs = new Blobs({ store, catalog, log, signal });
   opened.add(() => blobs.close());
 
-  const { enabled, concurrency, limits, ...options } = config.conversion;
-  const workers = new LayerWorkers(concurrency);
-  opened.add(() => workers.close());
-  const context = { store, catalog, workers, limits, profile: { ...DEFAULT_PROFILE, ...options } };
-  const profile = profileId(context.profile);
+  const conversionParts = { store, catalog, upstreams, manifests, blobs, metrics, log };
+  const { queue, images, news, profile } = openConversion(config, conversionParts, opened);
   const { conversions } = catalog;
-  const convert = meteredConverter(
-    imageConverter({ upstreams, manifests, blobs, conversions, context }),
-    metrics,
-  );
-  const policy = conversionPolicy(limits);
-  const { indexImages } = limits;
-  const queue = new ConversionQueue({ catalog, profile, policy, indexImages, convert, log });
-  const images = new ConvertedImages({ catalog, manifests, queue, profile });
+  const { enabled } = config.conversion;
   const conversion = enabled ? { queue, images } : null;
 
   const parts = { upstreams, manifests, blobs, referrers, catalog, conversion, log };
@@ -116,17 +100,18 @@ async function openAll(
     metrics.requestEnded(request);
     pulls.requestEnded(request);
   };
-  const conversionParts = { conversions, profile, queue };
+  const conversionStatus = { conversions, profile, queue };
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
-  const clients = new HttpSide(clientRoutes(parts, conversionParts, readiness), { log, onEnd });
+  const clients = new HttpSide(clientRoutes(parts, conversionStatus, readiness), { log, onEnd });
   opened.add(() => clients.idle());
   opened.add(() => stop.abort(new Error('the proxy is being stopped')));
   opened.add(() => queue.stop());
-  const operators = adminRoutes(conversionParts, { ...seen, conversions, profile });
+  const operators = adminRoutes(conversionStatus, { ...seen, conversions, profile });
   // Open until the others are done: that it is being stopped can be asked here.
   const adminAddress = await openAdmin(config, operators, { log, onEnd }, opened);
   const listener = await Listener.open(clients, config.listen, 'listen');
   opened.add(() => listener.close(live.current.drainMs));
+  opened.add(() => news.close());
   opened.add(() => readiness.stopping());
   if (enabled) queue.start();
   return { address: listener.address, adminAddress };

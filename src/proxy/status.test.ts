@@ -7,7 +7,7 @@ import type { ConversionStatus } from './conversion-status.ts';
 
 useProxiedRegistry({
   tagTtlMs: 60_000,
-  conversion: { concurrency: 1, limits: { imageSeconds: 8, indexImages: 1 } },
+  conversion: { concurrency: 1, limits: { indexImages: 1 } },
 });
 
 const good = (name: string) => Buffer.concat([tarMember({ path: name }, name), END_BLOCKS]);
@@ -85,26 +85,6 @@ test('a failed image is tried again when an operator asks for it, and only by PO
   expect(await errorOf(unknown)).toMatchObject({ status: 404 });
   const list = await proxy.adminFetch('/dadi/v1/conversions', { method: 'POST' });
   expect(await errorOf(list)).toMatchObject({ status: 405 });
-});
-
-test('an upstream that trickles a layer holds the queue up no longer than an image may take', async () => {
-  const slow = upstream.putImage([good('slow')], 'slow');
-  const fine = upstream.putImage([good('fine')], 'fine');
-  upstream.intercept = ({ url = '', method }, response) => {
-    if (method !== 'GET' || !url.endsWith(slow.layers[0]!)) return false;
-    response.writeHead(200, { 'content-length': good('slow').length });
-    const timer = setInterval(() => response.write('a'), 50);
-    response.on('close', () => clearInterval(timer));
-    return true;
-  };
-  await pull('slow');
-  await pull('fine');
-  expect(await ended(slow.digest)).toMatchObject({
-    errorCode: 'ERR_CONVERT_TIMEOUT',
-    error: expect.stringContaining('imageSeconds'),
-    nextAttemptAt: expect.any(String),
-  });
-  expect(await ended(fine.digest)).toMatchObject({ state: 'done' });
 });
 
 test('an index of too many images is not converted, its images are when they are pulled', async () => {

@@ -1,5 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Digest } from '../oci/digest.ts';
+import { PRIORITY } from './conversion-priority.ts';
 import type { SqlDatabase } from './sql-database.ts';
 
 export const CONVERSION_STATES = ['queued', 'running', 'done', 'failed'] as const;
@@ -27,7 +28,7 @@ export interface ConversionRequest {
   readonly upstream: string;
   readonly repository: string;
   readonly platform: string | null;
-  /** The greater one's turn comes first; among equals the older one's. */
+  /** The greater one's turn comes first; among equals the older one's. See {@link PRIORITY}. */
   readonly priority: number;
   readonly notBeforeMs: number;
   /** Names all that decides, beside image and profile, whether a conversion succeeds: the program and its limits. */
@@ -58,9 +59,6 @@ export interface ConversionRecord extends ConversionRequest {
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
 }
-
-/** Behind everything that was not tried yet. */
-const RETRY_PRIORITY = -1;
 
 /**
  * The conversions, past and to come: one row for each original manifest and profile. A running one belongs to the
@@ -120,14 +118,21 @@ export class ConversionTable {
   /**
    * Marks the next conversion in turn as running here until `leaseUntilMs` and returns it; null if none is ready, or
    * another process was faster. One whose owner let its lease end is ready too.
+   * @param leastPriority others are not looked at; null for all
    */
-  async takeNext(profile: string, leaseUntilMs: number, nowMs: number): Promise<ConversionRecord | null> {
+  async takeNext(
+    profile: string,
+    leaseUntilMs: number,
+    nowMs: number,
+    leastPriority: number | null = null,
+  ): Promise<ConversionRecord | null> {
+    const isUrgent = leastPriority === null ? sql`` : sql`AND priority >= ${leastPriority}`;
     const row = await this.#database.row(sql<Row>`
       UPDATE conversions SET state = 'running', owner = ${this.#owner}, lease_until_ms = ${leaseUntilMs},
         interruptions = interruptions + CASE state WHEN 'running' THEN 1 ELSE 0 END, updated_at_ms = ${nowMs}
       WHERE ${START} <= ${nowMs} AND (digest, profile) = (
         SELECT digest, profile FROM conversions
-        WHERE profile = ${profile} AND state <> 'done' AND ${START} <= ${nowMs} AND ${IMAGES_DONE}
+        WHERE profile = ${profile} AND state <> 'done' AND ${START} <= ${nowMs} AND ${IMAGES_DONE} ${isUrgent}
         ORDER BY priority DESC, created_at_ms, digest LIMIT 1)
       RETURNING ${COLUMNS}`);
     return row === null ? null : toRecord(row);
@@ -281,7 +286,7 @@ function untried(state: 'queued' | 'done') {
 
 function failed({ code, message, nextAttemptMs, policy }: ConversionFailure, nowMs: number) {
   return sql`state = 'failed', owner = NULL, error = ${message}, error_code = ${code}, policy = ${policy},
-    attempts = attempts + 1, next_attempt_ms = ${nextAttemptMs}, priority = ${RETRY_PRIORITY},
+    attempts = attempts + 1, next_attempt_ms = ${nextAttemptMs}, priority = ${PRIORITY.retry},
     updated_at_ms = ${nowMs}`;
 }
 

@@ -1,0 +1,72 @@
+import type { Logger } from 'pino';
+import { conversionPolicy } from '../convert/conversion-policy.ts';
+import { LayerWorkers } from '../convert/layer-workers.ts';
+import { DEFAULT_PROFILE, profileId } from '../convert/profile.ts';
+import type { BlobStore } from '../store/blob-store.ts';
+import type { Catalog } from '../store/catalog.ts';
+import type { Blobs } from './blobs.ts';
+import { ChainLeases } from './chain-leases.ts';
+import type { ProxyConfig } from './config.ts';
+import { ConversionNews } from './conversion-news.ts';
+import { ConversionQueue } from './conversion-queue.ts';
+import { ConvertedImages } from './converted.ts';
+import { imageConverter } from './image-converter.ts';
+import type { Manifests } from './manifests.ts';
+import { meteredConverter } from './metered-converter.ts';
+import type { Metrics } from './metrics.ts';
+import type { Opened } from './opened.ts';
+import type { Upstreams } from './upstreams.ts';
+
+/** Pulls go before conversions. */
+const CONVERSION_NICENESS = 10;
+/** How soon a replica sees what another one has queued. */
+const SHARED_QUEUE_POLL_MS = 3_000;
+
+/** The conversion of what is pulled. The queue does not work before it is started. */
+export interface OpenConversion {
+  readonly profile: string;
+  readonly queue: ConversionQueue;
+  readonly images: ConvertedImages;
+  readonly news: ConversionNews;
+}
+
+/** What it opens is added to `opened`. The queue has to be stopped before. */
+export function openConversion(
+  { conversion, catalog: { kind: catalogKind } }: ProxyConfig,
+  parts: {
+    readonly store: BlobStore;
+    readonly catalog: Catalog;
+    readonly upstreams: Upstreams;
+    readonly manifests: Manifests;
+    readonly blobs: Blobs;
+    readonly metrics: Metrics;
+    readonly log: Logger;
+  },
+  opened: Opened,
+): OpenConversion {
+  const { store, catalog, upstreams, manifests, blobs, metrics, log } = parts;
+  const { algorithm, level, blockSize, limits, leaseMs, downloads } = conversion;
+  const workers = new LayerWorkers(conversion.concurrency, { niceness: CONVERSION_NICENESS });
+  opened.add(() => workers.close());
+  const conversionProfile = { ...DEFAULT_PROFILE, algorithm, level, blockSize };
+  const profile = profileId(conversionProfile);
+  const { conversions, leases } = catalog;
+  const chains = new ChainLeases({ leases, profile, leaseMs, log });
+  const context = { store, catalog, workers, limits, profile: conversionProfile, chains };
+  const converter = imageConverter({ upstreams, manifests, blobs, conversions, context, downloads });
+  const news = new ConversionNews();
+  const queue = new ConversionQueue({
+    catalog,
+    profile,
+    policy: conversionPolicy(limits),
+    indexImages: limits.indexImages,
+    convert: meteredConverter(converter, metrics),
+    images: conversion.images,
+    leaseMs,
+    pollMs: catalogKind === 'sqlite' ? null : SHARED_QUEUE_POLL_MS,
+    news,
+    log,
+  });
+  const images = new ConvertedImages({ catalog, manifests, queue, profile });
+  return { profile, queue, images, news };
+}
