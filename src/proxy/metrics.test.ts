@@ -6,6 +6,8 @@ import { expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../test/support/tar-blocks.ts';
 import { bytesOf } from '../../test/support/test-proxy.ts';
+import { RequestNotes } from './answer.ts';
+import { Metrics } from './metrics.ts';
 
 useProxiedRegistry({ tagTtlMs: 60_000 });
 
@@ -65,6 +67,18 @@ test('pulls, bytes by source, hits and misses are counted, without a label for e
   }
   expect(text).not.toContain('lib/a');
   expect(text).not.toContain('sha256');
+});
+
+test('an upstream that only a request names is no label', async () => {
+  const metrics = new Metrics();
+  metrics.observer('known.example');
+  for (const upstream of ['known.example', 'a.example', 'b.example']) {
+    const notes = { ...new RequestNotes('manifest'), upstream, source: 'cache' as const };
+    metrics.requestEnded({ method: 'GET', status: 200, sentBytes: 1, durationMs: 1, notes });
+  }
+  const text = String((await metrics.answer()).body);
+  expect(valueIn(text, 'dadi_proxy_pulls_total{upstream="known.example"}')).toBe(1);
+  expect(valueIn(text, 'dadi_proxy_pulls_total{upstream="(allowed)"}')).toBe(2);
 });
 
 test('conversions are counted by outcome, and the queue by state', async () => {

@@ -5,6 +5,7 @@ import type { Answer } from './answer.ts';
 import type { EndedRequest } from './http.ts';
 
 const PREFIX = 'dadi_proxy_';
+const OTHER_UPSTREAM = '(allowed)';
 const ANSWER_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300];
 const CONVERSION_SECONDS = [1, 5, 15, 60, 300, 900, 3600];
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'DELETE']);
@@ -27,6 +28,8 @@ export interface MetricSources {
  */
 export class Metrics {
   readonly #registry = new Registry();
+  /** Those with an observer. Other names come from requests: as labels they would have no end. */
+  readonly #upstreams = new Set<string>();
   readonly #requests = this.#counter(
     'http_requests_total',
     'Requests, by what they asked for and how it ended.',
@@ -89,7 +92,9 @@ export class Metrics {
     this.#durations.observe({ kind }, durationMs / 1000);
     if (source !== undefined) this.#sent.inc({ source }, sentBytes);
     if (method !== 'GET' || status === null || status >= 300 || upstream === undefined) return;
-    if (kind === 'manifest') this.#pulls.inc({ upstream });
+    if (kind === 'manifest') {
+      this.#pulls.inc({ upstream: this.#upstreams.has(upstream) ? upstream : OTHER_UPSTREAM });
+    }
     if (source === undefined) return;
     const isHit = source === 'cache' || source === 'converted';
     this.#cache.inc({ kind, result: isHit ? 'hit' : 'miss' });
@@ -97,6 +102,7 @@ export class Metrics {
 
   /** What counts the requests to an upstream. */
   observer(upstream: string): ExchangeObserver {
+    this.#upstreams.add(upstream);
     return {
       answered: (status, durationMs) => {
         this.#upstreamRequests.inc({ upstream, outcome: upstreamOutcome(status) });
