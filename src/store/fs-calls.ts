@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
 import { type Digest, type DigestAlgorithm, Digester } from '../oci/digest.ts';
@@ -48,5 +49,36 @@ export async function hashFile(
     }
   } finally {
     await closeFd(fd);
+  }
+}
+
+/** The size of a file, and the SHA-256 of each chunk of it, one behind the other. */
+export async function chunkDigests(
+  path: string,
+  chunkSize: number,
+): Promise<{ readonly sizeBytes: number; readonly digests: Buffer }> {
+  const fd = await openFd(path, 'r');
+  try {
+    const digests: Buffer[] = [];
+    const piece = Buffer.allocUnsafeSlow(4 * chunkSize);
+    for (let sizeBytes = 0; ; ) {
+      const filled = await readUpTo(fd, piece, sizeBytes);
+      for (let at = 0; at < filled; at += chunkSize) {
+        digests.push(hash('sha256', piece.subarray(at, Math.min(at + chunkSize, filled)), 'buffer'));
+      }
+      sizeBytes += filled;
+      if (filled < piece.length) return { sizeBytes, digests: Buffer.concat(digests) };
+    }
+  } finally {
+    await closeFd(fd);
+  }
+}
+
+/** Fills `target`, unless the file ends before. */
+async function readUpTo(fd: number, target: Buffer, offset: number): Promise<number> {
+  for (let done = 0; ; ) {
+    const { bytesRead } = await readFd(fd, target, done, target.length - done, offset + done);
+    done += bytesRead;
+    if (bytesRead === 0 || done === target.length) return done;
   }
 }

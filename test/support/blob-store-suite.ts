@@ -227,7 +227,7 @@ export function testBlobStore(name: string, make: () => Promise<StoreUnderTest>)
       await store.put(HELLO);
       expect(await store.verify(digest)).toBe('intact');
       await made.damage(digest);
-      const file = (await store.localFile(DIGEST))!;
+      const file = (await store.localFile(digest))!;
       expect(await store.verify(digest)).toBe('damaged');
       expect(await store.verify(digest)).toBe('absent');
       expect(await store.stat(digest)).toBeNull();

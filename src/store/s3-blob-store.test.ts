@@ -1,0 +1,360 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { testBlobStore } from '../../test/support/blob-store-suite.ts';
+import { readAll } from '../../test/support/byte-sources.ts';
+import { freePort } from '../../test/support/processes.ts';
+import { type S3Server, startS3Server } from '../../test/support/s3-server.ts';
+import { digestHex, digestOf, parseDigest } from '../oci/digest.ts';
+import { S3BlobStore } from './s3-blob-store.ts';
+
+const MIB = 1024 * 1024;
+const CACHE = { cacheBytes: 64 * MIB };
+
+let server: S3Server;
+let directory: string;
+let prefixes = 0;
+
+beforeAll(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'dadi-s3-'));
+  server = await startS3Server(join(directory, 'server'));
+});
+afterAll(async () => {
+  await server.stop();
+  rmSync(directory, { recursive: true });
+});
+afterEach(() => {
+  server.intercept = null;
+  server.change = null;
+  server.requests.length = 0;
+});
+
+function keyOf(digest: string, folder = 'blobs'): string {
+  const hex = digestHex(parseDigest(digest));
+  return `${folder}/sha256/${hex.slice(0, 2)}/${hex}`;
+}
+
+function flip(path: string): void {
+  const bytes = readFileSync(path);
+  bytes[bytes.length >> 1]! ^= 1;
+  writeFileSync(path, bytes);
+}
+
+testBlobStore('an S3 bucket', async () => {
+  const location = { ...server.location, prefix: `suite-${prefixes++}/` };
+  const root = mkdtempSync(join(directory, 'local-'));
+  let opened = await S3BlobStore.open(root, location, CACHE);
+  return {
+    store: opened,
+    // Here and there: what is intact here mends what is there.
+    damage: async (digest) => {
+      flip(server.fileOf(`${location.prefix}${keyOf(digest)}`));
+      flip(join(root, keyOf(digest)));
+    },
+    reopen: async () => {
+      await opened.close();
+      opened = await S3BlobStore.open(root, location, CACHE);
+      return opened;
+    },
+    remove: () => opened.close(),
+  };
+});
+
+describe('stores that share a bucket', () => {
+  let prefix: string;
+  const opened: S3BlobStore[] = [];
+
+  beforeEach(() => {
+    prefix = `shared-${prefixes++}/`;
+  });
+  afterEach(async () => {
+    server.intercept = null;
+    for (const store of opened.splice(0)) await store.close();
+  });
+
+  async function another(cacheBytes = CACHE.cacheBytes): Promise<S3BlobStore> {
+    const root = mkdtempSync(join(directory, 'local-'));
+    const store = await S3BlobStore.open(root, { ...server.location, prefix }, { cacheBytes });
+    opened.push(store);
+    return store;
+  }
+
+  const fileOf = (digest: string, folder?: string) => server.fileOf(`${prefix}${keyOf(digest, folder)}`);
+  const asked = (pattern: RegExp) => server.requests.filter((what) => pattern.test(what));
+
+  test('what one stores the other reads, whole, in parts and as a file', async () => {
+    const bytes = randomBytes(3 * MIB + 12_345);
+    const digest = await (await another()).put(bytes);
+    const source = (await (await another()).open(digest))!;
+    const part = Buffer.alloc(100_000);
+    await source.read(2 * MIB + 7, part);
+    expect(part.equals(bytes.subarray(2 * MIB + 7, 2 * MIB + 100_007))).toBe(true);
+    expect((await readAll(source)).equals(bytes)).toBe(true);
+    await source.close();
+    const file = (await (await another()).localFile(digest))!;
+    expect(readFileSync(file.path).equals(bytes)).toBe(true);
+    await file.close();
+  });
+
+  test('a blob that many want at once is fetched once, and after that not at all', async () => {
+    const bytes = randomBytes(2 * MIB);
+    const digest = await (await another()).put(bytes);
+    const store = await another();
+    server.requests.length = 0;
+    await Promise.all(
+      Array.from({ length: 20 }, async (_, index) => {
+        const source = index % 2 === 0 ? (await store.open(digest))! : null;
+        if (source !== null) expect((await readAll(source)).equals(bytes)).toBe(true);
+        else await (await store.localFile(digest))!.close();
+        await source?.close();
+      }),
+    );
+    expect(asked(/^GET .*blobs\/sha256/)).toHaveLength(1);
+    server.requests.length = 0;
+    for (let round = 0; round < 3; round++) {
+      const source = (await store.open(digest))!;
+      expect((await readAll(source)).equals(bytes)).toBe(true);
+      await source.close();
+    }
+    expect(server.requests).toEqual([]);
+  });
+
+  test('the first bytes of a blob are served while the rest is on its way', async () => {
+    const bytes = randomBytes(4 * MIB);
+    const digest = await (await another()).put(bytes);
+    const store = await another();
+    const go = Promise.withResolvers<void>();
+    server.intercept = (what, request, response) => {
+      if (!/^GET .*blobs\/sha256/.test(what)) return false;
+      const [, from = ''] = /bytes=(\d+)-/.exec(request.headers.range ?? '') ?? [];
+      const rest = bytes.subarray(Number(from));
+      response.writeHead(206, {
+        'content-length': rest.length,
+        'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
+      });
+      response.write(rest.subarray(0, MIB));
+      void go.promise.then(() => response.end(rest.subarray(MIB)));
+      return true;
+    };
+    const source = (await store.open(digest))!;
+    const first = Buffer.alloc(256 * 1024);
+    await source.read(0, first);
+    expect(first.equals(bytes.subarray(0, first.length))).toBe(true);
+    go.resolve();
+    expect((await readAll(source)).equals(bytes)).toBe(true);
+    await source.close();
+  });
+
+  test('a connection that breaks again and again is taken up where it broke', async () => {
+    const bytes = randomBytes(5 * MIB);
+    const digest = await (await another()).put(bytes);
+    const store = await another();
+    let breaks = 0;
+    server.intercept = (what, request, response) => {
+      if (!/^GET .*blobs\/sha256/.test(what) || ++breaks > 4) return false;
+      const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1]);
+      response.writeHead(206, {
+        'content-length': bytes.length - from,
+        'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
+      });
+      response.write(bytes.subarray(from, from + MIB - 1000), () => response.destroy());
+      return true;
+    };
+    const source = (await store.open(digest))!;
+    expect((await readAll(source)).equals(bytes)).toBe(true);
+    expect(breaks).toBeGreaterThan(4);
+    await source.close();
+  });
+
+  test('bytes that change on their way are never given to anybody, and do not cost the blob', async () => {
+    const [small, large] = [randomBytes(5000), randomBytes(2 * MIB)];
+    const writer = await another();
+    const digests = [await writer.put(small), await writer.put(large)];
+    const damaged = new Set<string>();
+    server.change = (what, piece) => {
+      if (!/^GET .*blobs\/sha256/.test(what) || damaged.has(what)) return piece;
+      damaged.add(what);
+      const changed = Buffer.from(piece);
+      changed[10]! ^= 1;
+      return changed;
+    };
+    const store = await another();
+    for (const [index, bytes] of [small, large].entries()) {
+      const source = (await store.open(digests[index]!))!;
+      expect((await readAll(source)).equals(bytes)).toBe(true);
+      await source.close();
+    }
+    expect(damaged.size).toBe(2);
+    expect(await (await another()).stat(digests[0]!)).not.toBeNull();
+  });
+
+  test.each([
+    ['flipped', (path: string) => flip(path)],
+    ['cut short', (path: string) => truncateSync(path, 700)],
+    ['emptied', (path: string) => truncateSync(path, 0)],
+  ])('an object that was %s is not taken for the blob, and removed', async (_how, damage) => {
+    const small = randomBytes(1000);
+    const large = randomBytes(MIB);
+    const writer = await another();
+    for (const bytes of [small, large]) {
+      const digest = await writer.put(bytes);
+      damage(fileOf(digest));
+      const store = await another();
+      const source = await store.open(digest);
+      if (source !== null) {
+        await expect(readAll(source)).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
+        await source.close();
+      }
+      expect(await store.localFile(digest)).toBeNull();
+      expect(await store.stat(digest)).toBeNull();
+      await store.put(bytes);
+      const again = (await (await another()).open(digest))!;
+      expect((await readAll(again)).equals(bytes)).toBe(true);
+      await again.close();
+    }
+  });
+
+  test('without its table, or with a damaged one, a blob is read all the same', async () => {
+    const bytes = randomBytes(MIB);
+    const digest = await (await another()).put(bytes);
+    flip(fileOf(digest, 'tables'));
+    for (let round = 0; round < 2; round++) {
+      const file = (await (await another()).localFile(digest))!;
+      expect(readFileSync(file.path).equals(bytes)).toBe(true);
+      await file.close();
+    }
+    const store = await another();
+    await expect(async () => readFileSync(fileOf(digest, 'tables'))).rejects.toThrow(/ENOENT/);
+    const source = (await store.open(digest))!;
+    expect((await readAll(source)).equals(bytes)).toBe(true);
+    await source.close();
+  });
+
+  test('an object that is lost while it is read fails the read clearly, and is absent then', async () => {
+    const bytes = randomBytes(20 * MIB);
+    const digest = await (await another()).put(bytes);
+    const store = await another();
+    const source = (await store.open(digest))!;
+    await (await another()).remove(digest);
+    const failing = source.read(15 * MIB, Buffer.alloc(1000));
+    await expect(failing).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT', message: /gone/ });
+    await source.close();
+    expect(await store.open(digest)).toBeNull();
+  });
+
+  test('local copies stay within their bound, least recently used first, but for those in use', async () => {
+    const store = await another(3 * MIB);
+    const blobs = Array.from({ length: 6 }, () => randomBytes(MIB));
+    const digests = [];
+    for (const bytes of blobs.slice(0, 3)) digests.push(await store.put(bytes));
+    const held = (await store.localFile(digests[0]!))!;
+    await (await store.open(digests[1]!))!.close();
+    for (const bytes of blobs.slice(3)) digests.push(await store.put(bytes));
+    const copies = () =>
+      readdirSync(join(store.scratch(), '..', 'blobs', 'sha256')).flatMap((prefix) =>
+        readdirSync(join(store.scratch(), '..', 'blobs', 'sha256', prefix)),
+      );
+    await vi.waitFor(() => expect(copies()).toHaveLength(3), { timeout: 30_000 });
+    expect(copies()).toContain(digestHex(digests[0]!));
+    expect(readFileSync(held.path).equals(blobs[0]!)).toBe(true);
+    await held.close();
+    // Larger than all room there is: given out all the same, and not kept.
+    const large = randomBytes(5 * MIB);
+    const digest = await (await another()).put(large);
+    const file = (await store.localFile(digest))!;
+    expect(readFileSync(file.path).equals(large)).toBe(true);
+    await file.close();
+    await vi.waitFor(() => expect(copies()).not.toContain(digestHex(digest)), { timeout: 30_000 });
+    for (const [index, bytes] of blobs.entries()) {
+      const source = (await store.open(digests[index]!))!;
+      expect((await readAll(source)).equals(bytes)).toBe(true);
+      await source.close();
+    }
+  });
+
+  test('a large blob is sent in parts; if one cannot be sent, the upload is given up and nothing is left here', async () => {
+    const bytes = randomBytes(40 * MIB);
+    const digest = digestOf(bytes);
+    const store = await another();
+    server.intercept = (what, _request, response) => {
+      if (!/^PUT .*partNumber=2/.test(what)) return false;
+      response.writeHead(403).end();
+      return true;
+    };
+    await expect(store.put(bytes)).rejects.toMatchObject({ code: expect.stringMatching(/^ERR_STORE/) });
+    expect(asked(/^DELETE .*uploadId=/)).not.toEqual([]);
+    expect(readdirSync(store.scratch())).toEqual([]);
+    server.intercept = null;
+    expect(await store.stat(digest)).toBeNull();
+    expect(await store.open(digest)).toBeNull();
+    server.requests.length = 0;
+    await store.put(bytes);
+    expect(asked(/^PUT .*partNumber=/)).toHaveLength(3);
+    const file = (await (await another()).localFile(digest))!;
+    expect(readFileSync(file.path).equals(bytes)).toBe(true);
+    await file.close();
+  });
+
+  test('a check mends what is damaged there from an intact copy here, and what is damaged here from there', async () => {
+    const bytes = randomBytes(MIB);
+    const store = await another();
+    const digest = await store.put(bytes);
+    for (const path of [fileOf(digest), join(store.scratch(), '..', keyOf(digest))]) {
+      flip(path);
+      expect(await store.verify(digest)).toBe('intact');
+      const source = (await store.open(digest))!;
+      expect((await readAll(source)).equals(bytes)).toBe(true);
+      await source.close();
+      const elsewhere = (await (await another()).localFile(digest))!;
+      expect(readFileSync(elsewhere.path).equals(bytes)).toBe(true);
+      await elsewhere.close();
+    }
+  });
+
+  test('what is stored already is not sent again', async () => {
+    const bytes = randomBytes(MIB);
+    await (await another()).put(bytes);
+    server.requests.length = 0;
+    await (await another()).put(bytes);
+    expect(asked(/^PUT/)).toEqual([]);
+  });
+
+  test('what is copied here is served while S3 is out of reach, the rest fails with what to look at', async () => {
+    const store = await another();
+    const bytes = randomBytes(MIB);
+    const digest = await store.put(bytes);
+    const elsewhere = await (await another()).put(randomBytes(1000));
+    server.intercept = (_what, _request, response) => {
+      response.destroy();
+      return true;
+    };
+    const source = (await store.open(digest))!;
+    expect((await readAll(source)).equals(bytes)).toBe(true);
+    await source.close();
+    expect(await store.stat(digest)).toEqual({ sizeBytes: MIB });
+    const unreachable = {
+      code: 'ERR_STORE_IO',
+      message: expect.stringMatching(/bucket blobs at http:\/\/127.*storage\.endpoint/),
+    };
+    await expect(store.open(elsewhere)).rejects.toMatchObject(unreachable);
+    await expect(store.put(randomBytes(10))).rejects.toMatchObject(unreachable);
+  });
+});
+
+describe('a bucket that cannot be used is refused when the store is opened, with the remedy', () => {
+  const refused = async (change: object, message: RegExp) => {
+    const root = mkdtempSync(join(directory, 'local-'));
+    const opening = () => S3BlobStore.open(root, { ...server.location, ...change }, CACHE);
+    await expect(opening()).rejects.toMatchObject({ code: 'ERR_STORE_IO', message });
+    // The directory is free again.
+    await expect(opening()).rejects.toMatchObject({ code: 'ERR_STORE_IO' });
+  };
+
+  test('no bucket', () => refused({ bucket: 'nothere' }, /bucket nothere at http.*create the bucket/));
+  test('wrong credentials', () =>
+    refused({ credentials: { accessKeyId: 'nobody', secretAccessKey: 'wrong' } }, /storage\.credentials/));
+  test('nobody there', async () =>
+    refused({ endpoint: `http://127.0.0.1:${await freePort()}` }, /storage\.endpoint/));
+});
