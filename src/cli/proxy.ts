@@ -202,10 +202,17 @@ function withoutPasswords(config: ProxyConfig) {
   return {
     ...config,
     catalog: config.catalog.kind === 'sqlite' ? config.catalog : { ...config.catalog, url: '(hidden)' },
+    storage: withoutSecrets(config.storage),
     upstreams: config.upstreams.map(({ credentials, ...rest }) =>
       credentials === undefined ? rest : { ...rest, credentials: { ...credentials, password: '(hidden)' } },
     ),
   };
+}
+
+function withoutSecrets(storage: ProxyConfig['storage']) {
+  if (storage.kind === 'directory' || storage.credentials === undefined) return storage;
+  const { accessKeyId } = storage.credentials;
+  return { ...storage, credentials: { accessKeyId, secretAccessKey: '(hidden)' } };
 }
 
 /** `--upstream` may stand several times; in the environment, names are separated by spaces or commas. */

@@ -29,6 +29,17 @@ test('what is given is kept, and the first upstream is the default', () => {
   expect(config.conversion).toMatchObject({ enabled: true, algorithm: 'lz4' });
 });
 
+test('blobs are kept in the data directory, or in a bucket whose name is in the path if there is an endpoint', () => {
+  expect(parseProxyConfig({}).storage).toEqual({ kind: 'directory', minFreeBytes: 268_435_456 });
+  const s3 = { kind: 's3', bucket: 'images', prefix: 'dadi', endpoint: 'https://s3.example.com' };
+  expect(parseProxyConfig({ storage: s3 }).storage).toMatchObject({
+    ...s3,
+    prefix: 'dadi/',
+    region: 'us-east-1',
+    cacheBytes: 10_737_418_240,
+  });
+});
+
 test.each([
   [{ listen: '5100' }, /^listen: write HOST:PORT/],
   [{ listen: 'a:70000' }, /^listen: .*65535/],
@@ -37,6 +48,11 @@ test.each([
   [{ upstreams: [{ name: 'quay.io', url: 'ftp://quay.io' }] }, /^upstreams\.0\.url: write a URL/],
   [{ upstreams: [{ name: 'a.io' }, { name: 'a.io' }] }, /^upstreams: a\.io stands there twice/],
   [{ defaultUpstream: 'quay.io' }, /^defaultUpstream: quay\.io is none of the upstreams \(docker\.io\)/],
+  [{ storage: { kind: 'tape' } }, /^storage\.kind: /],
+  [{ storage: { kind: 's3' } }, /^storage\.bucket: /],
+  [{ storage: { kind: 's3', bucket: 'No' } }, /^storage\.bucket: write the name of a bucket/],
+  [{ storage: { kind: 's3', bucket: 'images', endpoint: 's3' } }, /^storage\.endpoint: write a URL/],
+  [{ storage: { kind: 'directory', bucket: 'images' } }, /^storage: /],
   [{ conversion: { blockSize: 65_536 } }, /^conversion\.blockSize: is 4096/],
   [{ conversion: { limits: { layerEntries: 0 } } }, /^conversion\.limits\.layerEntries: /],
   [{ conversion: { limits: { entries: 5 } } }, /entries/],

@@ -4,6 +4,7 @@ import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.t
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
 import { explainIssue, explainUnknownKeys } from './config-issues.ts';
 import { ConfigError } from './errors.ts';
+import { storage } from './storage.ts';
 
 const hostAndPort = z
   .string()
@@ -79,6 +80,7 @@ const schema = z
       .prefault({}),
     dataDirectory: z.string().min(1, 'name a directory').default('/var/lib/dadi-mirror/proxy'),
     catalog,
+    storage,
     upstreams: z.array(upstream).min(1, 'name at least one upstream').default([DOCKER_HUB]),
     /** The upstream of requests that name none; the first one if left out. */
     defaultUpstream: z.string().optional(),

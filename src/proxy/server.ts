@@ -2,7 +2,6 @@ import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Catalog } from '../store/catalog.ts';
-import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 import { Blobs } from './blobs.ts';
 import type { ProxyConfig } from './config.ts';
 import { type EndedRequest, HttpSide, type Route } from './http.ts';
@@ -17,6 +16,7 @@ import { Readiness } from './readiness.ts';
 import { RecentPulls } from './recent-pulls.ts';
 import { ReferrerLists } from './referrer-lists.ts';
 import { adminRoutes, clientRoutes } from './routes.ts';
+import { openBlobStore } from './storage.ts';
 import { openUpstreams } from './upstream-clients.ts';
 
 const ADMIN_GRACE_MS = 1_000;
@@ -63,7 +63,7 @@ async function openAll(
 ): Promise<Pick<RunningProxy, 'address' | 'adminAddress'>> {
   const config = live.current;
   const startedAtMs = Date.now();
-  const store = await DirectoryBlobStore.open(config.dataDirectory);
+  const store = await openBlobStore(config);
   opened.add(() => store.close());
   const catalog = await openCatalog(config);
   opened.add(() => catalog.close());

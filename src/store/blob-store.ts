@@ -63,6 +63,8 @@ export interface BlobStore {
   verify(digest: Digest, signal?: AbortSignal): Promise<'intact' | 'damaged' | 'absent'>;
   /** A directory for temporary files, on the same file system as local blobs; emptied when the store is opened. */
   scratch(): string;
+  /** Lets another process have what this one has locked. */
+  close(): Promise<void>;
 }
 
 /** A blob on its way in. One call at a time. A call that fails removes what was written. */
