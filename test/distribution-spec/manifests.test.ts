@@ -308,6 +308,9 @@ describe('Pulling manifests: from a registry that Debian has none of', () => {
         expect(response.headers.get('docker-content-digest')).toBe(digest);
         if (method === 'GET') expect(await bytesOf(response)).toEqual(bytes);
       }
+      // Of what is kept, upstream is asked whether another repository has it, too.
+      const elsewhere = await proxy.fetch(`/v2/lib/b/manifests/${digest}`);
+      expect(await bytesOf(elsewhere)).toEqual(bytes);
       expect(upstream.count('GET', digest)).toBe(1);
     });
   });
