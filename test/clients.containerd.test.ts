@@ -38,14 +38,15 @@ let proxy: TestProxy;
 let relay: TcpRelay;
 let recorder: RequestRecorder;
 let containerd: Containerd;
-/** Directories of hosts.toml files: the proxy before the registry, the registry alone, nobody before it. */
+/** Directories of hosts.toml files: the proxy or the registry alone, the proxy or nobody before the registry. */
 let byProxy: string;
 let straight: string;
+let withFallback: string;
 let byNobody: string;
 
-function hostsOf(name: string, host: string): string {
+function hostsOf(name: string, host: string, server: URL): string {
   const directory = join(scratch, name);
-  writeHosts(directory, HOST, host, registry.baseUrl);
+  writeHosts(directory, HOST, host, server);
   return directory;
 }
 
@@ -72,15 +73,19 @@ describe.skipIf(!canRun)('containerd with the proxy in its hosts.toml', () => {
     scratch = mkdtempSync(join(tmpdir(), 'dadi-c-'));
     registry = await startFilledRegistry({ dir: join(scratch, 'registry') }, IMAGES);
     // The first upstream is another one: only `ns` leads to the registry.
-    const nobody = { name: 'nobody.example', url: `http://127.0.0.1:${await freePort()}` };
-    const upstreams = [nobody, { name: HOST, url: registry.baseUrl.href }];
+    const nobody = new URL(`http://127.0.0.1:${await freePort()}`);
+    const upstreams = [
+      { name: 'nobody.example', url: nobody.href },
+      { name: HOST, url: registry.baseUrl.href },
+    ];
     proxy = await TestProxy.start({ upstreams, tagTtlMs: 0, conversion: { enabled: false } });
     relay = await TcpRelay.start(proxy.host);
     recorder = new RequestRecorder(proxy.url);
     containerd = await Containerd.start(join(scratch, 'c'));
-    byProxy = hostsOf('by-proxy', relay.host);
-    straight = hostsOf('straight', registry.host);
-    byNobody = hostsOf('by-nobody', `127.0.0.1:${await freePort()}`);
+    byProxy = hostsOf('by-proxy', relay.host, nobody);
+    straight = hostsOf('straight', registry.host, nobody);
+    withFallback = hostsOf('with-fallback', relay.host, registry.baseUrl);
+    byNobody = hostsOf('by-nobody', nobody.host, registry.baseUrl);
   });
 
   afterAll(async () => {
@@ -199,7 +204,7 @@ describe.skipIf(!canRun)('containerd with the proxy in its hosts.toml', () => {
     expect(accepted).toEqual(expect.arrayContaining([mediaType, '*/*']));
   });
 
-  test('what the proxy does not have it gets from the registry itself, also if the proxy is down', async () => {
+  test('what it does not get from the proxy it gets from the registry itself: the proxy is not there, or it was stopped', async () => {
     const made = IMAGES['lib/late:1'];
     const reference = `${HOST}/lib/late:1`;
     const log = new RegistryLog(registry);
@@ -207,7 +212,7 @@ describe.skipIf(!canRun)('containerd with the proxy in its hosts.toml', () => {
     await containerd.pullByHosts(byNobody, reference, { namespace: 'down' });
     await expectContent('down', made);
     await proxy.stop();
-    await containerd.pullByHosts(byProxy, reference, { namespace: 'stopped' });
+    await containerd.pullByHosts(withFallback, reference, { namespace: 'stopped' });
     await expectContent('stopped', made);
     expect(recorder.take()).toEqual([]);
     expect((await log.blobDownloads())[digestOf(made.blobs[1]!)]).toBe(2);

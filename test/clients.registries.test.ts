@@ -8,6 +8,7 @@ import { clientImage, platformsIndex, startFilledRegistry } from './support/clie
 import { Containerd, writeHosts } from './support/containerd.ts';
 import { ContainersTools, mirrored } from './support/containers-tools.ts';
 import { Dockerd } from './support/dockerd.ts';
+import { freePort } from './support/processes.ts';
 import {
   copied,
   copyWithSkopeo,
@@ -63,7 +64,8 @@ describe.skipIf(!canRun).each(MODES)('in front of a registry %s', (_mode, option
     log = new RegistryLog(registry);
     tools = new ContainersTools(join(scratch, 'tools'), mirrored(HOST, `${proxy.host}/${HOST}`));
     containerd = await Containerd.start(join(scratch, 'c'));
-    writeHosts(join(scratch, 'hosts'), HOST, proxy.host, baseUrl);
+    // Nobody behind it: all comes from the proxy.
+    writeHosts(join(scratch, 'hosts'), HOST, proxy.host, new URL(`http://127.0.0.1:${await freePort()}`));
     docker = await Dockerd.start(join(scratch, 'd'), { 'registry-mirrors': [proxy.url] });
   });
 

@@ -7,6 +7,7 @@ import { requireCapability } from './support/capabilities.ts';
 import { clientImage, startFilledRegistry } from './support/client-images.ts';
 import { Containerd, writeHosts } from './support/containerd.ts';
 import { ContainersTools, mirrored } from './support/containers-tools.ts';
+import { freePort } from './support/processes.ts';
 import {
   copied,
   copyWithSkopeo,
@@ -48,7 +49,8 @@ test.skipIf(!canRun)(
     try {
       const [a, b, c, d] = tools as [ContainersTools, ContainersTools, ContainersTools, ContainersTools];
       const hosts = join(scratch, 'hosts');
-      writeHosts(hosts, HOST, proxy.host, registry.baseUrl);
+      // Nobody behind it: all comes from the proxy.
+      writeHosts(hosts, HOST, proxy.host, new URL(`http://127.0.0.1:${await freePort()}`));
       const name = 'lib/image:1';
       const log = new RegistryLog(registry);
       // The download of the large layer goes on only when all have asked for it.
