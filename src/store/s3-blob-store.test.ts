@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,6 +9,7 @@ import { testBlobStore } from '../../test/support/blob-store-suite.ts';
 import { readAll } from '../../test/support/byte-sources.ts';
 import { freePort } from '../../test/support/processes.ts';
 import { type S3Server, startS3Server } from '../../test/support/s3-server.ts';
+import type { ByteSource } from '../format/byte-source.ts';
 import { digestHex, digestOf, parseDigest } from '../oci/digest.ts';
 import { S3BlobStore } from './s3-blob-store.ts';
 
@@ -40,6 +43,22 @@ function flip(path: string): void {
   const bytes = readFileSync(path);
   bytes[bytes.length >> 1]! ^= 1;
   writeFileSync(path, bytes);
+}
+
+/** Reads piece by piece: each is right, or refused. */
+async function refusedPieces(source: ByteSource, bytes: Buffer): Promise<number> {
+  let refused = 0;
+  for (let at = 0; at < source.size; at += 100_000) {
+    const piece = Buffer.alloc(Math.min(100_000, source.size - at));
+    try {
+      await source.read(at, piece);
+      expect(piece.equals(bytes.subarray(at, at + piece.length))).toBe(true);
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
+      refused++;
+    }
+  }
+  return refused;
 }
 
 testBlobStore('an S3 bucket', async () => {
@@ -204,7 +223,7 @@ describe('stores that share a bucket', () => {
       const store = await another();
       const source = await store.open(digest);
       if (source !== null) {
-        await expect(readAll(source)).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
+        expect(await refusedPieces(source, bytes)).toBeGreaterThan(0);
         await source.close();
       }
       expect(await store.localFile(digest)).toBeNull();
@@ -311,6 +330,45 @@ describe('stores that share a bucket', () => {
       expect(readFileSync(elsewhere.path).equals(bytes)).toBe(true);
       await elsewhere.close();
     }
+  });
+
+  test('a process that is killed while it writes and copies leaves whole blobs only, and no litter here', async () => {
+    const shared = await another();
+    for (let round = 0; round < 3; round++) {
+      const root = mkdtempSync(join(directory, 'killed-'));
+      const location = { ...server.location, prefix };
+      const program = `
+        const { S3BlobStore } = await import(${JSON.stringify(new URL('s3-blob-store.ts', import.meta.url).href)});
+        const { randomBytes } = await import('node:crypto');
+        const store = await S3BlobStore.open(${JSON.stringify(root)}, ${JSON.stringify(location)}, { cacheBytes: 1e6 });
+        async function write() {
+          while (true) {
+            const file = await store.localFile(await store.put(randomBytes(600_000)));
+            await file.close();
+            process.stdout.write('.');
+          }
+        }
+        for (let lane = 0; lane < 4; lane++) void write();`;
+      const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      for await (const _ of child.stdout) break;
+      child.kill('SIGKILL');
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+      const store = await S3BlobStore.open(root, location, CACHE);
+      opened.push(store);
+      expect(readdirSync(store.scratch())).toEqual([]);
+    }
+    // What was being sent when its sender was killed is not there on S3; s3rver shows a part of it, which is found out.
+    let intact = 0;
+    for await (const { digest } of shared.list()) {
+      const file = await shared.localFile(digest);
+      if (file === null) continue;
+      expect(digestOf(readFileSync(file.path))).toBe(digest);
+      await file.close();
+      intact++;
+    }
+    expect(intact).toBeGreaterThanOrEqual(3);
   });
 
   test('what is stored already is not sent again', async () => {
