@@ -1,13 +1,9 @@
 import { createHash } from 'node:crypto';
-import type { Dispatcher } from 'undici';
 import { z } from 'zod';
+import { unlessAborted } from '../format/unless-aborted.ts';
+import { basicAuthorization, type Secret, secretKey } from './credentials.ts';
 import { type RegistryContext, RegistryError } from './errors.ts';
-import { exchange, readUpTo, responseError } from './registry-http.ts';
-
-export interface Credentials {
-  readonly username: string;
-  readonly password: string;
-}
+import { type HttpRequest, type HttpResponse, readUpTo, responseError } from './registry-http.ts';
 
 /** What a token is good for, and who asks. */
 export interface TokenRequest {
@@ -16,8 +12,13 @@ export interface TokenRequest {
   readonly service: string | null;
   /** Space-separated, as the challenge gave it: `repository:lib/a:pull`. */
   readonly scope: string;
-  readonly credentials: Credentials | null;
+  readonly secret: Exclude<Secret, { kind: 'authorization' }> | null;
+  /** The header that asked for it; errors carry it. */
+  readonly challenge: string;
 }
+
+/** One request, one answer of any status. */
+export type Exchange = (request: HttpRequest, context: RegistryContext) => Promise<HttpResponse>;
 
 interface CachedToken {
   readonly token: string;
@@ -40,13 +41,13 @@ const answerSchema = z.object({
 
 /** Fetches tokens from registries' token services and keeps them while they are valid. */
 export class BearerTokens {
-  readonly #dispatcher: Dispatcher;
+  readonly #exchange: Exchange;
   readonly #userAgent: string;
   readonly #tokens = new Map<string, CachedToken>();
   readonly #pending = new Map<string, Promise<CachedToken>>();
 
-  constructor(dispatcher: Dispatcher, userAgent: string) {
-    this.#dispatcher = dispatcher;
+  constructor(exchange: Exchange, userAgent: string) {
+    this.#exchange = exchange;
     this.#userAgent = userAgent;
   }
 
@@ -70,7 +71,7 @@ export class BearerTokens {
         .finally(() => this.#pending.delete(key));
       this.#pending.set(key, pending);
     }
-    return (await raceAbort(pending, signal)).token;
+    return (await unlessAborted(pending, signal)).token;
   }
 
   /** To be called with a token that the registry no longer takes. */
@@ -89,31 +90,17 @@ export class BearerTokens {
     return token;
   }
 
-  async #fetch(
-    { realm, service, scope, credentials }: TokenRequest,
-    context: RegistryContext,
-  ): Promise<CachedToken> {
-    const url = new URL(realm);
-    if (service !== null) url.searchParams.set('service', service);
-    for (const one of scope.split(' ')) url.searchParams.append('scope', one);
-    if (credentials !== null) url.searchParams.set('account', credentials.username);
-    const headers = {
-      accept: 'application/json',
-      'user-agent': this.#userAgent,
-      ...(credentials === null ? {} : { authorization: basicAuthorization(credentials) }),
-    };
+  async #fetch(wanted: TokenRequest, context: RegistryContext): Promise<CachedToken> {
+    const { realm, challenge } = wanted;
     const askedAtMs = performance.now();
-    const response = await exchange(
-      this.#dispatcher,
-      { url, method: 'GET', headers, signal: undefined },
-      context,
-    );
+    // Redirects are not followed: the realm was checked, where it leads to was not.
+    const response = await this.#exchange(tokenRequest(wanted, this.#userAgent), context);
     if (response.statusCode !== 200)
-      throw await responseError(response, context, `token service ${url.host}`);
+      throw await responseError(response, context, `token service ${realm.host}`, challenge);
     const answer = parseAnswer(await readUpTo(response.body, MAX_TOKEN_ANSWER_BYTES, context));
     const token = answer?.token || answer?.access_token;
     if (!token) {
-      const message = `the token service ${url.host} gave no token`;
+      const message = `the token service ${realm.host} gave no token`;
       throw new RegistryError('ERR_REGISTRY_PROTOCOL', context, message);
     }
     const lifetimeMs = (answer?.expires_in ?? DEFAULT_EXPIRES_IN_SECONDS) * 1000;
@@ -121,8 +108,24 @@ export class BearerTokens {
   }
 }
 
-export function basicAuthorization({ username, password }: Credentials): string {
-  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
+function tokenRequest({ realm, service, scope, secret }: TokenRequest, userAgent: string): HttpRequest {
+  const headers = { accept: 'application/json', 'user-agent': userAgent };
+  const signal = undefined;
+  if (secret?.kind === 'identity-token') {
+    // Distribution, "OAuth2 Token Authentication": the only way to use a refresh token.
+    const form = new URLSearchParams({ grant_type: 'refresh_token', client_id: userAgent, scope });
+    if (service !== null) form.set('service', service);
+    form.set('refresh_token', secret.token);
+    const type = { 'content-type': 'application/x-www-form-urlencoded' };
+    return { url: realm, method: 'POST', headers: { ...headers, ...type }, body: form.toString(), signal };
+  }
+  const url = new URL(realm);
+  if (service !== null) url.searchParams.set('service', service);
+  for (const one of scope.split(' ')) url.searchParams.append('scope', one);
+  if (secret === null) return { url, method: 'GET', headers, signal };
+  url.searchParams.set('account', secret.username);
+  const authorization = basicAuthorization(secret);
+  return { url, method: 'GET', headers: { ...headers, authorization }, signal };
 }
 
 function parseAnswer(bytes: Buffer): z.infer<typeof answerSchema> | null {
@@ -133,20 +136,7 @@ function parseAnswer(bytes: Buffer): z.infer<typeof answerSchema> | null {
   }
 }
 
-function cacheKey({ realm, service, scope, credentials }: TokenRequest): string {
-  const identity =
-    credentials === null
-      ? null
-      : createHash('sha256').update(basicAuthorization(credentials)).digest('base64');
+function cacheKey({ realm, service, scope, secret }: TokenRequest): string {
+  const identity = secret === null ? null : createHash('sha256').update(secretKey(secret)).digest('base64');
   return JSON.stringify([realm.href, service, scope, identity]);
-}
-
-function raceAbort<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason);
-    if (signal.aborted) return onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  });
 }

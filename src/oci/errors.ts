@@ -14,7 +14,11 @@ export type OciErrorCode =
   | 'ERR_LAYOUT_INVALID'
   | 'ERR_LAYOUT_NOT_FOUND'
   /** A blob of an image layout is not what its name says. */
-  | 'ERR_LAYOUT_DIGEST';
+  | 'ERR_LAYOUT_DIGEST'
+  /** Credentials cannot be got from where they should be: a file, a credential helper. */
+  | 'ERR_CREDENTIALS'
+  /** A certificate or key cannot be read, or they do not fit together. */
+  | 'ERR_TLS_FILE';
 
 /** Something of the OCI formats that is not what it should be. */
 export class OciError extends Error {
@@ -30,6 +34,8 @@ export class OciError extends Error {
 export type RegistryErrorCode =
   /** 401, or 403: no credentials, wrong ones, or ones without a right to this repository. */
   | 'ERR_REGISTRY_UNAUTHORIZED'
+  /** Our own credentials cannot be got from where they should be; nothing was asked. */
+  | 'ERR_REGISTRY_CREDENTIALS'
   | 'ERR_REGISTRY_NOT_FOUND'
   /** 429; `retryAfterMs` says when to come back, if the registry said so. */
   | 'ERR_REGISTRY_RATE_LIMITED'
@@ -70,6 +76,8 @@ export class RegistryError extends Error {
   readonly retryAfterMs: number | null;
   /** The registry's own error entries. */
   readonly entries: readonly DistributionErrorEntry[];
+  /** The registry's own `WWW-Authenticate` where it wants to know who asks, as it came, for a caller to answer. */
+  readonly challenge: string | null;
 
   constructor(
     code: RegistryErrorCode,
@@ -79,6 +87,7 @@ export class RegistryError extends Error {
       readonly status?: number;
       readonly retryAfterMs?: number | null;
       readonly entries?: readonly DistributionErrorEntry[];
+      readonly challenge?: string | null;
       readonly cause?: unknown;
     } = {},
   ) {
@@ -93,6 +102,7 @@ export class RegistryError extends Error {
     this.status = details.status ?? null;
     this.retryAfterMs = details.retryAfterMs ?? null;
     this.entries = details.entries ?? [];
+    this.challenge = details.challenge ?? null;
   }
 }
 

@@ -1,10 +1,13 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
+import { CachedCredentials, type CredentialsProvider, fixedSecret, type Secret } from './credentials.ts';
 import { digestOf } from './digest.ts';
+import { OciError } from './errors.ts';
 import { type Challenge, parseChallenges } from './registry-auth.ts';
-import { RegistryClient } from './registry-client.ts';
+import { RegistryClient, type RegistryClientOptions } from './registry-client.ts';
 
 const plain = (challenges: readonly Challenge[]) =>
   challenges.map(({ scheme, parameters }) => [scheme, Object.fromEntries(parameters)]);
@@ -65,6 +68,9 @@ interface Plan {
   /** Whether the registry takes the n-th token, counted from 1. */
   readonly takes?: (n: number) => boolean;
   readonly tokenStatus?: number;
+  readonly tokenStatusOf?: (authorization: string | undefined) => number;
+  readonly tokenLocation?: string;
+  readonly credentials?: RegistryClientOptions['credentials'];
   readonly tokenDelayMs?: number;
 }
 
@@ -73,7 +79,12 @@ const digest = digestOf(blob);
 
 /** A registry that hands out numbered tokens, and takes or refuses them by plan. */
 async function tokenRegistry(plan: Plan = {}) {
-  const tokenRequests: { url: URL; authorization: string | undefined }[] = [];
+  const tokenRequests: {
+    method: string;
+    url: URL;
+    authorization: string | undefined;
+    form: Record<string, string>;
+  }[] = [];
   let self = '';
   const sent: (string | undefined)[] = [];
   const isWelcome = (request: IncomingMessage): boolean => {
@@ -83,9 +94,12 @@ async function tokenRegistry(plan: Plan = {}) {
   const server = createServer(async (request, response) => {
     const { authorization } = request.headers;
     if (request.url?.startsWith('/token')) {
-      const n = tokenRequests.push({ url: new URL(request.url, self), authorization });
+      const form = Object.fromEntries(new URLSearchParams(await text(request)));
+      const { method = '' } = request;
+      const n = tokenRequests.push({ method, url: new URL(request.url, self), authorization, form });
       await sleep(plan.tokenDelayMs ?? 0);
-      response.statusCode = plan.tokenStatus ?? 200;
+      response.statusCode = plan.tokenStatusOf?.(authorization) ?? plan.tokenStatus ?? 200;
+      if (plan.tokenLocation !== undefined) response.setHeader('location', plan.tokenLocation);
       response.end(JSON.stringify({ access_token: `token-${n}`, expires_in: plan.expiresIn }));
       return;
     }
@@ -109,7 +123,7 @@ async function tokenRegistry(plan: Plan = {}) {
   self = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
   const client = new RegistryClient({
     baseUrl: new URL(self),
-    credentials: { username: 'alice', password: 'pä:ss' },
+    credentials: plan.credentials ?? { username: 'alice', password: 'pä:ss' },
     retry: { retries: 0 },
   });
   cleanups.push(() => client.close());
@@ -212,4 +226,100 @@ test('a token realm at another name of this machine is fine for a registry on th
   });
   expect(await read()).toEqual(blob);
   expect(tokenRequests).toHaveLength(1);
+});
+
+test('an identity token is exchanged for a token by the form of the token service, and never sent elsewhere', async () => {
+  const credentials = fixedSecret({ kind: 'identity-token', token: 'refresh me' });
+  const { read, sent, tokenRequests } = await tokenRegistry({ credentials });
+  expect(await read()).toEqual(blob);
+  expect(await read()).toEqual(blob);
+  expect(tokenRequests).toEqual([
+    {
+      method: 'POST',
+      url: expect.objectContaining({ search: '' }),
+      authorization: undefined,
+      form: {
+        grant_type: 'refresh_token',
+        client_id: 'dadi-mirror',
+        service: 'reg',
+        scope: 'repository:lib/a:pull',
+        refresh_token: 'refresh me',
+      },
+    },
+  ]);
+  expect(sent).toEqual([undefined, 'Bearer token-1', 'Bearer token-1']);
+});
+
+test('what a caller sent is passed on at once as it is, and a refusal carries the challenge for it', async () => {
+  const { client, read, sent, tokenRequests } = await tokenRegistry({ takes: (n) => n === 7 });
+  expect(await read('lib/a', client.withAuthorization('Bearer token-7'))).toEqual(blob);
+  await expect(read('lib/a', client.withAuthorization('Bearer token-8'))).rejects.toMatchObject({
+    code: 'ERR_REGISTRY_UNAUTHORIZED',
+    challenge: expect.stringMatching(
+      /^Bearer realm="http.*\/token",service="reg",scope="repository:lib\/a:pull"$/,
+    ),
+  });
+  expect(sent).toEqual(['Bearer token-7', 'Bearer token-8']);
+  expect(tokenRequests).toHaveLength(0);
+});
+
+test("a caller's user and password serve for tokens, and what was asked for need not be asked again", async () => {
+  const { client, read, sent, tokenRequests } = await tokenRegistry();
+  const basic = `Basic ${Buffer.from('bob:x').toString('base64')}`;
+  expect(await read('lib/a', client.withAuthorization(basic))).toEqual(blob);
+  expect(await read('lib/a', client.withAuthorization(basic))).toEqual(blob);
+  expect(tokenRequests.map(({ authorization }) => authorization)).toEqual([basic]);
+  expect(sent).toEqual([undefined, 'Bearer token-1', 'Bearer token-1']);
+});
+
+test('a token service that refuses is an error with the challenge of the registry, not its own', async () => {
+  const { read } = await tokenRegistry({ tokenStatus: 401 });
+  await expect(read()).rejects.toMatchObject({ challenge: expect.stringMatching(/^Bearer realm=.*lib\/a/) });
+});
+
+test('a token service that sends us elsewhere is not followed', async () => {
+  const other = await tokenRegistry();
+  const elsewhere = `http://${other.client.host}/token`;
+  const { read } = await tokenRegistry({ tokenStatus: 307, tokenLocation: elsewhere });
+  await expect(read()).rejects.toMatchObject({ code: 'ERR_REGISTRY_STATUS', status: 307 });
+  expect(other.tokenRequests).toHaveLength(0);
+});
+
+const password = (value: string): Secret => ({ kind: 'password', username: 'alice', password: value });
+
+test('credentials that the token service refuses are fetched again, once', async () => {
+  const secrets = ['old', 'new', 'newer'].map(password);
+  let loads = 0;
+  const credentials = new CachedCredentials(async () => secrets[loads++] ?? null, { minAgeMs: 0 });
+  const isNew = (authorization = '') => authorization.endsWith(Buffer.from('alice:new').toString('base64'));
+  const { read, tokenRequests } = await tokenRegistry({
+    credentials,
+    tokenStatusOf: (authorization) => (isNew(authorization) ? 200 : 401),
+  });
+  expect(await read()).toEqual(blob);
+  expect(await read('lib/b')).toEqual(blob);
+  expect([loads, tokenRequests.length]).toEqual([2, 3]);
+});
+
+test('credentials that cannot be got are an error before anything is sent', async () => {
+  const credentials: CredentialsProvider = {
+    current: async () => {
+      throw new OciError('ERR_CREDENTIALS', 'cannot read the secret in /etc/secret');
+    },
+    refused: () => {},
+  };
+  const { read, sent } = await tokenRegistry({ credentials });
+  await expect(read()).rejects.toMatchObject({
+    code: 'ERR_REGISTRY_CREDENTIALS',
+    message: expect.stringContaining('/etc/secret'),
+  });
+  expect(sent).toHaveLength(0);
+});
+
+test('tokens of thousands of repositories are kept, and each is asked for once', async () => {
+  const { read, tokenRequests } = await tokenRegistry();
+  const repositories = Array.from({ length: 1000 }, (_, index) => `lib/r${index}`);
+  for (let round = 0; round < 2; round++)
+    await Promise.all(repositories.map((repository) => read(repository)));
+  expect(tokenRequests).toHaveLength(1000);
 });

@@ -1,10 +1,6 @@
-import {
-  type BearerTokens,
-  basicAuthorization,
-  type Credentials,
-  type TokenRequest,
-} from './bearer-tokens.ts';
-import { type RegistryContext, RegistryError } from './errors.ts';
+import type { BearerTokens, TokenRequest } from './bearer-tokens.ts';
+import { basicAuthorization, type CredentialsProvider, type Secret, secretKey } from './credentials.ts';
+import { OciError, type RegistryContext, RegistryError } from './errors.ts';
 import { forbidden } from './registry-http.ts';
 import { type AddressGuard, ForbiddenAddressError, isLoopback } from './registry-url.ts';
 
@@ -31,59 +27,80 @@ export function parseChallenges(header: string): Challenge[] {
   return challenges;
 }
 
-/** How a repository wants requests to be authorised. */
-type Method =
-  | { readonly kind: 'basic'; readonly credentials: Credentials }
-  | { readonly kind: 'bearer'; readonly request: TokenRequest };
+/** How a repository wants requests to be authorised, whoever asks. */
+export type AuthMethod =
+  | { readonly kind: 'basic' }
+  | { readonly kind: 'bearer'; readonly wanted: Omit<TokenRequest, 'secret'> };
 
 const MAX_REMEMBERED_REPOSITORIES = 10_000;
 
 /**
  * The `Authorization` of requests to one registry on behalf of one identity. Nothing is sent before the
- * registry asks for it; what it asked for is remembered by repository.
+ * registry asks for it, but for what a caller sent; what it asked for is remembered by repository.
  */
 export class RegistryAuth {
   readonly #registry: URL;
-  readonly #credentials: Credentials | null;
+  readonly #credentials: CredentialsProvider;
   readonly #tokens: BearerTokens;
   readonly #guard: AddressGuard;
-  readonly #methods = new Map<string, Method>();
+  readonly #methods: Map<string, AuthMethod>;
 
-  constructor(registry: URL, credentials: Credentials | null, tokens: BearerTokens, guard: AddressGuard) {
-    this.#registry = registry;
+  /** @param shared what does not depend on who asks */
+  constructor(
+    shared: {
+      readonly baseUrl: URL;
+      readonly tokens: BearerTokens;
+      readonly guard: AddressGuard;
+      /** By repository. */
+      readonly authMethods: Map<string, AuthMethod>;
+    },
+    credentials: CredentialsProvider,
+  ) {
+    this.#registry = shared.baseUrl;
     this.#credentials = credentials;
-    this.#tokens = tokens;
-    this.#guard = guard;
+    this.#tokens = shared.tokens;
+    this.#guard = shared.guard;
+    this.#methods = shared.authMethods;
   }
 
-  /** The header's value for a request about a repository; null if the registry has not asked for one yet. */
+  /**
+   * The header's value for a request about a repository; null if the registry has not asked for one yet.
+   * @throws RegistryError, as for any request; the signal's reason
+   */
   async authorization(
     repository: string,
     context: RegistryContext,
     signal: AbortSignal | undefined,
   ): Promise<string | null> {
+    const secret = await this.#secret(context, signal);
+    if (secret?.kind === 'authorization') return secret.value;
     const method = this.#methods.get(repository);
     if (method === undefined) return null;
-    if (method.kind === 'basic') return basicAuthorization(method.credentials);
-    return `Bearer ${await this.#tokens.get(method.request, context, signal)}`;
+    if (method.kind === 'basic') return secret?.kind === 'password' ? basicAuthorization(secret) : null;
+    return `Bearer ${await this.#token(method.wanted, secret, context, signal)}`;
   }
 
   /**
    * A better value after a 401, null if there is none.
-   * @param challengeHeader the answer's `WWW-Authenticate`
+   * @param challenge the answer's `WWW-Authenticate`
    * @param refused the value that was sent with the request
    */
   async renew(
-    challengeHeader: string,
+    challenge: string,
     refused: string | null,
     repository: string,
     context: RegistryContext,
     signal: AbortSignal | undefined,
   ): Promise<string | null> {
-    const method = this.#method(parseChallenges(challengeHeader), repository, context);
+    const secret = await this.#secret(context, signal);
+    if (secret?.kind === 'authorization') return null;
+    const method = this.#method(challenge, repository, context);
     if (method === null) return null;
     if (method.kind === 'bearer' && refused?.startsWith('Bearer ')) {
-      this.#tokens.forget(method.request, refused.slice('Bearer '.length));
+      this.#tokens.forget({ ...method.wanted, secret }, refused.slice('Bearer '.length));
+    }
+    if (secret?.kind === 'password' && refused === basicAuthorization(secret)) {
+      this.#credentials.refused(secret);
     }
     if (this.#methods.size >= MAX_REMEMBERED_REPOSITORIES) this.#methods.clear();
     this.#methods.set(repository, method);
@@ -91,21 +108,48 @@ export class RegistryAuth {
     return renewed === refused ? null : renewed;
   }
 
-  #method(challenges: readonly Challenge[], repository: string, context: RegistryContext): Method | null {
-    const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
-    if (bearer !== undefined) {
-      return {
-        kind: 'bearer',
-        request: {
-          realm: this.#realm(bearer.parameters.get('realm') ?? '', context),
-          service: bearer.parameters.get('service') ?? null,
-          scope: bearer.parameters.get('scope') ?? `repository:${repository}:pull`,
-          credentials: this.#credentials,
-        },
-      };
+  /** A token; if the token service refuses the secret and there is a newer one, for that. */
+  async #token(
+    wanted: Omit<TokenRequest, 'secret'>,
+    secret: TokenRequest['secret'],
+    context: RegistryContext,
+    signal: AbortSignal | undefined,
+  ): Promise<string> {
+    try {
+      return await this.#tokens.get({ ...wanted, secret }, context, signal);
+    } catch (error) {
+      const isRefusal = error instanceof RegistryError && error.code === 'ERR_REGISTRY_UNAUTHORIZED';
+      if (!isRefusal || secret === null) throw error;
+      this.#credentials.refused(secret);
+      const newer = await this.#secret(context, signal);
+      if (newer?.kind === 'authorization') throw error;
+      if (newer === null || secretKey(newer) === secretKey(secret)) throw error;
+      return this.#tokens.get({ ...wanted, secret: newer }, context, signal);
     }
-    if (this.#credentials === null || !challenges.some(({ scheme }) => scheme === 'basic')) return null;
-    return { kind: 'basic', credentials: this.#credentials };
+  }
+
+  async #secret(context: RegistryContext, signal: AbortSignal | undefined): Promise<Secret | null> {
+    try {
+      return await this.#credentials.current(signal);
+    } catch (cause) {
+      if (!(cause instanceof OciError)) throw cause;
+      throw new RegistryError('ERR_REGISTRY_CREDENTIALS', context, cause.message, { cause });
+    }
+  }
+
+  #method(challenge: string, repository: string, context: RegistryContext): AuthMethod | null {
+    const challenges = parseChallenges(challenge);
+    const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
+    if (bearer === undefined) {
+      return challenges.some(({ scheme }) => scheme === 'basic') ? { kind: 'basic' } : null;
+    }
+    const wanted = {
+      realm: this.#realm(bearer.parameters.get('realm') ?? '', context),
+      service: bearer.parameters.get('service') ?? null,
+      scope: bearer.parameters.get('scope') ?? `repository:${repository}:pull`,
+      challenge,
+    };
+    return { kind: 'bearer', wanted };
   }
 
   /** Credentials go there: a registry that is reached safely must not make us send them in the clear. */

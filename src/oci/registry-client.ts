@@ -1,71 +1,89 @@
-import type { Credentials } from './bearer-tokens.ts';
-import { type BlobRange, downloadFrom, rangeHeaders, type UnsizedDownload } from './blob-download.ts';
-import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest, matchesDigest } from './digest.ts';
-import { OciError, type RegistryContext, RegistryError } from './errors.ts';
+import type { BlobRange } from './blob-download.ts';
+import {
+  type Credentials,
+  type CredentialsProvider,
+  fixedCredentials,
+  fixedSecret,
+  secretOfAuthorization,
+} from './credentials.ts';
+import { type Digest, isDigest, matchesDigest } from './digest.ts';
+import { OciError } from './errors.ts';
 import type { ExchangeObserver } from './exchange-observer.ts';
-import { type Descriptor, MAX_MANIFEST_BYTES } from './manifest.ts';
-import { bareMediaType, isDockerSchema1, MANIFEST_ACCEPT, OCI_INDEX } from './media-types.ts';
+import type { HttpProxies } from './http-proxies.ts';
+import type { Descriptor } from './manifest.ts';
+import { OCI_INDEX } from './media-types.ts';
+import type { RegistryQuota } from './rate-limits.ts';
 import { isRepository, isTag } from './reference.ts';
 import {
-  contentDigest,
-  contentType,
   digestMismatch,
   indexEntries,
-  nextPage,
   protocolError,
   type ResolvedManifest,
   readSmall,
   resolvedFrom,
   tagNames,
 } from './registry-answers.ts';
-import { discard, header, headerBytes, readExactly, tooBig } from './registry-http.ts';
-import { type RetryPolicy, withRetries } from './registry-retry.ts';
-import { RegistryConnections, type RegistryTimeouts, RegistryTransport } from './registry-transport.ts';
-import { signedSchema1Payload } from './schema1.ts';
+import { RegistryConnections, type RegistryTimeouts } from './registry-connections.ts';
+import { discard, readExactly } from './registry-http.ts';
+import {
+  type Accepting,
+  acceptHeader,
+  type BlobDownload,
+  blobPath,
+  blobSize,
+  type FetchedManifest,
+  fetchManifest,
+  manifestPath,
+  nullOnStatus,
+  readPage,
+  readPages,
+  referrersByTag,
+  send,
+  startBlob,
+  type Waiting,
+} from './registry-requests.ts';
+import type { RetryPolicy } from './registry-retry.ts';
+import { Endpoint, type EndpointState, RegistryRoute } from './registry-route.ts';
+import type { RegistryTls } from './registry-tls.ts';
+import { RegistryTransport } from './registry-transport.ts';
+import type { Reach } from './registry-url.ts';
 
-export interface RegistryClientOptions {
-  /** Where the registry answers; a path in front of `/v2/` is kept. See `registryUrl` for what users write. */
+/** How one address of a registry, or of a mirror of it, is reached. */
+export interface RegistryAccess {
+  /** Where it answers; a path in front of `/v2/` is kept. See `registryUrl` for what users write. */
   readonly baseUrl: URL;
-  /** Sent when the registry asks for them, to itself or to the token service that it names. */
-  readonly credentials?: Credentials | null;
+  /** Sent when it asks for them, to itself or to the token service that it names. */
+  readonly credentials?: Credentials | CredentialsProvider | null;
+  /** Null for what Node.js trusts by itself. */
+  readonly tls?: RegistryTls | null;
+}
+
+export interface MirrorAccess extends RegistryAccess {
+  /** Which registry is meant, told to a mirror of several (Distribution spec, "Registry Proxying"). */
+  readonly namespace?: string;
+}
+
+export interface RegistryClientOptions extends RegistryAccess {
+  /** Asked before the registry, in this order. */
+  readonly mirrors?: readonly MirrorAccess[];
+  /** How long a mirror that failed is passed over. */
+  readonly mirrorRestMs?: number;
   readonly userAgent?: string;
   readonly timeouts?: Partial<RegistryTimeouts>;
   readonly retry?: Partial<RetryPolicy>;
+  readonly proxies?: HttpProxies | null;
   readonly observer?: ExchangeObserver;
-}
-
-interface Waiting {
-  readonly signal?: AbortSignal | undefined;
-}
-
-interface Accepting extends Waiting {
-  /** Media types, in place of all that can be read here. */
-  readonly accept?: readonly string[] | undefined;
-}
-
-export interface FetchedManifest {
-  readonly digest: Digest;
-  readonly mediaType: string;
-  readonly bytes: Buffer;
-}
-
-/** The running download of a blob, or of a part of it. Nothing has been verified. */
-export interface BlobDownload extends UnsizedDownload {
-  /** Of the whole blob. */
-  readonly sizeBytes: number;
-}
-
-/** A part of a list, and the URL of the next one. */
-interface ListPage {
-  readonly page: Buffer;
-  readonly next: string | null;
+  /** At once to one host, for blobs; as many again for all else. */
+  readonly maxConnections?: number;
+  /** How far inside the registry may stand; anywhere if left out. */
+  readonly reach?: Reach;
 }
 
 const DEFAULT_USER_AGENT = 'dadi-mirror';
+/** A mirror is there to be quick; and the registry is to have its time too before clients give up (after 30 s). */
+const MIRROR_TIMEOUTS = { connectMs: 3_000, headersMs: 8_000 };
 const DEFAULT_RETRY: RetryPolicy = { retries: 3, maxRetryAfterMs: 5_000 };
 const TAGS_PER_PAGE = 1000;
-const MAX_PAGES = 1000;
-const MAX_LIST_BYTES = 64 * 1024 * 1024;
 
 /**
  * The pull side of the Distribution spec v1.1. Safe for concurrent use. Every method rejects with a
@@ -77,40 +95,49 @@ export class RegistryClient {
   readonly host: string;
   readonly #options: RegistryClientOptions;
   readonly #connections: RegistryConnections;
-  readonly #isOwner: boolean;
-  readonly #transport: RegistryTransport;
-  readonly #retry: RetryPolicy;
+  /** Of its own, to be closed with it. */
+  readonly #owned: readonly RegistryConnections[];
+  readonly #registry: Endpoint;
+  readonly #route: RegistryRoute;
 
   /** @param shared connections of another client to the same registry, which closes them */
   constructor(options: RegistryClientOptions, shared: RegistryConnections | null = null) {
-    const { baseUrl, credentials = null, userAgent = DEFAULT_USER_AGENT, timeouts = {} } = options;
+    const { baseUrl, credentials = null, mirrors = [], mirrorRestMs } = options;
     this.host = baseUrl.host;
     this.#options = options;
-    this.#isOwner = shared === null;
-    this.#connections =
-      shared ?? new RegistryConnections(baseUrl, userAgent, timeouts, options.observer ?? null);
-    this.#transport = new RegistryTransport(this.#connections, credentials);
-    this.#retry = { ...DEFAULT_RETRY, ...options.retry };
+    this.#connections = shared ?? connect(options, options);
+    this.#registry = new Endpoint(transport(this.#connections, credentials), { isMirror: false });
+    const endpoints = mirrors.map((mirror) => {
+      const { namespace = null, credentials: theirs = null } = mirror;
+      const timeouts = { ...options.timeouts, ...MIRROR_TIMEOUTS };
+      const rest = mirrorRestMs === undefined ? {} : { restMs: mirrorRestMs };
+      const to = transport(connect({ ...options, timeouts, reach: 'any' }, mirror), theirs);
+      return new Endpoint(to, { isMirror: true, namespace, ...rest });
+    });
+    this.#owned = [
+      ...(shared === null ? [this.#connections] : []),
+      ...endpoints.map((mirror) => mirror.transport.connections),
+    ];
+    this.#route = new RegistryRoute(endpoints, this.#registry, { ...DEFAULT_RETRY, ...options.retry });
   }
 
   /** What a tag or digest names, without its bytes where the registry can tell. */
   async resolve(repository: string, reference: string, options: Accepting = {}): Promise<ResolvedManifest> {
     const { signal } = options;
-    const { context, path } = this.#manifest(repository, reference);
-    const headers = acceptHeader(options);
-    const resolved = await withRetries(
-      async () => {
-        const request = { method: 'HEAD', path, repository, headers, signal } as const;
-        const response = await this.#transport.send(request, context).catch(nullOnStatus(405));
-        await response?.body.dump();
-        return response === null ? null : resolvedFrom(response, reference, context);
-      },
-      this.#retry,
-      signal,
-    );
-    if (resolved !== null) return resolved;
-    const { bytes, ...manifest } = await this.manifest(repository, reference, options);
-    return { ...manifest, size: bytes.length };
+    checkReference(repository, reference);
+    const path = manifestPath(repository, reference);
+    const request = { method: 'HEAD', kind: 'manifest', path, repository, signal } as const;
+    return this.#route.ask(async (endpoint) => {
+      const context = { host: endpoint.host, repository, reference };
+      const response = await send(endpoint, { ...request, headers: acceptHeader(options) }, context).catch(
+        nullOnStatus(405),
+      );
+      await response?.body.dump();
+      const resolved = response === null ? null : resolvedFrom(response, reference, context);
+      if (resolved !== null) return resolved;
+      const { bytes, ...manifest } = await fetchManifest(endpoint, repository, reference, options);
+      return { ...manifest, size: bytes.length };
+    }, signal);
   }
 
   /**
@@ -118,24 +145,10 @@ export class RegistryClient {
    * registry names, if it does.
    */
   async manifest(repository: string, reference: string, options: Accepting = {}): Promise<FetchedManifest> {
-    const { signal } = options;
-    const { context, path } = this.#manifest(repository, reference);
-    const headers = acceptHeader(options);
-    return withRetries(
-      async () => {
-        const request = { method: 'GET', path, repository, headers, signal } as const;
-        const response = await this.#transport.send(request, context);
-        const bytes = await readSmall(response, MAX_MANIFEST_BYTES, context);
-        const expected = isDigest(reference) ? reference : contentDigest(response);
-        const mediaType = contentType(response);
-        const signed = isDockerSchema1(bareMediaType(mediaType))
-          ? (signedSchema1Payload(bytes) ?? bytes)
-          : bytes;
-        if (expected !== null && !matchesDigest(signed, expected)) throw digestMismatch(context, expected);
-        return { digest: expected ?? digestOf(signed), mediaType, bytes };
-      },
-      this.#retry,
-      signal,
+    checkReference(repository, reference);
+    return this.#route.ask(
+      (endpoint) => fetchManifest(endpoint, repository, reference, options),
+      options.signal,
     );
   }
 
@@ -145,10 +158,9 @@ export class RegistryClient {
     digest: Digest,
     { signal }: Waiting = {},
   ): Promise<{ readonly sizeBytes: number }> {
-    const { context, path } = this.#blob(repository, digest);
-    return withRetries(
-      async () => ({ sizeBytes: await this.#blobSize(repository, path, context, signal) }),
-      this.#retry,
+    checkRepository(repository);
+    return this.#route.ask(
+      async (endpoint) => ({ sizeBytes: await blobSize(endpoint, repository, digest, signal) }),
       signal,
     );
   }
@@ -158,12 +170,8 @@ export class RegistryClient {
    * when `body` fails. A range outside the blob is ERR_REGISTRY_STATUS with status 416.
    */
   async blob(repository: string, digest: Digest, options: Waiting & BlobRange = {}): Promise<BlobDownload> {
-    const { context, path } = this.#blob(repository, digest);
-    return withRetries(
-      () => this.#startBlob(repository, path, options, context),
-      this.#retry,
-      options.signal,
-    );
+    checkRepository(repository);
+    return this.#route.ask((endpoint) => startBlob(endpoint, repository, digest, options), options.signal);
   }
 
   /** A small blob (a configuration, a chunk table) as a whole, verified. */
@@ -172,18 +180,15 @@ export class RegistryClient {
     digest: Digest,
     { maxBytes, signal }: Waiting & { readonly maxBytes: number },
   ): Promise<Buffer> {
-    const { context, path } = this.#blob(repository, digest);
-    return withRetries(
-      async () => {
-        const request = { method: 'GET', path, repository, headers: {}, signal } as const;
-        const response = await this.#transport.send(request, context);
-        const bytes = await readSmall(response, maxBytes, context);
-        if (!matchesDigest(bytes, digest)) throw digestMismatch(context, digest);
-        return bytes;
-      },
-      this.#retry,
-      signal,
-    );
+    checkRepository(repository);
+    const path = blobPath(repository, digest);
+    const request = { method: 'GET', kind: 'blob', path, repository, headers: {}, signal } as const;
+    return this.#route.ask(async (endpoint) => {
+      const context = { host: endpoint.host, repository, reference: digest };
+      const bytes = await readSmall(await send(endpoint, request, context), maxBytes, context);
+      if (!matchesDigest(bytes, digest)) throw digestMismatch(context, digest);
+      return bytes;
+    }, signal);
   }
 
   /**
@@ -199,10 +204,11 @@ export class RegistryClient {
     signal?: AbortSignal,
     retry: Partial<RetryPolicy> = {},
   ): Promise<Buffer> {
-    const { context, path } = this.#blob(repository, digest);
-    return withRetries(
-      async () => {
-        const download = await this.#startBlob(repository, path, { offset, length, signal }, context);
+    checkRepository(repository);
+    return this.#route.ask(
+      async (endpoint) => {
+        const context = { host: endpoint.host, repository, reference: digest };
+        const download = await startBlob(endpoint, repository, digest, { offset, length, signal });
         const { body, offsetBytes, lengthBytes } = download;
         if (offsetBytes === offset && lengthBytes === length) return readExactly(body, length, context);
         discard(body);
@@ -212,8 +218,8 @@ export class RegistryClient {
           'the registry does not answer ranges: its blobs cannot be read in parts',
         );
       },
-      { ...this.#retry, ...retry },
       signal,
+      retry,
     );
   }
 
@@ -226,23 +232,28 @@ export class RegistryClient {
     digest: Digest,
     { artifactType, signal }: Waiting & { readonly artifactType?: string } = {},
   ): Promise<Descriptor[]> {
+    checkRepository(repository);
     const query = artifactType === undefined ? '' : `?artifactType=${encodeURIComponent(artifactType)}`;
     const path = `v2/${repository}/referrers/${digest}${query}`;
-    const context = this.#context(repository, digest);
-    const pages = await this.#pages(repository, path, OCI_INDEX, context, signal).catch(nullOnStatus(404));
-    const found =
-      pages === null
-        ? await this.#referrersByTag(repository, digest, signal)
+    const found = await this.#route.ask(async (endpoint) => {
+      const context = { host: endpoint.host, repository, reference: digest };
+      const pages = await readPages(endpoint, path, OCI_INDEX, context, signal).catch(nullOnStatus(404));
+      return pages === null
+        ? referrersByTag(endpoint, repository, digest, signal)
         : pages.flatMap((bytes) => indexEntries(bytes, context));
+    }, signal);
     return found.filter((one) => artifactType === undefined || one.artifactType === artifactType);
   }
 
   /** A repository's tags, in the registry's order. */
   async tags(repository: string, { signal }: Waiting = {}): Promise<string[]> {
-    const context = this.#context(repository, null);
+    checkRepository(repository);
     const path = `v2/${repository}/tags/list?n=${TAGS_PER_PAGE}`;
-    const pages = await this.#pages(repository, path, 'application/json', context, signal);
-    return pages.flatMap((bytes) => tagNames(bytes, context));
+    return this.#route.ask(async (endpoint) => {
+      const context = { host: endpoint.host, repository, reference: null };
+      const pages = await readPages(endpoint, path, 'application/json', context, signal);
+      return pages.flatMap((bytes) => tagNames(bytes, context));
+    }, signal);
   }
 
   /**
@@ -253,144 +264,70 @@ export class RegistryClient {
     repository: string,
     { n, last, signal }: Waiting & { readonly n: number; readonly last: string | null },
   ): Promise<{ readonly tags: readonly string[]; readonly nextLast: string | null }> {
-    const context = this.#context(repository, null);
+    checkRepository(repository);
     const query = new URLSearchParams({ n: String(n), ...(last === null ? {} : { last }) });
     const path = `v2/${repository}/tags/list?${query}`;
-    const { page, next } = await this.#page(repository, path, 'application/json', context, signal);
-    const nextLast = next === null ? null : (new URL(next).searchParams.get('last') ?? '');
-    return { tags: tagNames(page, context), nextLast };
+    return this.#route.ask(async (endpoint) => {
+      const context = { host: endpoint.host, repository, reference: null };
+      const { page, next } = await readPage(endpoint, path, 'application/json', context, signal);
+      const nextLast = next === null ? null : (new URL(next).searchParams.get('last') ?? '');
+      return { tags: tagNames(page, context), nextLast };
+    }, signal);
   }
 
-  /** The same registry over the same connections, on behalf of somebody else; it ends with this client. */
-  withCredentials(credentials: Credentials | null): RegistryClient {
-    return new RegistryClient({ ...this.#options, credentials }, this.#connections);
+  /** How much the registry itself lets us pull, by what it said last; null if it does not say. */
+  quota(): RegistryQuota | null {
+    return this.#registry.state.quota;
+  }
+
+  /** The mirrors in their order, then the registry. */
+  endpoints(): EndpointState[] {
+    return this.#route.states;
+  }
+
+  /**
+   * The registry itself, without its mirrors, over the same connections on behalf of somebody else; it ends with
+   * this client.
+   */
+  withCredentials(credentials: Credentials | CredentialsProvider | null): RegistryClient {
+    return new RegistryClient({ ...this.#options, credentials, mirrors: [] }, this.#connections);
+  }
+
+  /**
+   * {@link withCredentials} by the `Authorization` that a caller sent: Basic as user and password, anything else
+   * (a token) as it is. Where the registry refuses it, the error's `challenge` is for the caller to answer.
+   */
+  withAuthorization(value: string): RegistryClient {
+    return this.withCredentials(fixedSecret(secretOfAuthorization(value)));
   }
 
   /** Ends running downloads too. */
   async close(): Promise<void> {
-    if (this.#isOwner) await this.#connections.close();
-  }
-
-  async #startBlob(
-    repository: string,
-    path: string,
-    { signal, ...range }: Waiting & BlobRange,
-    context: RegistryContext,
-  ): Promise<BlobDownload> {
-    const headers = rangeHeaders(range);
-    const response = await this.#transport.send(
-      { method: 'GET', path, repository, headers, signal },
-      context,
-    );
-    const { sizeBytes, ...download } = downloadFrom(response, range, context);
-    if (sizeBytes !== null) return { ...download, sizeBytes };
-    try {
-      return { ...download, sizeBytes: await this.#blobSize(repository, path, context, signal) };
-    } catch (error) {
-      discard(download.body);
-      throw error;
-    }
-  }
-
-  async #blobSize(
-    repository: string,
-    path: string,
-    context: RegistryContext,
-    signal: AbortSignal | undefined,
-  ): Promise<number> {
-    const request = { method: 'HEAD', path, repository, headers: {}, signal } as const;
-    const response = await this.#transport.send(request, context);
-    await response.body.dump();
-    const sizeBytes = headerBytes(response, 'content-length');
-    if (sizeBytes === null) throw protocolError(context, 'the registry does not say how large the blob is');
-    return sizeBytes;
-  }
-
-  /** The bodies of a list that the registry may answer in parts, each with a link to the next. */
-  async #pages(
-    repository: string,
-    firstPath: string,
-    accept: string,
-    context: RegistryContext,
-    signal: AbortSignal | undefined,
-  ): Promise<Buffer[]> {
-    const pages: Buffer[] = [];
-    let totalBytes = 0;
-    for (let path: string | null = firstPath; path !== null; ) {
-      if (pages.length === MAX_PAGES)
-        throw protocolError(context, `its list has more than ${MAX_PAGES} pages`);
-      const { page, next }: ListPage = await this.#page(repository, path, accept, context, signal);
-      totalBytes += page.length;
-      if (totalBytes > MAX_LIST_BYTES) throw tooBig(context, `more than ${MAX_LIST_BYTES}`, MAX_LIST_BYTES);
-      pages.push(page);
-      path = next;
-    }
-    return pages;
-  }
-
-  #page(
-    repository: string,
-    path: string,
-    accept: string,
-    context: RegistryContext,
-    signal: AbortSignal | undefined,
-  ): Promise<ListPage> {
-    return withRetries(
-      async () => {
-        const request = { method: 'GET', path, repository, headers: { accept }, signal } as const;
-        const response = await this.#transport.send(request, context);
-        const page = await readSmall(response, MAX_MANIFEST_BYTES, context);
-        const url = new URL(path, this.#connections.baseUrl.href);
-        return { page, next: nextPage(header(response, 'link'), url) };
-      },
-      this.#retry,
-      signal,
-    );
-  }
-
-  async #referrersByTag(
-    repository: string,
-    digest: Digest,
-    signal: AbortSignal | undefined,
-  ): Promise<readonly Descriptor[]> {
-    const tag = `${digestAlgorithm(digest)}-${digestHex(digest).slice(0, 64)}`;
-    const index = await this.manifest(repository, tag, { accept: [OCI_INDEX], signal }).catch(
-      nullOnStatus(404),
-    );
-    return index === null ? [] : indexEntries(index.bytes, this.#context(repository, tag));
-  }
-
-  #manifest(repository: string, reference: string): { context: RegistryContext; path: string } {
-    if (!isTag(reference) && !isDigest(reference)) {
-      throw new OciError(
-        'ERR_REFERENCE_INVALID',
-        `${JSON.stringify(reference)} is neither a tag nor a digest`,
-      );
-    }
-    const context = this.#context(repository, reference);
-    return { context, path: `v2/${repository}/manifests/${reference}` };
-  }
-
-  #blob(repository: string, digest: Digest): { context: RegistryContext; path: string } {
-    return { context: this.#context(repository, digest), path: `v2/${repository}/blobs/${digest}` };
-  }
-
-  #context(repository: string, reference: string | null): RegistryContext {
-    if (!isRepository(repository)) {
-      throw new OciError('ERR_REFERENCE_INVALID', `${JSON.stringify(repository)} is not a repository`);
-    }
-    return { host: this.host, repository, reference };
+    await Promise.all(this.#owned.map((connections) => connections.close()));
   }
 }
 
-function acceptHeader({ accept = MANIFEST_ACCEPT }: Accepting): Record<string, string> {
-  return { accept: accept.join(', ') };
+function connect(options: RegistryClientOptions, access: RegistryAccess): RegistryConnections {
+  const { userAgent = DEFAULT_USER_AGENT, ...common } = options;
+  const { baseUrl, tls } = access;
+  return new RegistryConnections({ ...common, baseUrl, userAgent, tls });
 }
 
-/** For `catch`: null in place of an answer with this status. */
-function nullOnStatus(status: number): (error: unknown) => null {
-  return (error) => {
-    if (error instanceof RegistryError && error.status === status) return null;
-    throw error;
-  };
+function transport(
+  connections: RegistryConnections,
+  credentials: Credentials | CredentialsProvider | null,
+): RegistryTransport {
+  const isProvider = credentials !== null && 'current' in credentials;
+  return new RegistryTransport(connections, isProvider ? credentials : fixedCredentials(credentials));
+}
+
+function checkRepository(repository: string): void {
+  if (isRepository(repository)) return;
+  throw new OciError('ERR_REFERENCE_INVALID', `${JSON.stringify(repository)} is not a repository`);
+}
+
+function checkReference(repository: string, reference: string): void {
+  checkRepository(repository);
+  if (isTag(reference) || isDigest(reference)) return;
+  throw new OciError('ERR_REFERENCE_INVALID', `${JSON.stringify(reference)} is neither a tag nor a digest`);
 }

@@ -7,8 +7,9 @@ export type HttpResponse = Dispatcher.ResponseData;
 
 export interface HttpRequest {
   readonly url: URL;
-  readonly method: 'GET' | 'HEAD';
+  readonly method: 'GET' | 'HEAD' | 'POST';
   readonly headers: Readonly<Record<string, string>>;
+  readonly body?: string;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -20,20 +21,35 @@ const MAX_ERROR_BODY_BYTES = 64 * 1024;
  */
 export async function exchange(
   dispatcher: Dispatcher,
-  { url, method, headers, signal }: HttpRequest,
+  { url, signal, ...rest }: HttpRequest,
   context: RegistryContext,
 ): Promise<HttpResponse> {
   try {
-    return await request(url, { dispatcher, method, headers, ...(signal === undefined ? {} : { signal }) });
+    return await request(url, { dispatcher, ...rest, ...(signal === undefined ? {} : { signal }) });
   } catch (cause) {
     if (cause instanceof ForbiddenAddressError) throw forbidden(cause, context);
     throw new RegistryError(
       'ERR_REGISTRY_UNREACHABLE',
       context,
-      `no answer from ${url.host}: ${describeCause(cause)}; check that it is up and can be reached from here`,
+      `no answer from ${url.host}: ${describeCause(cause)}; ${connectionAdvice(errorCode(cause) ?? '')}`,
       { cause },
     );
   }
+}
+
+/** Node's and OpenSSL's codes for certificates that do not prove who they should. */
+const UNTRUSTED = /CERT|SIGNATURE|ISSUER/;
+
+function connectionAdvice(code: string): string {
+  if (code.includes('ALERT'))
+    return 'it refuses our TLS: give the client certificate and key that it asks for';
+  if (code === 'EPROTO' || code.startsWith('ERR_SSL_WRONG_VERSION')) {
+    return 'it speaks no TLS there: write its URL with http:// if it is plain';
+  }
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'use the name that its certificate is for';
+  if (code === 'CERT_HAS_EXPIRED') return 'its certificate has to be renewed there';
+  if (UNTRUSTED.test(code)) return 'give the certificate of its authority (ca), or add it to the system';
+  return 'check that it is up and can be reached from here';
 }
 
 export function forbidden(cause: ForbiddenAddressError, context: RegistryContext): RegistryError {
@@ -86,11 +102,13 @@ const STATUS_ERRORS: Readonly<Record<number, { code: RegistryErrorCode; advice: 
 /**
  * Reads an answer that is an error to its end and says what it means.
  * @param who answered
+ * @param challenge of the registry, if it is about who asks
  */
 export async function responseError(
   response: HttpResponse,
   context: RegistryContext,
   who = 'registry',
+  challenge: string | null = null,
 ): Promise<RegistryError> {
   const status = response.statusCode;
   const entries = parseErrorBody(await readErrorBody(response.body));
@@ -104,7 +122,12 @@ export async function responseError(
     known.code,
     context,
     `the ${who} answered ${status}${said === '' ? '' : ` (${said.slice(0, 1000)})`}; ${known.advice}`,
-    { status, entries, retryAfterMs: parseRetryAfter(header(response, 'retry-after'), Date.now()) },
+    {
+      status,
+      entries,
+      challenge,
+      retryAfterMs: parseRetryAfter(header(response, 'retry-after'), Date.now()),
+    },
   );
 }
 

@@ -46,14 +46,22 @@ function inList(list: BlockList, address: string): boolean {
   return list.check(address, address.includes(':') ? 'ipv6' : 'ipv4');
 }
 
-/** How far inside an address is: 0 anybody's, 1 a private network's, 2 the machine's own link. */
-function depth(address: string): 0 | 1 | 2 {
+/** 0 anybody's, 1 a private network's, 2 the machine's own link. */
+type Depth = 0 | 1 | 2;
+
+/** Where a registry may stand itself: at public addresses only, in private networks too, or anywhere. */
+export type Reach = 'public' | 'private' | 'any';
+
+const MAX_DEPTH: Readonly<Record<Reach, Depth>> = { public: 0, private: 1, any: 2 };
+
+/** How far inside an address is. */
+function depth(address: string): Depth {
   if (inList(LINK_LOCAL, address)) return 2;
   return inList(PRIVATE, address) ? 1 : 0;
 }
 
 /** URLs write IPv6 addresses in brackets. */
-function bareAddress(hostname: string): string {
+export function bareAddress(hostname: string): string {
   return hostname.replace(/^\[(.*)\]$/, '$1');
 }
 
@@ -70,10 +78,12 @@ export class ForbiddenAddressError extends Error {
  */
 export class AddressGuard {
   readonly #registryHost: string;
-  #registryDepth: 0 | 1 | 2 = 0;
+  readonly #maxDepth: Depth;
+  #registryDepth: Depth = 0;
 
-  constructor(registry: URL) {
+  constructor(registry: URL, reach: Reach = 'any') {
     this.#registryHost = bareAddress(registry.hostname);
+    this.#maxDepth = MAX_DEPTH[reach];
     if (isIP(this.#registryHost) !== 0) this.#registryDepth = depth(this.#registryHost);
   }
 
@@ -111,6 +121,11 @@ export class AddressGuard {
   #admit(hostname: string, address: string): void {
     const found = depth(address);
     if (hostname === this.#registryHost) {
+      if (found > this.#maxDepth) {
+        throw new ForbiddenAddressError(
+          `${hostname} is at ${address}, an internal address: only a registry that is configured by its full name may be there`,
+        );
+      }
       if (found > this.#registryDepth) this.#registryDepth = found;
     } else if (found > this.#registryDepth) {
       throw new ForbiddenAddressError(
