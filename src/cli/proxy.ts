@@ -2,9 +2,11 @@ import { existsSync } from 'node:fs';
 import process from 'node:process';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { type Logger, pino } from 'pino';
+import { httpProxiesOf } from '../oci/http-proxies.ts';
 import { LOG_LEVELS, type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
 import { isSet, mergeSettings, readConfigFile, type Settings } from '../proxy/config-file.ts';
 import { type RunningProxy, startProxy } from '../proxy/server.ts';
+import { withoutUpstreamSecrets } from '../proxy/upstream-config.ts';
 import { interruptSignal } from './interrupt.ts';
 import { type LimitFlags, limitOption, limitsHelp } from './limits.ts';
 import { printJson } from './output.ts';
@@ -123,6 +125,7 @@ stand in the file only:
       credentials: { username: me, password: secret }
     - name: registry.example.com
       url: https://10.0.0.5:5000
+      tls: { ca: /etc/ssl/registry-ca.pem }
   conversion:
     limits: { layerEntries: 10000000 }
 ${limitsHelp()}`,
@@ -133,12 +136,13 @@ ${limitsHelp()}`,
 async function runProxy(flags: ProxyFlags): Promise<void> {
   const config = readConfig(flags);
   if (flags.checkConfig) {
-    printJson(withoutPasswords(config));
+    printJson(shown(config));
     return;
   }
+  const proxies = httpProxiesOf(process.env);
   const log = pino({ level: config.logLevel });
   const signal = interruptSignal();
-  const proxy = await startProxy(config, { log, version });
+  const proxy = await startProxy(config, { log, version, proxies });
   const reload = () => reloadConfig(flags, proxy, log);
   process.on('SIGHUP', reload);
   await new Promise<void>((resolve) => {
@@ -198,14 +202,13 @@ function configOf(flags: ProxyFlags): Settings {
   };
 }
 
-function withoutPasswords(config: ProxyConfig) {
+/** For people's eyes. */
+function shown(config: ProxyConfig) {
   return {
     ...config,
     catalog: config.catalog.kind === 'sqlite' ? config.catalog : { ...config.catalog, url: '(hidden)' },
     storage: withoutSecrets(config.storage),
-    upstreams: config.upstreams.map(({ credentials, ...rest }) =>
-      credentials === undefined ? rest : { ...rest, credentials: { ...credentials, password: '(hidden)' } },
-    ),
+    upstreams: config.upstreams.map(withoutUpstreamSecrets),
   };
 }
 

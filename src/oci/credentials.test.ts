@@ -147,15 +147,15 @@ test('a file that is not there is named', async () => {
   const file = join(scratch, 'nowhere');
   const failed = { code: 'ERR_CREDENTIALS', message: expect.stringContaining(file) };
   await expect(dockerConfigCredentials(file, 'a.io').current(undefined)).rejects.toMatchObject(failed);
-  await expect(readSecretFile(file)).rejects.toMatchObject(failed);
+  expect(() => readSecretFile(file)).toThrow(expect.objectContaining(failed));
 });
 
-test('a secret in a file ends with its first line', async () => {
+test('a secret in a file ends with its first line', () => {
   const file = join(scratch, 'secret');
   writeFileSync(file, 's3cret \r\nmore\n');
-  expect(await readSecretFile(file)).toBe('s3cret ');
+  expect(readSecretFile(file)).toBe('s3cret ');
   writeFileSync(file, '\n');
-  await expect(readSecretFile(file)).rejects.toMatchObject({ message: expect.stringContaining('empty') });
+  expect(() => readSecretFile(file)).toThrow(/empty/);
 });
 
 test.each([

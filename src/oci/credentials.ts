@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import { OciError } from './errors.ts';
 
@@ -130,17 +130,18 @@ export class CachedCredentials implements CredentialsProvider {
  * The first line of a file that holds a password or a token.
  * @throws OciError ERR_CREDENTIALS
  */
-export async function readSecretFile(path: string): Promise<string> {
-  const text = await readFile(path, 'utf8').catch((cause: Error) => {
-    throw new OciError(
-      'ERR_CREDENTIALS',
-      `cannot read the secret in ${path} (${cause.message}); put it there, readable for this process`,
-      { cause },
-    );
-  });
-  const [secret = ''] = text.split(/\r?\n/, 1);
-  if (secret === '') {
-    throw new OciError('ERR_CREDENTIALS', `${path} is empty; put the secret on its first line`);
+export function readSecretFile(path: string): string {
+  const [secret = ''] = readTextFile(path).split(/\r?\n/, 1);
+  if (secret !== '') return secret;
+  throw new OciError('ERR_CREDENTIALS', `${path} is empty; put the secret on its first line`);
+}
+
+function readTextFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    const message = `cannot read the secret in ${path} (${reason}); put it there, readable for this process`;
+    throw new OciError('ERR_CREDENTIALS', message, { cause });
   }
-  return secret;
 }

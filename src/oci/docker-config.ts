@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { askCredentialHelper } from './credential-helper.ts';
 import {
@@ -44,7 +44,7 @@ export function dockerConfigCredentials(
   host: string,
   times: Partial<CachingTimes> = {},
 ): CredentialsProvider {
-  return new CachedCredentials(async () => lookUp(await readDockerConfig(path), host, path), times);
+  return new CachedCredentials(async () => lookUp(readDockerConfig(path), host, path), times);
 }
 
 /** Credentials for one registry from a credential helper alone. */
@@ -57,17 +57,24 @@ export function helperCredentials(
 }
 
 /** @throws OciError ERR_CREDENTIALS that names the file */
-export async function readDockerConfig(path: string): Promise<DockerConfig> {
-  const text = await readFile(path, 'utf8').catch((cause: Error) => {
-    const message = `cannot read the Docker configuration ${path} (${cause.message}); make it with docker login`;
-    throw new OciError('ERR_CREDENTIALS', message, { cause });
-  });
+export function readDockerConfig(path: string): DockerConfig {
+  const text = readTextFile(path);
   try {
     return configSchema.parse(JSON.parse(text));
   } catch (cause) {
     // Not what the parser says: it may quote the file's secrets.
     const message = `${path} is no Docker configuration: JSON with "auths", "credsStore" or "credHelpers"`;
     throw new OciError('ERR_CREDENTIALS', message, cause instanceof SyntaxError ? {} : { cause });
+  }
+}
+
+function readTextFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    const message = `cannot read the Docker configuration ${path} (${reason}); make it with docker login`;
+    throw new OciError('ERR_CREDENTIALS', message, { cause });
   }
 }
 

@@ -81,7 +81,10 @@ export interface RegistryClientOptions extends RegistryAccess {
 
 const DEFAULT_USER_AGENT = 'dadi-mirror';
 /** A mirror is there to be quick; and the registry is to have its time too before clients give up (after 30 s). */
-const MIRROR_TIMEOUTS = { connectMs: 3_000, headersMs: 8_000 };
+const mirrorTimeouts = ({ connectMs, headersMs }: Partial<RegistryTimeouts> = {}) => ({
+  connectMs: Math.min(connectMs ?? Number.POSITIVE_INFINITY, 3_000),
+  headersMs: Math.min(headersMs ?? Number.POSITIVE_INFINITY, 8_000),
+});
 const DEFAULT_RETRY: RetryPolicy = { retries: 3, maxRetryAfterMs: 5_000 };
 const TAGS_PER_PAGE = 1000;
 
@@ -109,7 +112,7 @@ export class RegistryClient {
     this.#registry = new Endpoint(transport(this.#connections, credentials), { isMirror: false });
     const endpoints = mirrors.map((mirror) => {
       const { namespace = null, credentials: theirs = null } = mirror;
-      const timeouts = { ...options.timeouts, ...MIRROR_TIMEOUTS };
+      const timeouts = { ...options.timeouts, ...mirrorTimeouts(options.timeouts) };
       const rest = mirrorRestMs === undefined ? {} : { restMs: mirrorRestMs };
       const to = transport(connect({ ...options, timeouts, reach: 'any' }, mirror), theirs);
       return new Endpoint(to, { isMirror: true, namespace, ...rest });

@@ -16,7 +16,7 @@ export interface RegistryTimeouts extends ProgressLimits {
   readonly bodyMs: number;
 }
 
-const DEFAULT_TIMEOUTS: RegistryTimeouts = {
+export const DEFAULT_TIMEOUTS: RegistryTimeouts = {
   connectMs: 5_000,
   headersMs: 20_000,
   bodyMs: 60_000,

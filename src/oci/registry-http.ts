@@ -31,7 +31,7 @@ export async function exchange(
     throw new RegistryError(
       'ERR_REGISTRY_UNREACHABLE',
       context,
-      `no answer from ${url.host}: ${describeCause(cause)}; ${connectionAdvice(errorCode(cause) ?? '')}`,
+      `no answer from ${url.host}: ${describeCause(cause)}; ${connectionAdvice(errorCode(cause) ?? '', url)}`,
       { cause },
     );
   }
@@ -40,9 +40,13 @@ export async function exchange(
 /** Node's and OpenSSL's codes for certificates that do not prove who they should. */
 const UNTRUSTED = /CERT|SIGNATURE|ISSUER/;
 
-function connectionAdvice(code: string): string {
+function connectionAdvice(code: string, { protocol }: URL): string {
   if (code.includes('ALERT'))
     return 'it refuses our TLS: give the client certificate and key that it asks for';
+  if (code === 'UND_ERR_SOCKET' && protocol === 'https:') {
+    // In TLS 1.3 the refusal comes when the connection already stands.
+    return 'check that it is up, and if it asks for a client certificate give that and its key';
+  }
   if (code === 'EPROTO' || code.startsWith('ERR_SSL_WRONG_VERSION')) {
     return 'it speaks no TLS there: write its URL with http:// if it is plain';
   }

@@ -31,7 +31,7 @@ export function readRegistryTls(
 ): RegistryTls {
   const { ca, certificate, key } = files;
   const trusted = ca === undefined ? [...systemRoots()] : [...systemRoots(), ...readCertificates(ca)];
-  const others = createSecureContext({ ca: trusted });
+  const others = ca === undefined ? systemContext() : createSecureContext({ ca: trusted });
   const skipVerify = options.skipVerify ?? false;
   if (certificate === undefined && key === undefined) return { own: others, others, skipVerify };
   if (certificate === undefined || key === undefined) {
@@ -50,6 +50,13 @@ export function readRegistryTls(
 }
 
 let roots: readonly string[] | null = null;
+let rootsContext: SecureContext | null = null;
+
+/** Hundreds of certificates take a while to read: once is enough. */
+function systemContext(): SecureContext {
+  rootsContext ??= createSecureContext({ ca: [...systemRoots()] });
+  return rootsContext;
+}
 
 /** Those that Node.js brings and NODE_EXTRA_CA_CERTS adds, and those of the machine, where operators add theirs. */
 function systemRoots(): readonly string[] {

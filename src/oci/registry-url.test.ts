@@ -65,3 +65,19 @@ test('a name that does not exist is an error of the resolver', async () => {
     code: expect.stringMatching(/^(ENOTFOUND|EAI_AGAIN)$/),
   });
 });
+
+test('a registry that may only be public is refused at any address further inside, its own too', async () => {
+  const named = new AddressGuard(new URL('http://localhost:5000/'), 'public');
+  await expect(resolve(named, 'localhost')).rejects.toEqual(refused);
+  for (const address of ['127.0.0.1', '10.0.0.1', '[fd00::1]', '169.254.169.254']) {
+    const url = new URL(`http://${address}/`);
+    expect(() => new AddressGuard(url, 'public').check(url)).toThrow(refused);
+  }
+});
+
+test('a registry that may be in a private network may not be at a link-local address', () => {
+  const inside = new URL('http://10.0.0.1/');
+  expect(() => new AddressGuard(inside, 'private').check(inside)).not.toThrow();
+  const metadata = new URL('http://169.254.169.254/');
+  expect(() => new AddressGuard(metadata, 'private').check(metadata)).toThrow(refused);
+});

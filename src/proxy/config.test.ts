@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { parseProxyConfig } from './config.ts';
+import { withoutUpstreamSecrets } from './upstream-config.ts';
 
 test('an empty configuration is a proxy of Docker Hub', () => {
   const config = parseProxyConfig({});
@@ -25,7 +26,11 @@ test('what is given is kept, and the first upstream is the default', () => {
   });
   expect(config.listen).toEqual({ host: '::1', port: 80 });
   expect(config.defaultUpstream).toBe('quay.io');
-  expect(config.upstreams[1]).toEqual({ name: 'localhost:5000', url: 'http://127.0.0.1:5000' });
+  const credentials = { way: 'password', value: 'p', username: 'u' };
+  expect(config.upstreams).toEqual([
+    { name: 'quay.io', credentials },
+    { name: 'localhost:5000', url: 'http://127.0.0.1:5000' },
+  ]);
   expect(config.conversion).toMatchObject({ enabled: true, algorithm: 'lz4' });
 });
 
@@ -47,6 +52,13 @@ test.each([
   [{ upstreams: [{ name: 'https://quay.io' }] }, /^upstreams\.0\.name: write the registry/],
   [{ upstreams: [{ name: 'quay.io', url: 'ftp://quay.io' }] }, /^upstreams\.0\.url: write a URL/],
   [{ upstreams: [{ name: 'a.io' }, { name: 'a.io' }] }, /^upstreams: a\.io stands there twice/],
+  [{ upstreams: [{ name: 'a.io', credentials: { helper: '../x' } }] }, /credentials\.helper: write NAME/],
+  [
+    { upstreams: [{ name: 'a.io', mirrors: [{ url: 'a.io' }] }] },
+    /^upstreams\.0\.mirrors\.0\.url: write a URL/,
+  ],
+  [{ upstreams: [{ name: 'a.io', tls: { caFile: '/x' } }] }, /^upstreams\.0\.tls: .*caFile/],
+  [{ allowUpstreams: ['10.0.0.1'] }, /^allowUpstreams\.0: write HOST/],
   [{ defaultUpstream: 'quay.io' }, /^defaultUpstream: quay\.io is none of the upstreams \(docker\.io\)/],
   [{ storage: { kind: 'tape' } }, /^storage\.kind: /],
   [{ storage: { kind: 's3' } }, /^storage\.bucket: /],
@@ -82,4 +94,31 @@ test('where a wrong value stands is named, if it is known', () => {
 
 test('every wrong key is named at once', () => {
   expect(() => parseProxyConfig({ listen: 'x', tagTtlMs: -1 })).toThrow(/listen: .*\ntagTtlMs: /);
+});
+
+test('what is secret is not shown', () => {
+  const secret = { username: 'u', password: 'hush' };
+  const mirrors = [{ url: 'https://m.io', credentials: { identityToken: 'hush' } }];
+  const { upstreams } = parseProxyConfig({
+    upstreams: [
+      { name: 'a.io', credentials: secret, mirrors },
+      { name: 'b.io', credentials: { dockerConfig: '/root/.docker/config.json' } },
+    ],
+  });
+  const shown = JSON.stringify(upstreams.map(withoutUpstreamSecrets));
+  expect(shown).not.toContain('hush');
+  expect(shown).toContain('/root/.docker/config.json');
+});
+
+test.each([
+  {},
+  { username: 'u' },
+  { password: 'p' },
+  { username: 'u', password: 'p', passwordFile: '/p' },
+  { username: 'u', identityToken: 't' },
+  { helper: 'a', dockerConfig: '/c' },
+])('credentials that are none or two ways are refused: %j', (credentials) => {
+  expect(() => parseProxyConfig({ upstreams: [{ name: 'a.io', credentials }] })).toThrow(
+    /^upstreams\.0\.credentials: give username with password/,
+  );
 });

@@ -5,6 +5,7 @@ import { DEFAULT_REGISTRY } from '../oci/reference.ts';
 import { explainIssue, explainUnknownKeys } from './config-issues.ts';
 import { ConfigError } from './errors.ts';
 import { storage } from './storage.ts';
+import { allowUpstreamsSchema, upstreamSchema } from './upstream-config.ts';
 
 const hostAndPort = z
   .string()
@@ -14,17 +15,6 @@ const hostAndPort = z
     return { host: text.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(text.slice(colon + 1)) };
   })
   .refine(({ port }) => port <= 65_535, 'the port is greater than 65535');
-
-const upstream = z.strictObject({
-  name: z
-    .string()
-    .regex(/^[a-z0-9.-]+(?::\d{1,5})?$/, 'write the registry as in image names, for example quay.io'),
-  /** Where it answers, if not where its name says. */
-  url: z
-    .url({ protocol: /^https?$/, error: 'write a URL, for example https://mirror.example.com' })
-    .optional(),
-  credentials: z.strictObject({ username: z.string().min(1), password: z.string() }).optional(),
-});
 
 function bound(name: keyof ConversionLimits) {
   return z.int().positive().default(DEFAULT_LIMITS[name]);
@@ -81,7 +71,8 @@ const schema = z
     dataDirectory: z.string().min(1, 'name a directory').default('/var/lib/dadi-mirror/proxy'),
     catalog,
     storage,
-    upstreams: z.array(upstream).min(1, 'name at least one upstream').default([DOCKER_HUB]),
+    upstreams: z.array(upstreamSchema).min(1, 'name at least one upstream').default([DOCKER_HUB]),
+    allowUpstreams: allowUpstreamsSchema,
     /** The upstream of requests that name none; the first one if left out. */
     defaultUpstream: z.string().optional(),
     /** How long a tag is believed before upstream is asked again. */
@@ -131,7 +122,6 @@ const schema = z
 
 /** All that the proxy can be told, checked, with defaults filled in. */
 export type ProxyConfig = Readonly<z.output<typeof schema>>;
-export type UpstreamConfig = ProxyConfig['upstreams'][number];
 
 /**
  * Checks a configuration as it was read from file, flags and environment.

@@ -78,6 +78,12 @@ function upstreamAnswer(error: RegistryError, unknownCode: UnknownCode): ErrorAn
         headers: { 'retry-after': String(seconds) },
       });
     }
+    case 'ERR_REGISTRY_CREDENTIALS':
+      // Names of files and programs are for the log.
+      return answer(
+        'UNAVAILABLE',
+        "the proxy's own credentials for upstream cannot be read: its log says why",
+      );
     case 'ERR_REGISTRY_UNREACHABLE':
       return answer('UNAVAILABLE', `upstream cannot be reached: ${error.message}`);
     default:

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { parseProxyConfig } from './config.ts';
+import { ConfigError } from './errors.ts';
 import { LiveConfig } from './live-config.ts';
 
 test('what can change at once counts at once, and the rest is named and stays as it was', () => {
@@ -27,9 +28,20 @@ test('what can change at once counts at once, and the rest is named and stays as
 test('who has to make something anew is told of a change, and of none when nothing changed', () => {
   const live = new LiveConfig(parseProxyConfig({}));
   const told: number[][] = [];
-  live.onChange((now, before) => told.push([now.tagTtlMs, before.tagTtlMs]));
+  live.onChange((now, before) => () => told.push([now.tagTtlMs, before.tagTtlMs]));
   live.replace(parseProxyConfig({ tagTtlMs: 60_000 }));
   expect(told).toEqual([]);
   live.replace(parseProxyConfig({ tagTtlMs: 7 }));
   expect(told).toEqual([[7, 60_000]]);
+});
+
+test('a configuration for which something cannot be made is refused, and nothing changes', () => {
+  const live = new LiveConfig(parseProxyConfig({}));
+  const applied: string[] = [];
+  live.onChange(() => () => applied.push('first'));
+  live.onChange(() => {
+    throw new ConfigError('upstreams.0.tls: no such file');
+  });
+  expect(() => live.replace(parseProxyConfig({ tagTtlMs: 7 }))).toThrow(/no such file/);
+  expect([live.current.tagTtlMs, applied]).toEqual([60_000, []]);
 });

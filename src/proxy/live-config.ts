@@ -4,6 +4,7 @@ import type { ProxyConfig } from './config.ts';
 /** The keys that may change while the proxy runs: who uses them reads {@link LiveConfig.current} at each use. */
 const LIVE_KEYS = [
   'upstreams',
+  'allowUpstreams',
   'defaultUpstream',
   'tagTtlMs',
   'logLevel',
@@ -21,7 +22,7 @@ export interface ConfigChange {
 /** The configuration, of which a part may change while the proxy runs. */
 export class LiveConfig {
   #current: ProxyConfig;
-  readonly #listeners: ((now: ProxyConfig, before: ProxyConfig) => void)[] = [];
+  readonly #listeners: ((now: ProxyConfig, before: ProxyConfig) => () => void)[] = [];
 
   constructor(config: ProxyConfig) {
     this.#current = config;
@@ -31,18 +32,26 @@ export class LiveConfig {
     return this.#current;
   }
 
-  /** For what has to be made anew. `listener` must not throw: the configuration was checked. */
-  onChange(listener: (now: ProxyConfig, before: ProxyConfig) => void): void {
-    this.#listeners.push(listener);
+  /**
+   * For what has to be made anew. `prepare` makes it, and throws ConfigError if it cannot (a file is missing): then
+   * nothing changes. What it returns puts that to use, and must not throw.
+   */
+  onChange(prepare: (now: ProxyConfig, before: ProxyConfig) => () => void): void {
+    this.#listeners.push(prepare);
   }
 
-  /** Takes over what can change while the proxy runs. */
+  /**
+   * Takes over what can change while the proxy runs.
+   * @throws ConfigError if it cannot be used after all
+   */
   replace(next: ProxyConfig): ConfigChange {
     const before = this.#current;
     const live = Object.fromEntries(LIVE_KEYS.map((key) => [key, next[key]]));
-    this.#current = { ...before, ...live };
-    const applied = changedKeys(before, this.#current);
-    if (applied.length > 0) for (const listener of this.#listeners) listener(this.#current, before);
+    const now = { ...before, ...live };
+    const applied = changedKeys(before, now);
+    const prepared = applied.length === 0 ? [] : this.#listeners.map((prepare) => prepare(now, before));
+    this.#current = now;
+    for (const apply of prepared) apply();
     return { applied, needRestart: changedKeys(this.#current, next) };
   }
 }

@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import type { HttpProxies } from '../oci/http-proxies.ts';
 import { Catalog } from '../store/catalog.ts';
 import { Blobs } from './blobs.ts';
 import type { ProxyConfig } from './config.ts';
@@ -35,11 +36,14 @@ export interface Surroundings {
   readonly log: Logger;
   /** Of this program, for people. */
   readonly version: string;
+  /** On the way to upstreams; none if left out. */
+  readonly proxies?: HttpProxies | null;
 }
 
 /**
  * Starts the proxy. What it opens it closes again if it fails.
- * @throws ConfigError (the address is taken), StoreError (the data directory is in use or cannot be written)
+ * @throws ConfigError (the address is taken, a file cannot be read), StoreError (the data directory is in use or
+ *   cannot be written)
  */
 export async function startProxy(config: ProxyConfig, around: Surroundings): Promise<RunningProxy> {
   const opened = new Opened();
@@ -58,7 +62,7 @@ export async function startProxy(config: ProxyConfig, around: Surroundings): Pro
 
 async function openAll(
   live: LiveConfig,
-  { log, version }: Surroundings,
+  { log, version, proxies = null }: Surroundings,
   opened: Opened,
 ): Promise<Pick<RunningProxy, 'address' | 'adminAddress'>> {
   const config = live.current;
@@ -68,7 +72,7 @@ async function openAll(
   const catalog = await openCatalog(config);
   opened.add(() => catalog.close());
   const metrics = new Metrics();
-  const upstreams = openUpstreams(live, metrics);
+  const upstreams = openUpstreams(live, { metrics, proxies, log });
   opened.add(() => upstreams.close());
 
   const stop = new AbortController();

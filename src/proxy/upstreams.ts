@@ -1,5 +1,6 @@
 import { DEFAULT_REGISTRY, isRepository } from '../oci/reference.ts';
 import type { RegistryClient } from '../oci/registry-client.ts';
+import type { EndpointState } from '../oci/registry-route.ts';
 import type { RepositoryName } from '../store/catalog.ts';
 import { RequestError } from './errors.ts';
 import { quote } from './paths.ts';
@@ -17,16 +18,28 @@ export interface Target {
   readonly client: RegistryClient;
 }
 
-/** The configured upstreams, and which of them a request means. No other registry is ever contacted. */
+/** An upstream that is not configured by its name but allowed, null if it is not. */
+export type FindUpstream = (name: string) => Upstream | null;
+
+/** How an upstream is, for metrics and status pages. */
+export interface UpstreamState {
+  readonly name: string;
+  /** Its mirrors in their order, then the registry itself. */
+  readonly endpoints: readonly EndpointState[];
+}
+
+/** The upstreams, and which of them a request means. No registry that is neither configured nor allowed is contacted. */
 export class Upstreams {
   #byName: ReadonlyMap<string, Upstream>;
   #default: Upstream;
+  readonly #allowed: FindUpstream;
   readonly #retired: Upstream[] = [];
 
   /** `defaultName` is one of the upstreams' names. */
-  constructor(upstreams: readonly Upstream[], defaultName: string) {
+  constructor(upstreams: readonly Upstream[], defaultName: string, allowed: FindUpstream = () => null) {
     this.#byName = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
-    this.#default = this.#configured(defaultName);
+    this.#allowed = allowed;
+    this.#default = this.#find(defaultName);
   }
 
   /** The name of the one that requests mean which name none. */
@@ -42,7 +55,7 @@ export class Upstreams {
   replace(upstreams: readonly Upstream[], defaultName: string): void {
     const before = this.#byName;
     this.#byName = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
-    this.#default = this.#configured(defaultName);
+    this.#default = this.#find(defaultName);
     this.#retired.push(...[...before.values()].filter((upstream) => !upstreams.includes(upstream)));
   }
 
@@ -54,23 +67,28 @@ export class Upstreams {
   /**
    * By the `ns` parameter (distribution-spec, "Registry Proxying"), else by a name that begins with an
    * upstream's, else the default upstream.
-   * @throws RequestError NAME_UNKNOWN for an upstream that is not configured, so that the client goes on to its
-   *   next mirror; NAME_INVALID
+   * @throws RequestError NAME_UNKNOWN for an upstream that is neither configured nor allowed, so that the client
+   *   goes on to its next mirror; NAME_INVALID
    */
   choose(name: string, namespace: string | null): Target {
-    if (namespace !== null) return target(this.#configured(namespace), name);
+    if (namespace !== null) return target(this.#find(namespace), name);
     const slash = name.indexOf('/');
     const first = slash === -1 ? '' : name.slice(0, slash);
-    const named = this.#byName.get(first);
-    if (named !== undefined) return target(named, name.slice(slash + 1));
+    const named = this.#byName.get(first) ?? (first.includes('.') ? this.#allowed(first) : null);
+    if (named !== null) return target(named, name.slice(slash + 1));
     // No repository's name can hold a port: this is another registry.
-    if (first.includes(':')) return target(this.#configured(first), name.slice(slash + 1));
+    if (first.includes(':')) return target(this.#find(first), name.slice(slash + 1));
     return target(this.#default, name);
   }
 
   /** @throws RequestError NAME_UNKNOWN */
   of(where: RepositoryName): Target {
-    return { where, client: this.#configured(where.upstream).client };
+    return { where, client: this.#find(where.upstream).client };
+  }
+
+  /** The configured ones. */
+  states(): UpstreamState[] {
+    return [...this.#byName.values()].map(({ name, client }) => ({ name, endpoints: client.endpoints() }));
   }
 
   async close(): Promise<void> {
@@ -79,9 +97,9 @@ export class Upstreams {
     );
   }
 
-  #configured(name: string): Upstream {
-    const upstream = this.#byName.get(name);
-    if (upstream !== undefined) return upstream;
+  #find(name: string): Upstream {
+    const upstream = this.#byName.get(name) ?? this.#allowed(name);
+    if (upstream !== null) return upstream;
     const names = [...this.#byName.keys()].join(', ');
     throw new RequestError('NAME_UNKNOWN', `${quote(name)} is none of this proxy's upstreams (${names})`);
   }

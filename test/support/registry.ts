@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { get as getHttp } from 'node:http';
 import { get as getHttps } from 'node:https';
 import { basename, dirname, join } from 'node:path';
@@ -7,6 +7,8 @@ import { startTokenServer, type TokenServer } from './token-server.ts';
 
 const USERNAME = 'alice';
 const PASSWORD = 'secret';
+/** Of {@link USERNAME}, where tokens are wanted. */
+export const IDENTITY_TOKEN = 'refresh-alice';
 const SERVICE = 'test-registry';
 const ISSUER = 'test-issuer';
 
@@ -16,6 +18,10 @@ export interface RegistryOptions {
   /** Who may read and write: anybody, or who knows {@link Registry.credentials}, sent as Basic or for a token. */
   readonly auth?: 'none' | 'basic' | 'token';
   readonly tls?: boolean;
+  /** With TLS: only who shows the certificate in {@link Registry.certificatesDir} may connect. */
+  readonly clientCertificates?: boolean;
+  /** An address of this machine; by default 127.0.0.1. */
+  readonly address?: '127.0.0.1' | '[::1]';
 }
 
 /** A real registry (Debian's docker-registry) on a loopback port. */
@@ -24,7 +30,10 @@ export interface Registry {
   readonly host: string;
   readonly baseUrl: URL;
   readonly credentials: { readonly username: string; readonly password: string } | null;
-  /** A directory with ca.crt, for clients that are to trust the registry; null without TLS. */
+  /**
+   * A directory with ca.crt, for clients that are to trust the registry, and if it asks for one a client's
+   * certificate (client.cert, client.key); null without TLS.
+   */
   readonly certificatesDir: string | null;
   readonly logPath: string;
   stop(): Promise<void>;
@@ -35,11 +44,12 @@ export interface Registry {
  * tokens and TLS `openssl`.
  */
 export async function startRegistry(options: RegistryOptions): Promise<Registry> {
-  const { dir, auth = 'none', tls = false } = options;
+  const { dir, auth = 'none', tls = false, clientCertificates = false, address = '127.0.0.1' } = options;
   mkdirSync(join(dir, 'data'), { recursive: true });
-  const host = `127.0.0.1:${await freePort()}`;
+  const host = `${address}:${await freePort()}`;
   const baseUrl = new URL(`${tls ? 'https' : 'http'}://${host}`);
   const certificate = tls ? await makeCertificate(dir, 'certificates/ca.crt') : null;
+  const client = clientCertificates ? await makeClientCertificate(dir) : null;
   const access = await setUpAccess(auth, dir);
   const configPath = join(dir, 'config.yml');
   const config = {
@@ -50,7 +60,13 @@ export async function startRegistry(options: RegistryOptions): Promise<Registry>
     storage: { filesystem: { rootdirectory: join(dir, 'data') }, delete: { enabled: true } },
     http: {
       addr: host,
-      ...(certificate && { tls: { certificate: certificate.certificatePath, key: certificate.keyPath } }),
+      ...(certificate && {
+        tls: {
+          certificate: certificate.certificatePath,
+          key: certificate.keyPath,
+          ...(client && { clientcas: [client.certificatePath] }),
+        },
+      }),
     },
     ...(access.config && { auth: access.config }),
   };
@@ -60,7 +76,7 @@ export async function startRegistry(options: RegistryOptions): Promise<Registry>
   try {
     const registry = await start('docker-registry', ['serve', configPath], {
       logPath,
-      readyWhen: () => answers(new URL('/v2/', baseUrl)),
+      readyWhen: () => answers(new URL('/v2/', baseUrl), client),
     });
     return {
       host,
@@ -97,7 +113,7 @@ async function setUpAccess(auth: 'none' | 'basic' | 'token', dir: string): Promi
     }
     case 'token': {
       const { keyPath, certificatePath } = await makeCertificate(dir, 'issuer.crt');
-      const account = { username: USERNAME, password: PASSWORD };
+      const account = { username: USERNAME, password: PASSWORD, refreshToken: IDENTITY_TOKEN };
       const names = { service: SERVICE, issuer: ISSUER };
       const tokenServer = await startTokenServer({ ...names, ...account, keyPath, certificatePath });
       const token = { realm: tokenServer.url, ...names, rootcertbundle: certificatePath };
@@ -106,22 +122,42 @@ async function setUpAccess(auth: 'none' | 'basic' | 'token', dir: string): Promi
   }
 }
 
-/** Makes an RSA key and a certificate for 127.0.0.1 that it signs itself. */
-async function makeCertificate(dir: string, name: string) {
+/** As skopeo and docker look for it. */
+function makeClientCertificate(dir: string) {
+  return makeCertificate(dir, 'certificates/client.cert', 'certificates/client.key');
+}
+
+/** A name that only the certificates know: who resolves it to this machine reaches the registry by it. */
+export const REGISTRY_NAME = 'registry.test';
+
+/**
+ * Makes an RSA key and a certificate for this machine's addresses and {@link REGISTRY_NAME} that it signs itself.
+ * @param keyName not beside the certificate: skopeo takes every key in a directory of certificates for a client's
+ */
+async function makeCertificate(dir: string, name: string, keyName = `${basename(name)}.key`) {
   const certificatePath = join(dir, name);
-  // Not beside the certificate: skopeo takes every key in a directory of certificates for a client's.
-  const keyPath = join(dir, `${basename(name)}.key`);
+  const keyPath = join(dir, keyName);
   mkdirSync(dirname(certificatePath), { recursive: true });
-  const subject = ['-subj', `/CN=${basename(name)}`, '-addext', 'subjectAltName=IP:127.0.0.1'];
+  const names = `subjectAltName=IP:127.0.0.1,IP:::1,DNS:${REGISTRY_NAME}`;
+  const subject = ['-subj', `/CN=${basename(name)}`, '-addext', names];
   const files = ['-keyout', keyPath, '-out', certificatePath];
   await run('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', ...subject, ...files]);
   return { keyPath, certificatePath };
 }
 
 /** Whether a registry answers at all: 200, or 401 where it wants to know who asks. */
-function answers(url: URL): Promise<boolean> {
+function answers(
+  url: URL,
+  client: { readonly keyPath: string; readonly certificatePath: string } | null,
+): Promise<boolean> {
+  const identity = client && {
+    cert: readFileSync(client.certificatePath),
+    key: readFileSync(client.keyPath),
+  };
   const request =
-    url.protocol === 'https:' ? getHttps(url, { rejectUnauthorized: false }) : getHttp(url, { agent: false });
+    url.protocol === 'https:'
+      ? getHttps(url, { rejectUnauthorized: false, ...identity })
+      : getHttp(url, { agent: false });
   return new Promise((resolve, reject) => {
     request.once('error', reject);
     request.once('response', (response) => {

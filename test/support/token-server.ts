@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { importPKCS8, SignJWT } from 'jose';
 
 export interface TokenServerOptions {
@@ -9,6 +10,8 @@ export interface TokenServerOptions {
   readonly issuer: string;
   readonly username: string;
   readonly password: string;
+  /** Good for tokens, too, by the form of OAuth2 that Distribution describes. */
+  readonly refreshToken: string;
   /** PEM files of an RSA key and its certificate, which the registry trusts. */
   readonly keyPath: string;
   readonly certificatePath: string;
@@ -26,12 +29,18 @@ export async function startTokenServer(options: TokenServerOptions): Promise<Tok
   const certificate = readFileSync(options.certificatePath, 'utf8').replace(/-----[^-]+-----|\s/g, '');
   const account = `Basic ${Buffer.from(`${options.username}:${options.password}`).toString('base64')}`;
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
-    const query = new URL(request.url ?? '/', 'http://token').searchParams;
-    if (request.headers.authorization !== account || query.get('service') !== options.service) {
+    const isForm = request.method === 'POST';
+    const query = isForm
+      ? new URLSearchParams(await text(request))
+      : new URL(request.url ?? '/', 'http://token').searchParams;
+    const isWelcome = isForm
+      ? query.get('grant_type') === 'refresh_token' && query.get('refresh_token') === options.refreshToken
+      : request.headers.authorization === account;
+    if (!isWelcome || query.get('service') !== options.service) {
       response.writeHead(401, { 'www-authenticate': 'Basic realm="tokens"' }).end();
       return;
     }
-    const token = await new SignJWT({ access: query.getAll('scope').flatMap(parseScope) })
+    const token = await new SignJWT({ access: scopesOf(query) })
       .setProtectedHeader({ alg: 'RS256', x5c: [certificate] })
       .setIssuer(options.issuer)
       .setSubject(options.username)
@@ -42,7 +51,7 @@ export async function startTokenServer(options: TokenServerOptions): Promise<Tok
       .setExpirationTime('5m')
       .sign(key);
     response.writeHead(200, { 'content-type': 'application/json' });
-    response.end(JSON.stringify({ token, expires_in: 300 }));
+    response.end(JSON.stringify({ [isForm ? 'access_token' : 'token']: token, expires_in: 300 }));
   };
   const server = createServer((request, response) => {
     answer(request, response).catch((error: unknown) => response.writeHead(500).end(String(error)));
@@ -58,6 +67,10 @@ export async function startTokenServer(options: TokenServerOptions): Promise<Tok
       await once(server, 'close');
     },
   };
+}
+
+function scopesOf(query: URLSearchParams) {
+  return query.getAll('scope').flatMap((scopes) => scopes.split(' ').flatMap(parseScope));
 }
 
 /** "repository:lib/py:pull,push" → an entry of the token's access list. */
