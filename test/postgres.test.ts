@@ -108,7 +108,7 @@ describe.skipIf(!canRun)('replicas that share a catalog in PostgreSQL', () => {
       [one, two, one, two].flatMap((catalog, turn) => [
         catalog.link(WHERE, ...(turn % 2 === 0 ? digests : digests.toReversed())),
         catalog.putTag(WHERE, 'latest', { digest: A, checkedAtMs: turn }),
-        catalog.putManifest(A, 'application/x', 1),
+        catalog.putManifest(A, 'application/x', 1, []),
       ]),
     );
     for (const digest of digests) expect(await one.isLinked(WHERE, digest)).toBe(true);

@@ -63,7 +63,7 @@ function start(
 }
 
 function convertedFrom({ digest }: ConversionRecord) {
-  return { digest: digestOf(`converted ${digest}`), mediaType: OCI_MANIFEST, sizeBytes: 1 };
+  return { digest: digestOf(`converted ${digest}`), mediaType: OCI_MANIFEST, sizeBytes: 1, parts: [] };
 }
 
 function served(value: object, mediaType: string): ServedManifest {

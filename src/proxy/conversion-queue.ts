@@ -29,7 +29,12 @@ export type Converter = (
     /** Among those that run; may grow meanwhile. */
     priority: () => number;
   },
-) => Promise<ConvertedManifest>;
+) => Promise<MadeManifest>;
+
+export interface MadeManifest extends ConvertedManifest {
+  /** What it names, its chunk tables included. */
+  readonly parts: readonly Digest[];
+}
 
 /** Time for a client to say which of an index's platforms it wants, before the others take their turn. */
 const INDEX_DELAY_MS = 2_000;
@@ -287,7 +292,8 @@ export class ConversionQueue {
         priority: () => running.priority,
       });
       await progress.flush();
-      await this.#catalog.putManifest(converted.digest, converted.mediaType, converted.sizeBytes);
+      const { mediaType, sizeBytes, parts } = converted;
+      await this.#catalog.putManifest(converted.digest, mediaType, sizeBytes, parts);
       await conversions.setDone(digest, profile, converted, Date.now());
       log.info({ converted: converted.digest, ms: Date.now() - startedMs }, 'conversion done');
     } catch (error) {

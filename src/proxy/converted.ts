@@ -1,5 +1,4 @@
-import { CHUNK_TABLE_DIGEST_ANNOTATION } from '../oci/annotations.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
+import type { Digest } from '../oci/digest.ts';
 import { RegistryError } from '../oci/errors.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
@@ -7,7 +6,7 @@ import type { ConversionRecord } from '../store/conversion-table.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
 import { conversionStatus } from './conversion-status.ts';
 import { RequestError } from './errors.ts';
-import { type Manifests, namedDigests, readManifest, type ServedManifest } from './manifests.ts';
+import { type Manifests, partsOf, readManifest, type ServedManifest } from './manifests.ts';
 import type { Target } from './upstreams.ts';
 
 /** A tag with it behind is the same image, converted: what stock overlaybd tools call theirs too. */
@@ -72,7 +71,7 @@ export class ConvertedImages {
         if (image !== null) await this.#link(where, image);
       }
     }
-    await this.#catalog.link(where, ...namedDigests(served), ...chunkTables(served), served.digest);
+    await this.#catalog.link(where, ...partsOf(served), served.digest);
   }
 
   /** Null if upstream has no such tag: then `TAG_obd` may be a tag of its own. */
@@ -113,12 +112,4 @@ function whyNone({ bytes, mediaType }: ServedManifest): string | null {
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
-}
-
-function chunkTables(served: ServedManifest): Digest[] {
-  const manifest = readManifest(served);
-  if (manifest === null || manifest.kind === 'index') return [];
-  return manifest.layers
-    .map((layer) => layer.annotations?.[CHUNK_TABLE_DIGEST_ANNOTATION] ?? '')
-    .filter((text) => isDigest(text));
 }

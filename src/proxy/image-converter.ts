@@ -10,9 +10,9 @@ import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts'
 import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
 import type { Blobs } from './blobs.ts';
-import { type Converter, whyNotConverted } from './conversion-queue.ts';
+import { type Converter, type MadeManifest, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError } from './errors.ts';
-import type { Manifests } from './manifests.ts';
+import { type Manifests, partsOf } from './manifests.ts';
 import type { Target, Upstreams } from './upstreams.ts';
 
 interface Parts {
@@ -94,6 +94,7 @@ function convertedImages(images: readonly ConversionRecord[]): Map<string, Descr
   return byOriginal;
 }
 
-function toConverted({ descriptor }: Document) {
-  return { digest: descriptor.digest, mediaType: descriptor.mediaType, sizeBytes: descriptor.size };
+function toConverted({ descriptor, bytes }: Document): MadeManifest {
+  const { digest, mediaType, size: sizeBytes } = descriptor;
+  return { digest, mediaType, sizeBytes, parts: partsOf({ bytes, mediaType }) };
 }

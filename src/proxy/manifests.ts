@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
-import { type Digest, matchesDigest } from '../oci/digest.ts';
+import { CHUNK_TABLE_DIGEST_ANNOTATION } from '../oci/annotations.ts';
+import { type Digest, isDigest, matchesDigest } from '../oci/digest.ts';
 import { RegistryError } from '../oci/errors.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import { layerFormat, MANIFEST_ACCEPT } from '../oci/media-types.ts';
@@ -157,7 +158,7 @@ export class Manifests {
     const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
     await writer.write(bytes);
     await writer.commit();
-    await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length));
+    await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length, partsOf(manifest)));
     await this.#link(target, manifest);
     return manifest;
   }
@@ -176,13 +177,26 @@ export class Manifests {
  * The digests that a manifest names; none of one that we cannot read (it is passed on as it is). Not those that come
  * from elsewhere (foreign layers): registries take them from anybody unseen, so naming one proves no right to it.
  */
-export function namedDigests(served: ServedManifest): Digest[] {
+function namedDigests(served: Pick<ServedManifest, 'bytes' | 'mediaType'>): Digest[] {
   const manifest = readManifest(served);
   if (manifest === null) return [];
   const named = manifest.kind === 'index' ? manifest.manifests : [manifest.config, ...manifest.layers];
   return named
     .filter(({ mediaType, urls }) => urls === undefined && layerFormat(mediaType)?.foreign !== true)
     .map(({ digest }) => digest);
+}
+
+/** All that a manifest needs of what we keep: what it names, and the chunk tables of converted layers. */
+export function partsOf(served: Pick<ServedManifest, 'bytes' | 'mediaType'>): Digest[] {
+  return [...namedDigests(served), ...chunkTables(served)];
+}
+
+function chunkTables(served: Pick<ServedManifest, 'bytes' | 'mediaType'>): Digest[] {
+  const manifest = readManifest(served);
+  if (manifest === null || manifest.kind === 'index') return [];
+  return manifest.layers
+    .map((layer) => layer.annotations?.[CHUNK_TABLE_DIGEST_ANNOTATION] ?? '')
+    .filter((text) => isDigest(text));
 }
 
 /** What a manifest that came without a media type is. */

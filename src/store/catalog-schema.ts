@@ -115,6 +115,28 @@ const MIGRATIONS: readonly ((is: Spelling) => readonly string[])[] = [
       until_ms ${is.integer} NOT NULL
     ) ${is.table}`,
   ],
+  (is) => [
+    `CREATE TABLE blobs (
+      digest ${is.text} PRIMARY KEY,
+      size_bytes ${is.integer} NOT NULL,
+      added_at_ms ${is.integer} NOT NULL,
+      used_at_ms ${is.integer} NOT NULL,
+      verified_at_ms ${is.integer} NOT NULL
+    ) ${is.table}`,
+    'CREATE INDEX blobs_by_use ON blobs (used_at_ms, digest)',
+    'CREATE INDEX blobs_by_check ON blobs (verified_at_ms, digest)',
+    `CREATE TABLE manifest_parts (
+      manifest ${is.text} NOT NULL,
+      part ${is.text} NOT NULL,
+      PRIMARY KEY (manifest, part)
+    ) ${is.table}`,
+    'CREATE INDEX manifests_by_part ON manifest_parts (part)',
+    'CREATE INDEX links_by_digest ON links (digest)',
+    'CREATE INDEX tags_by_digest ON tags (digest)',
+    'CREATE INDEX layers_by_blob ON layers (blob_digest)',
+    'CREATE INDEX layers_by_chunk_table ON layers (chunk_table_digest)',
+    'CREATE INDEX conversions_by_result ON conversions (converted_digest)',
+  ],
 ];
 
 /** Replicas that start together take turns. Any number will do, as long as nobody else uses it. */

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { sql } from 'kysely';
 import type { Digest } from '../oci/digest.ts';
+import { BlobTable } from './blob-table.ts';
 import { migrate } from './catalog-schema.ts';
+import { ContentTable } from './content-table.ts';
 import { ConversionTable } from './conversion-table.ts';
 import { Leases } from './leases.ts';
 import { type PostgresOptions, SqlDatabase } from './sql-database.ts';
@@ -38,6 +40,8 @@ export interface ConvertedLayerRecord {
 export class Catalog {
   readonly conversions: ConversionTable;
   readonly leases: Leases;
+  readonly blobs: BlobTable;
+  readonly content: ContentTable;
   readonly #database: SqlDatabase;
 
   private constructor(database: SqlDatabase) {
@@ -45,6 +49,8 @@ export class Catalog {
     this.#database = database;
     this.conversions = new ConversionTable(database, owner);
     this.leases = new Leases(database, owner);
+    this.blobs = new BlobTable(database);
+    this.content = new ContentTable(database);
   }
 
   /** How many questions to the database failed since it was opened. */
@@ -81,7 +87,15 @@ export class Catalog {
     await this.#database.close();
   }
 
-  async putManifest(digest: Digest, mediaType: string, sizeBytes: number): Promise<void> {
+  /** @param parts what it names, its chunk tables included */
+  async putManifest(
+    digest: Digest,
+    mediaType: string,
+    sizeBytes: number,
+    parts: readonly Digest[],
+  ): Promise<void> {
+    // First: a manifest that is known with its parts unknown would be found to name nothing.
+    await this.content.putParts(digest, parts);
     await this.#database.write(sql`
       INSERT INTO manifests (digest, media_type, size_bytes) VALUES (${digest}, ${mediaType}, ${sizeBytes})
       ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type, size_bytes = excluded.size_bytes`);

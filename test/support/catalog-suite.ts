@@ -51,7 +51,7 @@ export function catalogSuite(home: () => Promise<CatalogHome>): void {
   });
 
   test('what was written is there after a restart', async () => {
-    await catalog.putManifest(A, 'application/x', 12);
+    await catalog.putManifest(A, 'application/x', 12, []);
     await catalog.link(PY, A, B);
     await catalog.putTag(PY, '3', { digest: A, checkedAtMs: 1_764_000_000_123 });
     await reopen();

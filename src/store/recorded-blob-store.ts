@@ -1,0 +1,90 @@
+import type { ByteSource } from '../format/byte-source.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { BlobStore, BlobWriter, ExpectedBlob, HeldBlob, ListedBlob, LocalFile } from './blob-store.ts';
+import { HeldSource } from './held-source.ts';
+import type { UseRecorder } from './use-recorder.ts';
+
+/** A blob store that tells a recorder what comes into it and what is of use. */
+export class RecordedBlobStore implements BlobStore {
+  readonly #store: BlobStore;
+  readonly #recorder: UseRecorder;
+
+  constructor(store: BlobStore, recorder: UseRecorder) {
+    this.#store = store;
+    this.#recorder = recorder;
+  }
+
+  async stat(digest: Digest): Promise<{ sizeBytes: number } | null> {
+    const found = await this.#store.stat(digest);
+    if (found !== null) this.#recorder.used(digest);
+    return found;
+  }
+
+  async open(digest: Digest): Promise<ByteSource | null> {
+    const source = await this.#store.open(digest);
+    if (source === null) return null;
+    this.#recorder.used(digest);
+    // A slow reader uses it to the end.
+    return new HeldSource(source, () => this.#recorder.used(digest));
+  }
+
+  hold(digest: Digest): Promise<HeldBlob | null> {
+    return this.#used(digest, this.#store.hold(digest));
+  }
+
+  localFile(digest: Digest): Promise<LocalFile | null> {
+    return this.#used(digest, this.#store.localFile(digest));
+  }
+
+  list(): AsyncIterable<ListedBlob> {
+    return this.#store.list();
+  }
+
+  async writer(expected: ExpectedBlob | null): Promise<BlobWriter> {
+    const writer = await this.#store.writer(expected);
+    const recorder = this.#recorder;
+    return {
+      path: writer.path,
+      get bytesWritten() {
+        return writer.bytesWritten;
+      },
+      write: (chunk) => writer.write(chunk),
+      commit: async () => {
+        const stored = await writer.commit();
+        recorder.stored(stored);
+        return stored;
+      },
+      abort: () => writer.abort(),
+    };
+  }
+
+  async adopt(path: string, digest: Digest): Promise<void> {
+    await this.#store.adopt(path, digest);
+    const found = await this.#store.stat(digest);
+    if (found !== null) this.#recorder.stored({ digest, ...found });
+  }
+
+  async put(bytes: Buffer): Promise<Digest> {
+    const digest = await this.#store.put(bytes);
+    this.#recorder.stored({ digest, sizeBytes: bytes.length });
+    return digest;
+  }
+
+  remove(digest: Digest): Promise<boolean> {
+    return this.#store.remove(digest);
+  }
+
+  verify(digest: Digest, signal?: AbortSignal): Promise<'intact' | 'damaged' | 'absent'> {
+    return this.#store.verify(digest, signal);
+  }
+
+  scratch(): string {
+    return this.#store.scratch();
+  }
+
+  async #used<T extends HeldBlob>(digest: Digest, holding: Promise<T | null>): Promise<T | null> {
+    const held = await holding;
+    if (held !== null) this.#recorder.used(digest);
+    return held;
+  }
+}
