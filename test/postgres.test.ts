@@ -3,6 +3,7 @@ import { digestOf } from '../src/oci/digest.ts';
 import { Catalog } from '../src/store/catalog.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { catalogSuite } from './support/catalog-suite.ts';
+import { contentSuite } from './support/content-suite.ts';
 import { Postgres } from './support/postgres.ts';
 
 const canRun = requireCapability('root', 'postgres');
@@ -42,6 +43,7 @@ async function twoCatalogs(): Promise<{ one: Catalog; two: Catalog; close: () =>
 
 describe.skipIf(!canRun)('a catalog in PostgreSQL', () => {
   catalogSuite(home);
+  contentSuite(home);
 });
 
 describe.skipIf(!canRun)('replicas that share a catalog in PostgreSQL', () => {

@@ -6,7 +6,7 @@ import { expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { brokenBody, bytesOf, errorOf } from '../../test/support/test-proxy.ts';
 import { digestOf } from '../oci/digest.ts';
-import { HELD_BACK_BYTES } from './download.ts';
+import { HELD_BACK_BYTES } from './held-back.ts';
 
 const BIG = randomBytes(3 * 1024 * 1024 + 17);
 const SMALL = Buffer.from('small');
@@ -329,7 +329,7 @@ test('a blob that one repository has is not given to another that does not', asy
   }
   expect(upstream.requests.slice(before).every((seen) => seen.path.startsWith('/v2/lib/b/'))).toBe(true);
   upstream.intercept = () => false;
-  expect((await bytesOf(await proxy.fetch(`/v2/lib/b/blobs/${image.layers[0]}`))).equals(BIG)).toBe(true);
+  expect((await bytesOf(await proxy.fetch(`/v2/lib/c/blobs/${image.layers[0]}`))).equals(BIG)).toBe(true);
   expect(upstream.count('GET', image.layers[0]!)).toBe(1);
 });
 

@@ -2,12 +2,13 @@ import type { ByteSource } from '../format/byte-source.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Answer, ProxyRequest } from './answer.ts';
-import { type Blobs, leave } from './blobs.ts';
-import { conditionalAnswer, etagOf } from './conditions.ts';
-import { type Download, HELD_BACK_BYTES } from './download.ts';
-import { RequestError } from './errors.ts';
-import { type ByteRange, decideRange } from './range.ts';
-import { PIECE_BYTES, type StreamSource, sendRange, wholeSource } from './stream.ts';
+import { blobHeaders, streamed, whatIsAsked } from './blob-part.ts';
+import { answerPassed, SurvivingReader } from './blob-passing.ts';
+import { type Blobs, isNoRoom, leave } from './blobs.ts';
+import { conditionalAnswer } from './conditions.ts';
+import type { Download } from './download.ts';
+import { HELD_BACK_BYTES } from './held-back.ts';
+import { PIECE_BYTES, wholeSource } from './stream.ts';
 import type { Target } from './upstreams.ts';
 
 /** How long a short answer's headers wait for the verdict on the blob. */
@@ -33,14 +34,17 @@ export async function answerBlob(
   const found = await blobs.find(target, digest, signal);
   request.notes.source = found.kind === 'stored' ? 'cache' : 'fill';
   if (found.kind === 'stored') return answerStored(found.source, digest, request);
+  if (found.kind === 'no-room') return answerPassed(blobs, target, digest, request);
   try {
     const sizeBytes = await unlessAborted(found.download.sizeBytes, signal);
     const asked = whatIsAsked(request, digest, sizeBytes);
     const lengthBytes = asked.range.end - asked.range.start;
     if (lengthBytes <= HELD_BACK_BYTES) await verified(found.download, lengthBytes, signal);
-    return streamed(found.reader, asked, async () => found.reader.leave());
+    const reader = new SurvivingReader(found.reader, () => blobs.passer(target, digest, signal));
+    return streamed(reader, asked, () => reader.close());
   } catch (error) {
     await leave(found);
+    if (isNoRoom(error)) return answerPassed(blobs, target, digest, request);
     throw error;
   }
 }
@@ -77,51 +81,4 @@ async function answerStored(source: ByteSource, digest: Digest, request: ProxyRe
     await source.close();
     throw error;
   }
-}
-
-interface Asked {
-  readonly status: 200 | 206;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly range: ByteRange;
-}
-
-/** @throws RequestError RANGE_INVALID */
-function whatIsAsked({ headers }: ProxyRequest, digest: Digest, sizeBytes: number): Asked {
-  const decision = decideRange(headers.range, headers['if-range']?.toString(), etagOf(digest), sizeBytes);
-  switch (decision.kind) {
-    case 'whole':
-      return { status: 200, headers: blobHeaders(digest, sizeBytes), range: { start: 0, end: sizeBytes } };
-    case 'part': {
-      const { start, end } = decision.range;
-      const contentRange = { 'content-range': `bytes ${start}-${end - 1}/${sizeBytes}` };
-      return {
-        status: 206,
-        headers: { ...blobHeaders(digest, end - start), ...contentRange },
-        range: { start, end },
-      };
-    }
-    case 'unsatisfiable':
-      throw new RequestError('RANGE_INVALID', `the blob has ${sizeBytes} bytes`, {
-        headers: { 'content-range': `bytes */${sizeBytes}` },
-      });
-  }
-}
-
-function streamed(source: StreamSource, asked: Asked, close: () => Promise<void>): Answer {
-  const { status, headers, range } = asked;
-  return {
-    status,
-    headers,
-    body: { send: (outgoing, signal) => sendRange(outgoing, source, range, signal), close },
-  };
-}
-
-function blobHeaders(digest: Digest, contentLength: number): Record<string, string> {
-  return {
-    'content-type': 'application/octet-stream',
-    'content-length': String(contentLength),
-    'docker-content-digest': digest,
-    etag: etagOf(digest),
-    'accept-ranges': 'bytes',
-  };
 }

@@ -1,17 +1,42 @@
+import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
 import type { ByteSource } from '../format/byte-source.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
+import { StoreError } from '../store/errors.ts';
 import { Download, type DownloadReader } from './download.ts';
 import { tryToKeep } from './keep.ts';
+import type { NegativeAnswers } from './negative-answers.ts';
+import { PassedBlob, type Verification } from './passed-blob.ts';
+import { ResumedBody } from './resumed-body.ts';
 import type { Target } from './upstreams.ts';
 
 /** A blob that is kept, or one on its way. */
 export type FoundBlob =
   | { readonly kind: 'stored'; readonly source: ByteSource }
-  | { readonly kind: 'download'; readonly download: Download; readonly reader: DownloadReader };
+  | { readonly kind: 'download'; readonly download: Download; readonly reader: DownloadReader }
+  /** Not kept, and there was no room for it a moment ago: see {@link Blobs.passer}. */
+  | { readonly kind: 'no-room' };
+
+/** Gets a blob from upstream for one reader, keeping nothing. */
+export interface Passer {
+  readonly digest: Digest;
+  /** Of the whole blob, asked of upstream. */
+  sizeBytes(): Promise<number>;
+  /** The caller closes it. Rejects with RegistryError. */
+  begin(part: {
+    readonly start: number;
+    /** The blob's if left out. */
+    readonly end?: number;
+    readonly verification: Verification | null;
+  }): Promise<PassedBlob>;
+}
+
+/** So long, a blob for which there was no room is not tried to be kept again. */
+const NO_ROOM_MS = 5_000;
+const MAX_NO_ROOM = 10_000;
 
 interface Running {
   readonly download: Download;
@@ -36,10 +61,25 @@ export class Blobs {
   readonly #catalog: Catalog;
   readonly #log: Logger;
   readonly #signal: AbortSignal;
+  readonly #negatives: NegativeAnswers;
+  readonly #onNoRoom: (wantedBytes: number) => void;
   readonly #downloads = new Map<Digest, Running>();
+  readonly #noRoom = new LRUCache<Digest, true>({ max: MAX_NO_ROOM, ttl: NO_ROOM_MS });
 
-  /** `signal` ends the downloads: they belong to no single reader. */
-  constructor(parts: { store: BlobStore; catalog: Catalog; log: Logger; signal: AbortSignal }) {
+  /**
+   * @param parts.onNoRoom told how large a blob is that could not be kept
+   * @param parts.signal ends the downloads: they belong to no single reader
+   */
+  constructor(parts: {
+    store: BlobStore;
+    catalog: Catalog;
+    negatives: NegativeAnswers;
+    onNoRoom: (wantedBytes: number) => void;
+    log: Logger;
+    signal: AbortSignal;
+  }) {
+    this.#negatives = parts.negatives;
+    this.#onNoRoom = parts.onNoRoom;
     this.#store = parts.store;
     this.#catalog = parts.catalog;
     this.#log = parts.log;
@@ -54,14 +94,17 @@ export class Blobs {
     const source = await this.#store.open(digest);
     const running = this.#downloads.get(digest);
     // One that is begun for this repository needs no permission: upstream will answer for it.
-    if (source === null && running === undefined) return this.#join(this.#begin(target, digest));
+    if (source === null && running === undefined) {
+      this.#negatives.check(target, `blob ${digest}`);
+      return this.#noRoom.has(digest) ? { kind: 'no-room' } : this.#join(this.#begin(target, digest));
+    }
     const found: FoundBlob = source === null ? this.#join(running!.download) : { kind: 'stored', source };
     try {
       const isOurs = running !== undefined && isSame(running.where, target.where);
       if (!isOurs && !(await this.#catalog.isLinked(target.where, digest))) {
         await this.#askUpstream(target, digest, signal);
       }
-      if (isOurs || found.kind === 'stored' || (await begins(found.download, signal))) return found;
+      if (isOurs || found.kind !== 'download' || (await begins(found.download, signal))) return found;
     } catch (error) {
       await leave(found);
       throw error;
@@ -84,6 +127,7 @@ export class Blobs {
   async whole(target: Target, digest: Digest, signal: AbortSignal): Promise<ByteSource> {
     const found = await this.find(target, digest, signal);
     if (found.kind === 'stored') return found.source;
+    if (found.kind === 'no-room') throw new StoreError('ERR_STORE_FULL', `there is no room for ${digest}`);
     found.reader.leave();
     await unlessAborted(found.download.finished, signal);
     return this.whole(target, digest, signal);
@@ -108,6 +152,30 @@ export class Blobs {
     return downloads.map(([digest, { download, where }]) => ({ digest, ...where, ...download.progress }));
   }
 
+  /** For one reader whose signal ends what is asked. Upstream answers for the repository's right to it. */
+  passer({ where, client }: Target, digest: Digest, signal: AbortSignal): Passer {
+    const { repository } = where;
+    const context = { host: client.host, repository, reference: digest };
+    const ends = AbortSignal.any([signal, this.#signal]);
+    let size: Promise<number> | null = null;
+    return {
+      digest,
+      sizeBytes: () => {
+        size ??= client.statBlob(repository, digest, { signal: ends }).then(({ sizeBytes }) => sizeBytes);
+        return size;
+      },
+      begin: async ({ verification, ...wanted }) => {
+        const { end } = wanted;
+        const fetch = (offset: number, until: AbortSignal) => {
+          const length = end === undefined ? undefined : end - offset;
+          return client.blob(repository, digest, { offset, length, signal: until });
+        };
+        const body = await ResumedBody.begin(wanted, fetch, context, ends);
+        return new PassedBlob(body, wanted.start, verification, context);
+      },
+    };
+  }
+
   /** Waits for the downloads that its signal has ended. */
   async close(): Promise<void> {
     await Promise.allSettled([...this.#downloads.values()].map(({ download }) => download.finished));
@@ -117,7 +185,8 @@ export class Blobs {
     return { kind: 'download', download, reader: download.join() };
   }
 
-  #begin({ where, client }: Target, digest: Digest): Download {
+  #begin(target: Target, digest: Digest): Download {
+    const { where, client } = target;
     const { repository } = where;
     const context = { host: client.host, repository, reference: digest };
     const fetch = (offset: number, signal: AbortSignal) =>
@@ -125,7 +194,14 @@ export class Blobs {
     const download = new Download(digest, this.#store, context, fetch, this.#signal);
     this.#downloads.set(digest, { download, where });
     const forget = () => this.#downloads.delete(digest);
-    download.finished.then(forget, forget);
+    download.finished.then(forget, (error: unknown) => {
+      forget();
+      this.#negatives.failed(target, `blob ${digest}`, error);
+      if (!isNoRoom(error)) return;
+      this.#noRoom.set(digest, true);
+      this.#log.warn({ digest, ...where }, 'there is no room to keep a blob: it is passed through');
+      this.#onNoRoom(download.progress.totalBytes ?? 0);
+    });
     // Upstream answers for it.
     download.sizeBytes.then(
       () => this.#link(where, digest),
@@ -137,7 +213,9 @@ export class Blobs {
   /** Whether upstream has the blob in that repository, and how large it is. */
   async #askUpstream(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
     const { where, client } = target;
-    const { sizeBytes } = await client.statBlob(where.repository, digest, { signal });
+    const { sizeBytes } = await this.#negatives.ask(target, `blob ${digest}`, () =>
+      client.statBlob(where.repository, digest, { signal }),
+    );
     await this.#link(where, digest);
     return sizeBytes;
   }
@@ -150,7 +228,12 @@ export class Blobs {
 /** Gives back what {@link Blobs.find} found. */
 export async function leave(found: FoundBlob): Promise<void> {
   if (found.kind === 'stored') await found.source.close();
-  else found.reader.leave();
+  else if (found.kind === 'download') found.reader.leave();
+}
+
+/** Whether the disk is full. */
+export function isNoRoom(error: unknown): boolean {
+  return error instanceof StoreError && error.code === 'ERR_STORE_FULL';
 }
 
 /** Whether upstream sends it: resolves when it answers. */

@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
+import { cacheSchema } from './cache-config.ts';
 import { explainIssue, explainUnknownKeys } from './config-issues.ts';
 import { ConfigError } from './errors.ts';
 import { storage } from './storage.ts';
@@ -80,6 +81,7 @@ const schema = z
     logLevel: z.enum(LOG_LEVELS).default('info'),
     /** How long running answers may go on after a stop was asked for. */
     drainMs: z.int().nonnegative().default(5_000),
+    cache: cacheSchema,
     conversion: z
       .strictObject({
         enabled: z.boolean().default(true),

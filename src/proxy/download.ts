@@ -1,46 +1,21 @@
 import { close, openSync, read } from 'node:fs';
-import type { Readable } from 'node:stream';
-import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
-import { type RegistryContext, RegistryError } from '../oci/errors.ts';
-import { discard } from '../oci/registry-http.ts';
+import type { RegistryContext } from '../oci/errors.ts';
 import type { BlobStore, BlobWriter, StoredBlob } from '../store/blob-store.ts';
-import { StoreError } from '../store/errors.ts';
+import { HELD_BACK_BYTES } from './held-back.ts';
 import type { ByteRange } from './range.ts';
+import { type FetchBlob, ResumedBody } from './resumed-body.ts';
 import type { StreamSource } from './stream.ts';
 
 const readFd = promisify(read);
 const closeFd = promisify(close);
 
-/** A running answer from upstream. */
-export interface BlobBody {
-  /** Of the whole blob. */
-  readonly sizeBytes: number;
-  /** Where in the blob `body` starts: not where it was asked to, if upstream does not know ranges. */
-  readonly offsetBytes: number;
-  /** Fails when the connection breaks. */
-  readonly body: Readable;
-}
-
 export interface DownloadReader extends StreamSource {
   /** To be called once, when the reader is done or gone. */
   leave(): void;
 }
-
-type FetchBlob = (offset: number, signal: AbortSignal) => Promise<BlobBody>;
-
-/**
- * The last bytes of an answer, which no reader gets before the digest is verified: so no answer out of a blob that
- * turns out to be another one, whole or part, is ever complete.
- */
-export const HELD_BACK_BYTES = 64 * 1024;
-
-/** How often a download that breaks off again and again is taken up, unless it gets on. */
-const MAX_RESUMES = 5;
-const GETS_ON_BYTES = 1024 * 1024;
-const RESUME_DELAY_MS = 100;
 
 /**
  * One download of a blob into the store, for any number of readers. It belongs to none of them: it goes on when
@@ -109,27 +84,22 @@ export class Download {
     announce: (sizeBytes: number) => void,
     signal: AbortSignal,
   ): Promise<StoredBlob> {
+    const body = await ResumedBody.begin({ start: 0 }, this.#fetch, this.#context, signal);
     let writer: BlobWriter | null = null;
     try {
-      for (let resumes = 0; ; resumes++) {
-        const before = this.#arrivedBytes;
-        const { sizeBytes, offsetBytes, body } = await this.#fetch(before, signal);
-        writer ??= await this.#begin(store, sizeBytes).catch((error: unknown) => {
-          discard(body);
-          throw error;
-        });
-        this.#totalBytes = sizeBytes;
-        announce(sizeBytes);
-        const failure = await this.#take(body, offsetBytes, writer);
-        if (failure === null || this.#arrivedBytes === sizeBytes) break;
-        if (this.#arrivedBytes - before >= GETS_ON_BYTES) resumes = 0;
-        if (signal.aborted || resumes === MAX_RESUMES) throw failure;
-        await delay(RESUME_DELAY_MS * 2 ** resumes, undefined, { signal });
+      this.#totalBytes = body.sizeBytes;
+      writer = await this.#begin(store, body.sizeBytes);
+      announce(body.sizeBytes);
+      for await (const piece of body.pieces()) {
+        await writer.write(piece);
+        this.#arrivedBytes = writer.bytesWritten;
+        this.#wake();
       }
       const stored = await writer.commit();
       this.#isVerified = true;
       return stored;
     } finally {
+      body.discard();
       await writer?.abort();
     }
   }
@@ -143,26 +113,6 @@ export class Download {
     } catch (error) {
       await writer.abort();
       throw error;
-    }
-  }
-
-  /** Stores what comes. Resolves with what interrupted it, or null at the body's end. */
-  async #take(body: Readable, offsetBytes: number, writer: BlobWriter): Promise<RegistryError | null> {
-    let skip = this.#arrivedBytes - offsetBytes;
-    try {
-      for await (const piece of body as AsyncIterable<Buffer>) {
-        const fresh = piece.subarray(Math.min(skip, piece.length));
-        skip -= piece.length - fresh.length;
-        await writer.write(fresh);
-        this.#arrivedBytes = writer.bytesWritten;
-        this.#wake();
-      }
-      return null;
-    } catch (cause) {
-      if (cause instanceof StoreError) throw cause;
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      const message = `the download broke off: ${reason}`;
-      return new RegistryError('ERR_REGISTRY_BODY', this.#context, message, { cause });
     }
   }
 

@@ -49,8 +49,8 @@ export interface CollectorParts {
   readonly limits: () => Promise<CacheLimits> | CacheLimits;
   /** Of the file system with the blobs; null where there is none. */
   readonly freeBytes: () => Promise<number | null>;
-  readonly onFreed: (bytes: number) => void;
-  readonly onRun: () => void;
+  /** Told what a run has freed. */
+  readonly onRun: (freedBytes: number) => void;
   readonly log: Logger;
   readonly signal: AbortSignal;
 }
@@ -99,11 +99,11 @@ export class GarbageCollector {
   }
 
   /** Collects again and again until the signal fires. */
-  async every(intervalMs: number): Promise<void> {
+  async every(intervalMs: () => number): Promise<void> {
     const { signal } = this.#parts;
     while (!signal.aborted) {
       await this.#collectAndLog(0);
-      await pause(intervalMs, signal);
+      await pause(intervalMs(), signal);
     }
     await this.#running?.catch(() => {});
   }
@@ -132,18 +132,20 @@ export class GarbageCollector {
     try {
       await this.collect({ wantedBytes });
     } catch (error) {
-      if (!this.#parts.signal.aborted) this.#parts.log.error({ err: error }, 'the cache cannot be cleaned up');
+      if (!this.#parts.signal.aborted)
+        this.#parts.log.error({ err: error }, 'the cache cannot be cleaned up');
     }
   }
 
   async #collect(isDryRun: boolean, wantedBytes: number): Promise<CollectionReport> {
-    const { catalog, recorder, log, onFreed, onRun } = this.#parts;
+    const { catalog, recorder, log, onRun } = this.#parts;
     await recorder.flush();
     const goal = await this.#goal(wantedBytes);
     const { sizeBytes: bytesBefore } = await catalog.blobs.totals();
     const run = new Run(bytesBefore);
     if (isDryRun) {
-      for await (const blob of this.#candidates(goal, () => run.freedBytes)) run.removed(blob, blob.sizeBytes);
+      for await (const blob of this.#candidates(goal, () => run.freedBytes))
+        run.removed(blob, blob.sizeBytes);
       return run.report('dry-run');
     }
     if (!(await this.#takeLease())) return run.report('busy');
@@ -157,8 +159,7 @@ export class GarbageCollector {
       if (run.removedBlobs > 0) await catalog.content.sweep();
     } finally {
       await catalog.leases.release(LEASE);
-      onRun();
-      onFreed(run.freedBytes);
+      onRun(run.freedBytes);
     }
     const { blobs: _, ...report } = run.report('done');
     if (run.removedBlobs > 0 || run.heldBlobs > 0) {

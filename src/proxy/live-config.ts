@@ -7,6 +7,7 @@ const LIVE_KEYS = [
   'allowUpstreams',
   'defaultUpstream',
   'tagTtlMs',
+  'cache',
   'logLevel',
   'drainMs',
 ] as const satisfies readonly (keyof ProxyConfig)[];

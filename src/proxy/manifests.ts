@@ -6,7 +6,9 @@ import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import { layerFormat, MANIFEST_ACCEPT } from '../oci/media-types.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, TagRecord } from '../store/catalog.ts';
+import { StoreError } from '../store/errors.ts';
 import { tryToKeep } from './keep.ts';
+import type { NegativeAnswers } from './negative-answers.ts';
 import type { Outages } from './outages.ts';
 import { SingleFlight } from './single-flight.ts';
 import type { Target } from './upstreams.ts';
@@ -48,6 +50,7 @@ export class Manifests {
   readonly #catalog: Catalog;
   readonly #tagTtlMs: () => number;
   readonly #outages: Outages;
+  readonly #negatives: NegativeAnswers;
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   readonly #flights = new SingleFlight<ServedManifest>();
@@ -58,6 +61,7 @@ export class Manifests {
     catalog: Catalog;
     tagTtlMs: () => number;
     outages: Outages;
+    negatives: NegativeAnswers;
     log: Logger;
     signal: AbortSignal;
   }) {
@@ -65,6 +69,7 @@ export class Manifests {
     this.#catalog = parts.catalog;
     this.#tagTtlMs = parts.tagTtlMs;
     this.#outages = parts.outages;
+    this.#negatives = parts.negatives;
     this.#log = parts.log;
     this.#signal = parts.signal;
   }
@@ -84,7 +89,9 @@ export class Manifests {
       if (fresh !== null) return fresh;
     }
     return this.#flights.run(`${where.upstream}/${where.repository}:${asked.record}`, () =>
-      known === null ? this.#resolve(target, asked) : this.#revalidate(target, asked, known),
+      this.#negatives.ask(target, asked.record, () =>
+        known === null ? this.#resolve(target, asked) : this.#revalidate(target, asked, known),
+      ),
     );
   }
 
@@ -94,11 +101,15 @@ export class Manifests {
     const stored = await this.stored(digest);
     if (stored === null) {
       const key = `${where.upstream}/${where.repository}@${digest}`;
-      return this.#flights.run(key, () => this.#fetch(target, digest));
+      return this.#flights.run(key, () =>
+        this.#negatives.ask(target, `manifest ${digest}`, () => this.#fetch(target, digest)),
+      );
     }
     if (!(await this.#catalog.isLinked(where, digest))) {
       // Another repository has it. Whether this one does is for upstream to say.
-      await client.resolve(where.repository, digest, { accept: ANYTHING, signal: this.#signal });
+      await this.#negatives.ask(target, `manifest ${digest}`, () =>
+        client.resolve(where.repository, digest, { accept: ANYTHING, signal: this.#signal }),
+      );
       await this.#link(target, stored);
     }
     return stored;
@@ -155,12 +166,25 @@ export class Manifests {
     // Its digest is not that of its bytes, by which the store keeps things: upstream is asked each time.
     const manifest = { digest, mediaType, bytes, source: 'upstream' as const, warning: null };
     if (!matchesDigest(bytes, digest)) return manifest;
-    const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
-    await writer.write(bytes);
-    await writer.commit();
-    await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length, partsOf(manifest)));
+    if (await this.#tryToStore(digest, bytes)) {
+      await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length, partsOf(manifest)));
+    }
     await this.#link(target, manifest);
     return manifest;
+  }
+
+  /** False if there is no room for it: it is served all the same. */
+  async #tryToStore(digest: Digest, bytes: Buffer): Promise<boolean> {
+    try {
+      const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
+      await writer.write(bytes);
+      await writer.commit();
+      return true;
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.code !== 'ERR_STORE_FULL') throw error;
+      this.#log.warn({ err: error, digest }, 'there is no room to keep a manifest');
+      return false;
+    }
   }
 
   /** What a manifest of a repository names is that repository's too. */

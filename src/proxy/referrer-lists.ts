@@ -110,7 +110,7 @@ export class ReferrerLists {
     if (bytes.length > MAX_MANIFEST_BYTES) return;
     await tryToKeep(this.#log, async () => {
       const digest = await this.#store.put(bytes);
-      await this.#catalog.putManifest(digest, OCI_INDEX, bytes.length);
+      await this.#catalog.putManifest(digest, OCI_INDEX, bytes.length, []);
       await this.#catalog.putTag(where, recordName(subject), { digest, checkedAtMs: Date.now() });
     });
   }

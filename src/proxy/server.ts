@@ -4,12 +4,14 @@ import type { Logger } from 'pino';
 import type { HttpProxies } from '../oci/http-proxies.ts';
 import { Catalog } from '../store/catalog.ts';
 import { Blobs } from './blobs.ts';
+import { CacheService } from './cache-service.ts';
 import type { ProxyConfig } from './config.ts';
 import { type EndedRequest, HttpSide, type Route } from './http.ts';
 import { type Address, Listener } from './listener.ts';
 import { type ConfigChange, LiveConfig } from './live-config.ts';
 import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
+import { NegativeAnswers } from './negative-answers.ts';
 import { openConversion } from './open-conversion.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
@@ -67,10 +69,16 @@ async function openAll(
 ): Promise<Pick<RunningProxy, 'address' | 'adminAddress'>> {
   const config = live.current;
   const startedAtMs = Date.now();
-  const store = await openBlobStore(config);
-  opened.add(() => store.close());
+  const blobStore = await openBlobStore(config);
+  opened.add(() => blobStore.close());
   const catalog = await openCatalog(config);
   opened.add(() => catalog.close());
+  const cache = new CacheService({
+    ...{ store: blobStore, catalog, log, config: () => live.current.cache },
+    directory: config.storage.kind === 'directory' ? blobStore.scratch() : null,
+  });
+  opened.add(() => cache.close());
+  const { store, collector } = cache;
   const metrics = new Metrics();
   const upstreams = openUpstreams(live, { metrics, proxies, log });
   opened.add(() => upstreams.close());
@@ -78,10 +86,17 @@ async function openAll(
   const stop = new AbortController();
   const { signal } = stop;
   const outages = new Outages();
+  const negatives = new NegativeAnswers(() => live.current.cache.notFoundTtlMs);
   const ttlMs = () => live.current.tagTtlMs;
-  const manifests = new Manifests({ store, catalog, tagTtlMs: ttlMs, outages, log, signal });
+  const manifests = new Manifests({
+    ...{ store, catalog, outages, negatives, log, signal },
+    tagTtlMs: ttlMs,
+  });
   const referrers = new ReferrerLists({ store, catalog, manifests, ttlMs, outages, log, signal });
-  const blobs = new Blobs({ store, catalog, log, signal });
+  const blobs = new Blobs({
+    ...{ store, catalog, negatives, log, signal },
+    onNoRoom: (wantedBytes) => collector.makeRoom(wantedBytes),
+  });
   opened.add(() => blobs.close());
 
   const conversionParts = { store, catalog, upstreams, manifests, blobs, metrics, log };
@@ -117,6 +132,7 @@ async function openAll(
   opened.add(() => listener.close(live.current.drainMs));
   opened.add(() => news.close());
   opened.add(() => readiness.stopping());
+  cache.start();
   if (enabled) queue.start();
   return { address: listener.address, adminAddress };
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { catalogSuite } from '../../test/support/catalog-suite.ts';
+import { contentSuite } from '../../test/support/content-suite.ts';
 import { digestOf } from '../oci/digest.ts';
 import { Catalog } from './catalog.ts';
 import type { ConversionRequest } from './conversion-table.ts';
@@ -22,6 +23,7 @@ afterEach(() => rmSync(directory, { recursive: true }));
 
 describe('in SQLite', () => {
   catalogSuite(async () => ({ open: () => Catalog.openSqlite(path), remove: async () => {} }));
+  contentSuite(async () => ({ open: () => Catalog.openSqlite(path), remove: async () => {} }));
 });
 
 test('a catalog of an earlier version keeps its conversions, and a failed one is tried again when it is pulled', async () => {
@@ -37,7 +39,9 @@ test('a catalog of an earlier version keeps its conversions, and a failed one is
   for (const column of [...later, 'owner', 'lease_until_ms']) {
     raw.exec(`ALTER TABLE conversions DROP COLUMN ${column}`);
   }
-  raw.exec('DROP TABLE leases');
+  for (const table of ['leases', 'blobs', 'manifest_parts']) raw.exec(`DROP TABLE ${table}`);
+  const indexes = ['links_by_digest', 'tags_by_digest', 'layers_by_blob', 'layers_by_chunk_table'];
+  for (const index of [...indexes, 'conversions_by_result']) raw.exec(`DROP INDEX ${index}`);
   raw.exec(`UPDATE conversions SET state = 'failed', error = 'broken', not_before_ms = 600000`);
   raw.pragma('user_version = 2');
   raw.close();

@@ -6,14 +6,10 @@ import { migrate } from './catalog-schema.ts';
 import { ContentTable } from './content-table.ts';
 import { ConversionTable } from './conversion-table.ts';
 import { Leases } from './leases.ts';
+import type { RepositoryName } from './repository-name.ts';
 import { type PostgresOptions, SqlDatabase } from './sql-database.ts';
 
-/** One repository of one upstream registry. */
-export interface RepositoryName {
-  /** The upstream's configured name: `docker.io`. */
-  readonly upstream: string;
-  readonly repository: string;
-}
+export type { RepositoryName } from './repository-name.ts';
 
 export interface TagRecord {
   readonly digest: Digest;

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { Digest } from '../oci/digest.ts';
-import type { RepositoryName } from './catalog.ts';
 import type { ConversionState } from './conversion-table.ts';
+import type { RepositoryName } from './repository-name.ts';
 import type { SqlDatabase } from './sql-database.ts';
 
 /** A manifest that is kept, in one repository that may show it. */
@@ -105,7 +105,7 @@ export class ContentTable {
   /** The manifests of a repository that are kept, those that were last used first. */
   async images({ upstream, repository }: RepositoryName, profile: string): Promise<readonly KeptImage[]> {
     return this.#database.rows(sql<KeptImage>`
-      SELECT upstream, name AS repository, manifests.digest, manifests.media_type AS "mediaType",
+      SELECT repositories.upstream, name AS repository, manifests.digest, manifests.media_type AS "mediaType",
         CAST(own.size_bytes + coalesce((
           SELECT sum(blobs.size_bytes) FROM manifest_parts JOIN blobs ON blobs.digest = part
           WHERE manifest = manifests.digest), 0) AS BIGINT) AS "keptBytes",
@@ -117,7 +117,7 @@ export class ContentTable {
       JOIN manifests ON manifests.digest = links.digest
       JOIN blobs AS own ON own.digest = links.digest
       LEFT JOIN conversions ON conversions.digest = manifests.digest AND conversions.profile = ${profile}
-      WHERE upstream = ${upstream} AND name = ${repository}
+      WHERE repositories.upstream = ${upstream} AND name = ${repository}
       ORDER BY own.used_at_ms DESC, manifests.digest`);
   }
 
@@ -181,8 +181,12 @@ async function withdrawOne(inside: SqlDatabase, digest: Digest, isMade: boolean)
     SELECT digest, profile, state, converted_digest AS "convertedDigest" FROM conversions
     WHERE converted_digest = ${digest} OR (
       converted_digest IN (SELECT manifest FROM manifest_parts WHERE part = ${digest})
-      AND (kind = 'image' OR ${isMade ? sql`TRUE` : sql`EXISTS (
-        SELECT 1 FROM conversions AS made WHERE made.converted_digest = ${digest})`}))`);
+      AND (kind = 'image' OR ${
+        isMade
+          ? sql`TRUE`
+          : sql`EXISTS (
+        SELECT 1 FROM conversions AS made WHERE made.converted_digest = ${digest})`
+      }))`);
   for (const { digest: original, profile, state } of needing) {
     const one = sql`WHERE digest = ${original} AND profile = ${profile}`;
     // One that is done is no more: the next pull queues it. One that is queued or running goes on.

@@ -1,17 +1,19 @@
 import type { ByteSource } from '../format/byte-source.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { BlobStore, BlobWriter, ExpectedBlob, HeldBlob, ListedBlob, LocalFile } from './blob-store.ts';
-import { HeldSource } from './held-source.ts';
 import type { UseRecorder } from './use-recorder.ts';
 
 /** A blob store that tells a recorder what comes into it and what is of use. */
 export class RecordedBlobStore implements BlobStore {
   readonly #store: BlobStore;
   readonly #recorder: UseRecorder;
+  readonly #onUnreadable: (digest: Digest) => void;
 
-  constructor(store: BlobStore, recorder: UseRecorder) {
+  /** @param onUnreadable told of a blob of which a read failed */
+  constructor(store: BlobStore, recorder: UseRecorder, onUnreadable: (digest: Digest) => void) {
     this.#store = store;
     this.#recorder = recorder;
+    this.#onUnreadable = onUnreadable;
   }
 
   async stat(digest: Digest): Promise<{ sizeBytes: number } | null> {
@@ -24,8 +26,11 @@ export class RecordedBlobStore implements BlobStore {
     const source = await this.#store.open(digest);
     if (source === null) return null;
     this.#recorder.used(digest);
-    // A slow reader uses it to the end.
-    return new HeldSource(source, () => this.#recorder.used(digest));
+    return new WatchedSource(source, {
+      failed: () => this.#onUnreadable(digest),
+      // A slow reader uses it to the end.
+      closed: () => this.#recorder.used(digest),
+    });
   }
 
   hold(digest: Digest): Promise<HeldBlob | null> {
@@ -82,9 +87,39 @@ export class RecordedBlobStore implements BlobStore {
     return this.#store.scratch();
   }
 
+  close(): Promise<void> {
+    return this.#store.close();
+  }
+
   async #used<T extends HeldBlob>(digest: Digest, holding: Promise<T | null>): Promise<T | null> {
     const held = await holding;
     if (held !== null) this.#recorder.used(digest);
     return held;
+  }
+}
+
+class WatchedSource implements ByteSource {
+  readonly size: number;
+  readonly #source: ByteSource;
+  readonly #tell: { readonly failed: () => void; readonly closed: () => void };
+
+  constructor(source: ByteSource, tell: { readonly failed: () => void; readonly closed: () => void }) {
+    this.#source = source;
+    this.size = source.size;
+    this.#tell = tell;
+  }
+
+  async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {
+    try {
+      await this.#source.read(offset, target, signal);
+    } catch (error) {
+      if (signal?.aborted !== true) this.#tell.failed();
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#tell.closed();
+    await this.#source.close();
   }
 }

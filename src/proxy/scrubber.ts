@@ -1,0 +1,84 @@
+import type { Logger } from 'pino';
+import type { Digest } from '../oci/digest.ts';
+import type { BlobStore } from '../store/blob-store.ts';
+import type { BlobRecord } from '../store/blob-table.ts';
+import type { Catalog } from '../store/catalog.ts';
+import { pause } from './garbage-collector.ts';
+
+const LEASE = 'scrubber';
+const LEASE_MS = 10 * 60_000;
+/** Slow enough to leave the disk to those who wait for it. */
+const BYTES_PER_SECOND = 16 * 1024 * 1024;
+const IDLE_MS = 60_000;
+
+export interface ScrubberParts {
+  readonly store: BlobStore;
+  readonly catalog: Catalog;
+  readonly log: Logger;
+  readonly signal: AbortSignal;
+}
+
+/** Finds blobs that a disk has damaged, and removes them: whoever asks for one next has it fetched or made anew. */
+export class Scrubber {
+  readonly #parts: ScrubberParts;
+  readonly #checking = new Set<Promise<void>>();
+
+  constructor(parts: ScrubberParts) {
+    this.#parts = parts;
+  }
+
+  /** Checks each blob once in `everyMs`, one after the other, until the signal fires; one replica does it. */
+  async every(everyMs: () => number | null): Promise<void> {
+    const { log, signal } = this.#parts;
+    while (!signal.aborted) {
+      try {
+        const blob = await this.#next(everyMs());
+        if (blob !== null) await this.check(blob.digest);
+        await pause(blob === null ? IDLE_MS : (1000 * blob.sizeBytes) / BYTES_PER_SECOND, signal);
+      } catch (error) {
+        if (!signal.aborted) log.error({ err: error }, 'the cache cannot be checked');
+        await pause(IDLE_MS, signal);
+      }
+    }
+  }
+
+  async #next(everyMs: number | null): Promise<BlobRecord | null> {
+    const { catalog } = this.#parts;
+    const nowMs = Date.now();
+    if (everyMs === null || !(await catalog.leases.take(LEASE, nowMs + LEASE_MS, nowMs))) return null;
+    return catalog.blobs.nextToVerify(nowMs - everyMs);
+  }
+
+  /** Has a blob checked that could not be read. */
+  suspect(digest: Digest): void {
+    const { log, signal } = this.#parts;
+    const work: Promise<void> = this.check(digest)
+      .then(() => {})
+      .catch((error: unknown) => {
+        if (!signal.aborted) log.error({ err: error, digest }, 'a blob cannot be checked');
+      })
+      .finally(() => this.#checking.delete(work));
+    this.#checking.add(work);
+  }
+
+  /** Reads a blob; a damaged one is removed, with all that needs it. Rejects with StoreError. */
+  async check(digest: Digest): Promise<'intact' | 'damaged' | 'absent'> {
+    const { store, catalog, log, signal } = this.#parts;
+    const found = await store.verify(digest, signal);
+    if (found === 'intact') {
+      await catalog.blobs.setVerified(digest, Date.now());
+      return found;
+    }
+    if (found === 'damaged') log.error({ digest }, 'a blob on the disk was damaged: it is removed');
+    for (const other of await catalog.content.withdraw(digest)) {
+      await store.remove(other);
+      await catalog.blobs.remove([other]);
+    }
+    await catalog.blobs.remove([digest]);
+    return found;
+  }
+
+  async idle(): Promise<void> {
+    await Promise.all(this.#checking);
+  }
+}
