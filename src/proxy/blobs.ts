@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { ByteSource } from '../format/byte-source.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
+import type { BlobDownload } from '../oci/registry-requests.ts';
 import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import { StoreError } from '../store/errors.ts';
@@ -189,9 +190,16 @@ export class Blobs {
     const { where, client } = target;
     const { repository } = where;
     const context = { host: client.host, repository, reference: digest };
-    const fetch = (offset: number, signal: AbortSignal) =>
-      client.blob(repository, digest, { offset, signal });
+    const sources: BlobDownload[] = [];
+    const fetch = async (offset: number, signal: AbortSignal) => {
+      const source = await client.blob(repository, digest, { offset, signal });
+      sources.push(source);
+      return source;
+    };
     const download = new Download(digest, this.#store, context, fetch, this.#signal);
+    download.finished.catch((error: unknown) => {
+      if (isLie(error)) for (const source of sources) source.distrust();
+    });
     this.#downloads.set(digest, { download, where });
     const forget = () => this.#downloads.delete(digest);
     download.finished.then(forget, (error: unknown) => {
@@ -234,6 +242,12 @@ export async function leave(found: FoundBlob): Promise<void> {
 /** Whether the disk is full. */
 export function isNoRoom(error: unknown): boolean {
   return error instanceof StoreError && error.code === 'ERR_STORE_FULL';
+}
+
+/** Whether what came is not the blob that was asked for. */
+function isLie(error: unknown): boolean {
+  if (!(error instanceof StoreError)) return false;
+  return error.code === 'ERR_STORE_DIGEST' || error.code === 'ERR_STORE_SIZE';
 }
 
 /** Whether upstream sends it: resolves when it answers. */
