@@ -2,7 +2,7 @@ import { Command, Option } from 'commander';
 import { request } from 'undici';
 import { z } from 'zod';
 import { parseErrorBody } from '../oci/errors.ts';
-import { CONVERSION_STATES } from '../store/conversion-table.ts';
+import { STATUS_STATES } from '../proxy/conversion-status.ts';
 import { httpUrl } from './arguments.ts';
 import { formatTable, printJson } from './output.ts';
 
@@ -23,6 +23,9 @@ const statusSchema = z.looseObject({
   platform: z.string().nullable(),
   bytesDone: z.number(),
   bytesTotal: z.number(),
+  converted: z.looseObject({ layerBytes: z.number() }).nullable(),
+  durationMs: z.number().nullable(),
+  ahead: z.number().nullable(),
   error: z.string().nullable(),
   errorCode: z.string().nullable(),
   attempts: z.number(),
@@ -45,7 +48,7 @@ export function conversionsCommand(): Command {
         .default(DEFAULT_ADMIN, DEFAULT_ADMIN.href)
         .argParser(httpUrl),
     )
-    .addOption(new Option('--state <state>', 'only those in this state').choices(CONVERSION_STATES))
+    .addOption(new Option('--state <state>', 'only those in this state').choices(STATUS_STATES))
     .option('--json', 'print them as JSON', false)
     .addCommand(retry)
     .action(list);
@@ -87,16 +90,38 @@ async function ask(proxy: URL, method: 'GET' | 'POST', path: string): Promise<un
 
 function printTable(conversions: readonly Status[]): void {
   const rows = conversions.map((each) => [
-    each.state === 'running' ? `running ${percentOf(each)} %` : each.state,
+    stateOf(each),
     `${each.upstream}/${each.repository}${each.platform === null ? '' : ` (${each.platform})`}`,
     each.digest,
+    sizeOf(each),
+    each.durationMs === null ? '-' : `${(each.durationMs / 1000).toFixed(1)} s`,
     String(each.attempts),
     each.nextAttemptAt ?? '-',
-    each.error === null ? '' : `${each.error} (${each.errorCode})`,
+    reasonOf(each),
   ]);
-  console.log(formatTable(['STATE', 'IMAGE', 'DIGEST', 'FAILURES', 'NEXT ATTEMPT', 'REASON'], rows));
+  const header = ['STATE', 'IMAGE', 'DIGEST', 'SIZE', 'TIME', 'FAILURES', 'NEXT ATTEMPT', 'REASON'];
+  console.log(formatTable(header, rows));
 }
 
-function percentOf({ bytesDone, bytesTotal }: Status): number {
-  return bytesTotal === 0 ? 0 : Math.floor((100 * bytesDone) / bytesTotal);
+function stateOf({ state, bytesDone, bytesTotal, ahead }: Status): string {
+  switch (state) {
+    case 'running':
+      return `running ${bytesTotal === 0 ? 0 : Math.floor((100 * bytesDone) / bytesTotal)} %`;
+    case 'queued':
+      return ahead === null ? state : `queued, ${ahead} ahead`;
+    default:
+      return state;
+  }
+}
+
+/** Of the converted layers, and as a part of the original ones. */
+function sizeOf({ converted, bytesTotal }: Status): string {
+  if (converted === null || converted.layerBytes === 0) return '-';
+  const size = `${(converted.layerBytes / 1e6).toFixed(1)} MB`;
+  return bytesTotal === 0 ? size : `${size} (${Math.round((100 * converted.layerBytes) / bytesTotal)} %)`;
+}
+
+function reasonOf({ state, error, errorCode }: Status): string {
+  if (error === null) return '';
+  return state === 'left' ? `left as it is: ${error}` : `${error} (${errorCode})`;
 }

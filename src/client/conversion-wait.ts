@@ -6,7 +6,7 @@ import { ClientError } from './errors.ts';
 
 /** How far a conversion is. */
 export interface ConversionProgress {
-  readonly state: 'queued' | 'running' | 'done' | 'failed';
+  readonly state: 'queued' | 'running' | 'done' | 'failed' | 'left';
   readonly layersDone: number;
   readonly layersTotal: number;
   readonly bytesDone: number;
@@ -25,7 +25,7 @@ export interface ConversionWait {
 }
 
 const statusSchema = z.object({
-  state: z.enum(['queued', 'running', 'done', 'failed']),
+  state: z.enum(['queued', 'running', 'done', 'failed', 'left']),
   layersDone: z.number(),
   layersTotal: z.number(),
   bytesDone: z.number(),
@@ -59,11 +59,12 @@ export async function waitForConversion(options: ConversionWait): Promise<Digest
     last = status ?? last;
     const waitedMs = performance.now() - startMs;
     if (status !== null) options.onProgress?.(status);
-    if (status?.state === 'failed') {
+    if (status?.state === 'failed' || status?.state === 'left') {
       const reason = status.error ?? 'it gives no reason';
+      const what = status.state === 'left' ? 'does not convert' : 'could not convert';
       throw new ClientError(
         'ERR_CONVERSION_FAILED',
-        `${options.baseUrl.host} could not convert ${original}: ${reason}`,
+        `${options.baseUrl.host} ${what} ${original}: ${reason}`,
       );
     }
     if (status?.state === 'done' && status.converted !== null) return status.converted.digest;

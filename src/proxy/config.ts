@@ -17,6 +17,14 @@ const hostAndPort = z
   })
   .refine(({ port }) => port <= 65_535, 'the port is greater than 65535');
 
+/** See {@link ConversionSelection}. */
+const imagePattern = z
+  .string()
+  .regex(
+    /^[^\s/]+\/\S+$/,
+    'write UPSTREAM/REPOSITORY[:TAG], for example docker.io/library/* or quay.io/**:nightly',
+  );
+
 function bound(name: keyof ConversionLimits) {
   return z.int().positive().default(DEFAULT_LIMITS[name]);
 }
@@ -98,6 +106,17 @@ const schema = z
         downloads: z.int().min(1).max(256).default(2),
         /** After so long without a word, a replica's conversions are taken over by another one. */
         leaseMs: z.int().min(1_000).max(3_600_000).default(30_000),
+        /** Which images of an index are converted without being asked for. */
+        platforms: z
+          .union([
+            z.enum(['all', 'requested']),
+            z.array(z.string().regex(/^[a-z0-9]+\/[a-z0-9]+(\/[a-z0-9]+)?$/, 'write OS/ARCHITECTURE')).min(1),
+          ])
+          .default('all'),
+        include: z.array(imagePattern).default([]),
+        exclude: z.array(imagePattern).default([]),
+        /** Images of fewer bytes of layers, compressed, are left as they are. */
+        minImageBytes: z.int().nonnegative().default(0),
         /** What a conversion may cost. */
         limits,
       })

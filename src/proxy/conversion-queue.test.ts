@@ -13,6 +13,7 @@ import type { ConversionRecord } from '../store/conversion-table.ts';
 import { StoreError } from '../store/errors.ts';
 import { ConversionNews } from './conversion-news.ts';
 import { ConversionQueue, type Converter } from './conversion-queue.ts';
+import { ConversionSelection, type SelectionOptions } from './conversion-selection.ts';
 import { conversionStatus } from './conversion-status.ts';
 import type { ServedManifest } from './manifests.ts';
 
@@ -42,12 +43,22 @@ afterEach(async () => {
 
 function start(
   convert: Converter = async (record) => convertedFrom(record),
-  { policy = 'v1', indexImages = 3, images = 1, pollMs = null as number | null } = {},
+  {
+    policy = 'v1',
+    indexImages = 3,
+    images = 1,
+    pollMs = null as number | null,
+    select = {} as Partial<SelectionOptions>,
+  } = {},
 ): void {
   queue = new ConversionQueue({
     catalog,
     profile: 'p',
     policy,
+    selection: new ConversionSelection({
+      ...{ include: [], exclude: [], platforms: 'all', minImageBytes: 0 },
+      ...select,
+    }),
     indexImages,
     images,
     leaseMs: 30_000,
@@ -63,7 +74,8 @@ function start(
 }
 
 function convertedFrom({ digest }: ConversionRecord) {
-  return { digest: digestOf(`converted ${digest}`), mediaType: OCI_MANIFEST, sizeBytes: 1, parts: [] };
+  const mediaType = OCI_MANIFEST;
+  return { digest: digestOf(`converted ${digest}`), mediaType, sizeBytes: 1, layerBytes: 1, parts: [] };
 }
 
 function served(value: object, mediaType: string): ServedManifest {
@@ -223,6 +235,91 @@ test('what is pulled goes before what is preheated', async () => {
   end(running);
   await tick(1);
   expect(begun).toEqual([running.digest, pulled.digest]);
+});
+
+test('of an index, only platforms of the list are converted unasked; then the index, and again after each other one', async () => {
+  start(undefined, { select: { platforms: ['linux/amd64'] } });
+  const [amd64, arm64] = [image('amd64'), image('arm64')];
+  const both = index(amd64, arm64);
+  await queue.offer(WHERE, both);
+  await tick(3000);
+  expect(begun).toEqual([amd64.digest, both.digest]);
+  expect(await stateOf(arm64)).toBeNull();
+  await queue.offer(WHERE, arm64);
+  await tick(1);
+  expect(begun).toEqual([amd64.digest, both.digest, arm64.digest, both.digest]);
+});
+
+test('an index of which only requested platforms are converted waits until one is pulled', async () => {
+  start(undefined, { select: { platforms: 'requested' } });
+  const [amd64, arm64] = [image('amd64'), image('arm64')];
+  const both = index(amd64, arm64);
+  await queue.offer(WHERE, both);
+  await tick(10_000);
+  expect(begun).toEqual([]);
+  expect(await stateOf(both)).toBe('queued');
+  await queue.offer(WHERE, arm64);
+  await tick(1);
+  expect(begun).toEqual([arm64.digest, both.digest]);
+});
+
+const statusNow = async (of: { digest: Digest }) =>
+  conversionStatus((await recordOf(of))!, catalog.conversions);
+
+test('what is excluded is left as it is, and pulled again and again without being read', async () => {
+  start(undefined, { select: { exclude: ['reg.example/lib/*'] } });
+  const one = image('one');
+  await queue.offer(WHERE, one);
+  const leave = vi.spyOn(catalog.conversions, 'leave');
+  await queue.offer(WHERE, one);
+  await tick(MINUTE_MS);
+  expect(begun).toEqual([]);
+  expect(leave).not.toHaveBeenCalled();
+  expect(await statusNow(one)).toMatchObject({
+    state: 'left',
+    error: expect.stringContaining('conversion.exclude has "reg.example/lib/*"'),
+  });
+});
+
+test('an index excluded by its tag is left with its images, until another tag means them', async () => {
+  start(undefined, { select: { exclude: ['**:nightly'] } });
+  const [amd64, arm64] = [image('amd64'), image('arm64')];
+  const both = index(amd64, arm64);
+  await catalog.putTag(WHERE, 'nightly', { digest: both.digest, checkedAtMs: 1 });
+  await queue.offer(WHERE, both);
+  await queue.offer(WHERE, amd64);
+  await tick(5000);
+  expect(begun).toEqual([]);
+  expect((await statusNow(amd64)).state).toBe('left');
+  await catalog.putTag(WHERE, '1.0', { digest: both.digest, checkedAtMs: 1 });
+  await queue.offer(WHERE, both);
+  await tick(5000);
+  expect(begun.toSorted()).toEqual([amd64.digest, arm64.digest, both.digest].toSorted());
+});
+
+test('what was left as it is is converted when the patterns allow it, at its next pull', async () => {
+  start(undefined, { select: { exclude: ['**'] } });
+  const one = image('one');
+  await queue.offer(WHERE, one);
+  await queue.stop();
+  start();
+  await queue.offer(WHERE, one);
+  await tick();
+  expect(await stateOf(one)).toBe('done');
+});
+
+test('what waits says how many are before it', async () => {
+  const { convert } = gated();
+  start(convert);
+  const [running, first, second, awaited] = ['a', 'b', 'c', 'd'].map((name) => image(name));
+  for (const each of [running!, first!, second!]) {
+    await queue.offer(WHERE, each);
+    await tick(1);
+  }
+  expect([(await statusNow(first!)).ahead, (await statusNow(second!)).ahead]).toEqual([0, 1]);
+  await queue.offer(WHERE, awaited!, PRIORITY.preheat);
+  expect((await statusNow(awaited!)).ahead).toBe(2);
+  expect((await statusNow(running!)).ahead).toBeNull();
 });
 
 test('what another process queues in the same catalog is seen', async () => {

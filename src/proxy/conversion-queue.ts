@@ -7,14 +7,16 @@ import type { IndexManifest, Manifest } from '../oci/manifest.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import { PRIORITY } from '../store/conversion-priority.ts';
-import type {
-  ConversionFailure,
-  ConversionProgress,
-  ConversionRecord,
-  ConversionRequest,
-  ConvertedManifest,
+import {
+  type ConversionFailure,
+  type ConversionProgress,
+  type ConversionRecord,
+  type ConversionRequest,
+  type ConvertedManifest,
+  LEFT_CODE,
 } from '../store/conversion-table.ts';
 import type { ConversionNews } from './conversion-news.ts';
+import type { ConversionSelection } from './conversion-selection.ts';
 import { tryToKeep } from './keep.ts';
 import { KeptLease } from './kept-lease.ts';
 import { readManifest, type ServedManifest } from './manifests.ts';
@@ -57,6 +59,7 @@ export class ConversionQueue {
   readonly #catalog: Catalog;
   readonly #profile: string;
   readonly #policy: string;
+  readonly #selection: ConversionSelection;
   readonly #indexImages: number;
   readonly #convert: Converter;
   readonly #images: number;
@@ -81,6 +84,7 @@ export class ConversionQueue {
     catalog: Catalog;
     profile: string;
     policy: string;
+    selection: ConversionSelection;
     indexImages: number;
     convert: Converter;
     images: number;
@@ -91,7 +95,8 @@ export class ConversionQueue {
   }) {
     this.#catalog = parts.catalog;
     this.#profile = parts.profile;
-    this.#policy = parts.policy;
+    this.#policy = `${parts.policy}-${parts.selection.id}`;
+    this.#selection = parts.selection;
     this.#indexImages = parts.indexImages;
     this.#convert = parts.convert;
     this.#images = parts.images;
@@ -139,7 +144,11 @@ export class ConversionQueue {
     const { digest } = served;
     const running = this.#running.get(digest);
     if (running !== undefined) running.priority = Math.max(running.priority, priority);
-    if (await this.#isSettled(digest)) return;
+    const record = await this.#catalog.conversions.get(digest, this.#profile);
+    if (await this.#isSettled(record)) return;
+    const tags = this.#selection.hasPatterns ? await this.#catalog.tagsOf(where, digest) : [];
+    const whyLeft = this.#selection.whyLeft(where, tags);
+    if (this.#isLeft(record) && (whyLeft !== null || (tags.length === 0 && isOf(record, where)))) return;
     const manifest = readManifest(served);
     if (manifest === null || whyNotConverted(manifest) !== null) return;
     const base = {
@@ -150,22 +159,38 @@ export class ConversionQueue {
       platform: null,
       notBeforeMs: nowMs,
     };
-    if (manifest.kind === 'index') {
-      const images = this.#imagesOf(manifest, where, nowMs);
-      await this.#catalog.conversions.enqueueIndex({ ...base, digest, kind: 'index' }, images, nowMs);
+    const { conversions } = this.#catalog;
+    const images = manifest.kind === 'index' ? this.#imagesOf(manifest, where, nowMs) : [];
+    const request = { ...base, digest, kind: manifest.kind === 'index' ? 'index' : 'image' } as const;
+    if (whyLeft !== null) {
+      // Its images too: clients ask for them by digests that no tag names.
+      for (const each of [request, ...images.map(({ image }) => image)]) {
+        await conversions.leave(each, whyLeft, nowMs);
+      }
+      return;
+    }
+    if (request.kind === 'index') {
+      const wanted = images.filter(({ isWanted }) => isWanted).map(({ image }) => image);
+      const unasked = images.filter(({ isWanted }) => !isWanted).map(({ image }) => image.digest);
+      await conversions.enqueueIndex(request, wanted, unasked, nowMs);
     } else {
-      await this.#catalog.conversions.enqueue({ ...base, digest, kind: 'image' }, nowMs);
+      await conversions.enqueue(request, nowMs);
     }
     this.#wake.resolve();
   }
 
+  /** Whether it was left as it is by what is configured now. */
+  #isLeft(record: ConversionRecord | null): record is ConversionRecord {
+    return record !== null && record.errorCode === LEFT_CODE && record.policy === this.#policy;
+  }
+
   /** Whether to queue it would change nothing: large manifests are not read at each pull. */
-  async #isSettled(digest: Digest): Promise<boolean> {
+  async #isSettled(record: ConversionRecord | null): Promise<boolean> {
+    if (record === null || record.errorCode === LEFT_CODE) return false;
     const { conversions } = this.#catalog;
-    const record = await conversions.get(digest, this.#profile);
-    switch (record?.state) {
+    switch (record.state) {
       case 'done':
-        return (await conversions.children(digest, this.#profile)).every(
+        return (await conversions.children(record.digest, this.#profile)).every(
           (image) => image.state === 'done' || this.#staysFailed(image),
         );
       case 'failed':
@@ -182,19 +207,26 @@ export class ConversionQueue {
     return state === 'failed' && (nextAttemptMs !== null || policy === this.#policy);
   }
 
-  #imagesOf(index: IndexManifest, where: RepositoryName, nowMs: number): ConversionRequest[] {
+  #imagesOf(
+    index: IndexManifest,
+    where: RepositoryName,
+    nowMs: number,
+  ): { readonly image: ConversionRequest; readonly isWanted: boolean }[] {
     const images = imagesOf(index);
     // Its conversion says why it fails.
     if (images.length > this.#indexImages) return [];
     return images.map(({ digest, platform }) => ({
-      ...where,
-      digest,
-      profile: this.#profile,
-      policy: this.#policy,
-      kind: 'image',
-      platform: platform === undefined ? null : formatPlatform(platform),
-      priority: PRIORITY.otherPlatform,
-      notBeforeMs: nowMs + INDEX_DELAY_MS,
+      isWanted: this.#selection.wants(platform),
+      image: {
+        ...where,
+        digest,
+        profile: this.#profile,
+        policy: this.#policy,
+        kind: 'image',
+        platform: platform === undefined ? null : formatPlatform(platform),
+        priority: PRIORITY.otherPlatform,
+        notBeforeMs: nowMs + INDEX_DELAY_MS,
+      },
     }));
   }
 
@@ -316,6 +348,11 @@ export class ConversionQueue {
       lease.end();
     }
   }
+}
+
+/** Without a tag of its own there, it was left with its index. */
+function isOf(record: RepositoryName, { upstream, repository }: RepositoryName): boolean {
+  return record.upstream === upstream && record.repository === repository;
 }
 
 /** Why a manifest is left as it is, or null if it is converted. */

@@ -53,6 +53,8 @@ test('an image that is pulled is converted: by its tag with _obd, and as a refer
     layersDone: 2,
     layersTotal: 2,
     error: null,
+    durationMs: expect.any(Number),
+    ahead: null,
   });
   expect(status.bytesDone).toBe(status.bytesTotal);
 
@@ -60,6 +62,7 @@ test('an image that is pulled is converted: by its tag with _obd, and as a refer
   expect(digestOf(manifest.bytes)).toBe(status.converted?.digest);
   expect(manifest.subject?.digest).toBe(image.digest);
   const blobs = [manifest.config.digest];
+  expect(status.converted?.layerBytes).toBe(manifest.layers.reduce((sum, { size }) => sum + size, 0));
   for (const { digest, annotations = {} } of manifest.layers) {
     expect(annotations[OVERLAYBD_BLOB_DIGEST_ANNOTATION]).toBe(digest);
     blobs.push(digest, annotations[CHUNK_TABLE_DIGEST_ANNOTATION] as Digest);

@@ -94,6 +94,8 @@ export class ConvertedImages {
     switch (state) {
       case 'failed':
         return `the conversion of ${what} failed${nextAttemptAt === null ? '' : ` and is tried again at ${nextAttemptAt}`}: ${error}`;
+      case 'left':
+        return `${what} is left as it is: ${error}`;
       case 'running': {
         const percent = bytesTotal === 0 ? 0 : Math.floor((100 * bytesDone) / bytesTotal);
         return `${what} is being converted: ${percent} %, ${layersDone} of ${layersTotal} layers; try again soon`;

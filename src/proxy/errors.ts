@@ -13,6 +13,16 @@ export class ConversionInputError extends Error {
   readonly code = 'ERR_PROXY_CONVERSION_INPUT';
 }
 
+/** An image that is left as it is because it is small. */
+export class ConversionNotWantedError extends Error {
+  override readonly name = 'ConversionNotWantedError';
+  readonly code = 'ERR_PROXY_CONVERSION_SMALL';
+
+  constructor(layerBytes: number, minImageBytes: number) {
+    super(`its layers have ${layerBytes} bytes, and conversion.minImageBytes is ${minImageBytes}`);
+  }
+}
+
 /** A request that has no other answer than one of the Distribution spec's errors. */
 export class RequestError extends Error {
   override readonly name = 'RequestError';

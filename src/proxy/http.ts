@@ -128,7 +128,16 @@ function requestId(given: string | string[] | undefined): string {
 }
 
 /** Parameters that say what was asked for. The values of all others may be secrets. */
-const LOGGED_PARAMETERS: ReadonlySet<string> = new Set(['ns', 'n', 'last', 'artifactType', 'state']);
+const LOGGED_PARAMETERS: ReadonlySet<string> = new Set([
+  'ns',
+  'n',
+  'last',
+  'artifactType',
+  'state',
+  'repository',
+  'image',
+  'wait',
+]);
 const MAX_LOGGED_PATH_CHARS = 1024;
 
 function loggedPath(url: string): string {

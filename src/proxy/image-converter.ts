@@ -11,7 +11,7 @@ import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
 import type { Blobs } from './blobs.ts';
 import { type Converter, type MadeManifest, whyNotConverted } from './conversion-queue.ts';
-import { ConversionInputError } from './errors.ts';
+import { ConversionInputError, ConversionNotWantedError } from './errors.ts';
 import { type Manifests, partsOf } from './manifests.ts';
 import type { Target, Upstreams } from './upstreams.ts';
 
@@ -24,6 +24,8 @@ interface Parts {
   readonly context: Omit<ConversionContext, 'signal' | 'priority'>;
   /** So many layers at a time are fetched that nobody but conversions waits for. */
   readonly downloads: number;
+  /** Images of fewer bytes of layers, compressed, are left as they are. */
+  readonly minImageBytes: number;
 }
 
 /** The write river behind the queue: what it needs of an image comes through the proxy's own cache. */
@@ -42,10 +44,12 @@ export function imageConverter(parts: Parts): Converter {
     if (manifest.kind === 'index') {
       check(limits, 'indexImages', imagesOf(manifest).length, 'the index lists', 'images');
       const images = convertedImages(await conversions.children(digest, record.profile));
-      return toConverted(await convertIndex(descriptor, manifest, images, context));
+      return toConverted(await convertIndex(descriptor, manifest, images, context), 0);
     }
     const reason = whyNotConverted(manifest);
     if (reason !== null) throw new ConversionInputError(`it is not converted: ${reason}`);
+    const layerBytes = manifest.layers.reduce((sum, { size }) => sum + size, 0);
+    if (layerBytes < parts.minImageBytes) throw new ConversionNotWantedError(layerBytes, parts.minImageBytes);
     const config = await readConfig(blobs, target, manifest, signal);
     const layerFile = async ({ digest }: Descriptor, until: AbortSignal) => {
       const fetched = () => blobs.localFile(target, digest, until);
@@ -53,7 +57,9 @@ export function imageConverter(parts: Parts): Converter {
     };
     const dropLayer = (layer: Descriptor) => store.verify(layer.digest, signal);
     const image = { manifest, descriptor, config, layerFile, dropLayer };
-    return toConverted((await convertImage(image, { ...context, signal, priority }, onProgress)).manifest);
+    const made = await convertImage(image, { ...context, signal, priority }, onProgress);
+    const convertedBytes = made.layers.reduce((sum, { blobSizeBytes }) => sum + blobSizeBytes, 0);
+    return toConverted(made.manifest, convertedBytes);
   };
   const scratch = store.scratch();
   return (record, options) =>
@@ -62,7 +68,8 @@ export function imageConverter(parts: Parts): Converter {
     );
 }
 
-async function readConfig(
+/** The config of an image, from the cache or upstream. */
+export async function readConfig(
   blobs: Blobs,
   target: Target,
   { config }: ImageManifest,
@@ -94,7 +101,7 @@ function convertedImages(images: readonly ConversionRecord[]): Map<string, Descr
   return byOriginal;
 }
 
-function toConverted({ descriptor, bytes }: Document): MadeManifest {
+function toConverted({ descriptor, bytes }: Document, layerBytes: number): MadeManifest {
   const { digest, mediaType, size: sizeBytes } = descriptor;
-  return { digest, mediaType, sizeBytes, parts: partsOf({ bytes, mediaType }) };
+  return { digest, mediaType, sizeBytes, layerBytes, parts: partsOf({ bytes, mediaType }) };
 }

@@ -9,6 +9,7 @@ import { ChainLeases } from './chain-leases.ts';
 import type { ProxyConfig } from './config.ts';
 import { ConversionNews } from './conversion-news.ts';
 import { ConversionQueue } from './conversion-queue.ts';
+import { ConversionSelection } from './conversion-selection.ts';
 import { ConvertedImages } from './converted.ts';
 import { imageConverter } from './image-converter.ts';
 import type { Manifests } from './manifests.ts';
@@ -53,12 +54,15 @@ export function openConversion(
   const { conversions, leases } = catalog;
   const chains = new ChainLeases({ leases, profile, leaseMs, log });
   const context = { store, catalog, workers, limits, profile: conversionProfile, chains };
-  const converter = imageConverter({ upstreams, manifests, blobs, conversions, context, downloads });
+  const { minImageBytes } = conversion;
+  const sources = { upstreams, manifests, blobs };
+  const converter = imageConverter({ ...sources, conversions, context, downloads, minImageBytes });
   const news = new ConversionNews();
   const queue = new ConversionQueue({
     catalog,
     profile,
     policy: conversionPolicy(limits),
+    selection: new ConversionSelection(conversion),
     indexImages: limits.indexImages,
     convert: meteredConverter(converter, metrics),
     images: conversion.images,

@@ -1,15 +1,23 @@
 import { jsonAnswer } from './answer.ts';
+import { answerChain, answerImage, type ChainParts } from './chains.ts';
 import { answerDistribution, type DistributionParts } from './distribution.ts';
 import { READING, type Route } from './http.ts';
 import { answerReadiness, type Readiness } from './readiness.ts';
 import { answerStatus, type StatusParts } from './service-status.ts';
-import { answerConversion, answerConversions, answerRetry, type ConversionParts } from './status.ts';
+import {
+  answerConversion,
+  answerConversions,
+  answerEvents,
+  answerRetry,
+  type ConversionParts,
+} from './status.ts';
 import { answerUi } from './ui.ts';
 
 /** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
 export function clientRoutes(
   parts: DistributionParts,
   conversions: ConversionParts,
+  chains: ChainParts | null,
   readiness: Readiness,
 ): readonly Route[] {
   const distribution = {
@@ -26,6 +34,7 @@ export function clientRoutes(
       kind: 'conversion',
       handle: (_request, { digest = '' }) => answerConversion(conversions, digest),
     },
+    ...(chains === null ? [] : chainRoutes(chains)),
     ...healthRoutes(readiness),
   ];
 }
@@ -49,12 +58,36 @@ export function adminRoutes(conversions: ConversionParts, status: StatusParts): 
       handle: (_request, { digest = '' }) => answerConversion(conversions, digest),
     },
     {
+      path: '/dadi/v1/conversions/:digest/events',
+      methods: READING,
+      kind: 'events',
+      handle: (_request, { digest = '' }) => answerEvents(conversions, digest),
+    },
+    {
       path: '/dadi/v1/conversions/:digest/retry',
       methods: ['POST'],
       kind: 'retry',
       handle: (_request, { digest = '' }) => answerRetry(conversions, digest),
     },
     ...healthRoutes(status.readiness),
+  ];
+}
+
+/** For node daemons. */
+function chainRoutes(parts: ChainParts): readonly Route[] {
+  return [
+    {
+      path: '/dadi/v1/chains/:chain',
+      methods: READING,
+      kind: 'chain',
+      handle: (request, { chain = '' }) => answerChain(parts, chain, request),
+    },
+    {
+      path: '/dadi/v1/images/:digest',
+      methods: READING,
+      kind: 'image',
+      handle: (request, { digest = '' }) => answerImage(parts, digest, request),
+    },
   ];
 }
 

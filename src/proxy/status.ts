@@ -1,8 +1,9 @@
 import type { Digest } from '../oci/digest.ts';
-import { CONVERSION_STATES, type ConversionTable } from '../store/conversion-table.ts';
+import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
 import { type Answer, jsonAnswer } from './answer.ts';
+import type { ConversionEvents } from './conversion-events.ts';
 import type { ConversionQueue } from './conversion-queue.ts';
-import { type ConversionStatus, conversionStatus } from './conversion-status.ts';
+import { type ConversionStatus, conversionStatus, STATUS_STATES } from './conversion-status.ts';
 import { RequestError } from './errors.ts';
 import { parsePathDigest } from './paths.ts';
 
@@ -11,6 +12,7 @@ export interface ConversionParts {
   readonly conversions: ConversionTable;
   readonly profile: string;
   readonly queue: Pick<ConversionQueue, 'retry'>;
+  readonly events: ConversionEvents;
 }
 
 /**
@@ -26,13 +28,22 @@ export async function answerConversions(
     throw new RequestError('NAME_INVALID', `${JSON.stringify(state)} is none of ${STATES.join(', ')}`);
   }
   const records = await conversions.list();
-  const all = await Promise.all(records.map((record) => conversionStatus(record, conversions)));
+  const waiting = records.filter((record) => record.state === 'queued').sort(byTurn);
+  const ahead = new Map(waiting.map((record, index) => [record, index]));
+  const all = await Promise.all(
+    records.map((record) => conversionStatus(record, conversions, ahead.get(record))),
+  );
   return jsonAnswer({
     conversions: state === null ? all : all.filter((conversion) => conversion.state === state),
   });
 }
 
-const STATES: readonly string[] = CONVERSION_STATES;
+const STATES: readonly string[] = STATUS_STATES;
+
+/** As the table takes them. */
+function byTurn(a: ConversionRecord, b: ConversionRecord): number {
+  return b.priority - a.priority || a.createdAtMs - b.createdAtMs || (a.digest < b.digest ? -1 : 1);
+}
 
 /**
  * GET /dadi/v1/conversions/<digest of the original manifest>
@@ -58,6 +69,18 @@ export async function answerRetry(
   await statusOf(conversions, profile, digest);
   await queue.retry(digest);
   return { ...jsonAnswer(await statusOf(conversions, profile, digest)), status: 202 };
+}
+
+/**
+ * GET /dadi/v1/conversions/<digest of the original manifest>/events
+ * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN, UNAVAILABLE
+ */
+export function answerEvents(
+  { conversions, profile, events }: ConversionParts,
+  digestText: string,
+): Promise<Answer> {
+  const digest = parsePathDigest(digestText);
+  return events.answer(() => statusOf(conversions, profile, digest));
 }
 
 async function statusOf(

@@ -137,6 +137,10 @@ const MIGRATIONS: readonly ((is: Spelling) => readonly string[])[] = [
     'CREATE INDEX layers_by_chunk_table ON layers (chunk_table_digest)',
     'CREATE INDEX conversions_by_result ON conversions (converted_digest)',
   ],
+  (is) => [
+    `ALTER TABLE conversions ADD COLUMN started_at_ms ${is.integer}`,
+    `ALTER TABLE conversions ADD COLUMN converted_layer_bytes ${is.integer} NOT NULL DEFAULT 0`,
+  ],
 ];
 
 /** Replicas that start together take turns. Any number will do, as long as nobody else uses it. */

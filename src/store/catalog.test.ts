@@ -36,7 +36,7 @@ test('a catalog of an earlier version keeps its conversions, and a failed one is
   await before.close();
   const raw = new Database(path);
   const later = ['error_code', 'policy', 'attempts', 'interruptions', 'next_attempt_ms'];
-  for (const column of [...later, 'owner', 'lease_until_ms']) {
+  for (const column of [...later, 'owner', 'lease_until_ms', 'started_at_ms', 'converted_layer_bytes']) {
     raw.exec(`ALTER TABLE conversions DROP COLUMN ${column}`);
   }
   for (const table of ['leases', 'blobs', 'manifest_parts']) raw.exec(`DROP TABLE ${table}`);

@@ -154,6 +154,14 @@ export class Catalog {
     return rows.map((row) => row.tag);
   }
 
+  /** The tags of a repository that mean this, by what upstream last said. */
+  async tagsOf(where: RepositoryName, digest: Digest): Promise<string[]> {
+    const rows = await this.#database.rows(
+      sql<{ tag: string }>`SELECT tag FROM tags ${inRepository(where)} AND digest = ${digest} ORDER BY tag`,
+    );
+    return rows.map((row) => row.tag);
+  }
+
   async repositories(): Promise<readonly RepositoryName[]> {
     return this.#database.rows(
       sql<RepositoryName>`SELECT upstream, name AS repository FROM repositories ORDER BY upstream, name`,

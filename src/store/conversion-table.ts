@@ -17,6 +17,8 @@ export interface ConvertedManifest {
   readonly digest: Digest;
   readonly mediaType: string;
   readonly sizeBytes: number;
+  /** Of all its layers, as they are stored; 0 for an index. */
+  readonly layerBytes: number;
 }
 
 /** An original manifest to be converted with one profile. */
@@ -58,7 +60,12 @@ export interface ConversionRecord extends ConversionRequest {
   readonly nextAttemptMs: number | null;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
+  /** When the last attempt began; null before the first one. */
+  readonly startedAtMs: number | null;
 }
+
+/** The code of what is not converted because nobody wants it to be: no failure, though it stands among them. */
+export const LEFT_CODE = 'ERR_CONVERSION_NOT_WANTED';
 
 /**
  * The conversions, past and to come: one row for each original manifest and profile. A running one belongs to the
@@ -77,27 +84,53 @@ export class ConversionTable {
   /**
    * Queues a conversion unless there is one. If it is there, a greater priority or an earlier start counts,
    * and a failed one that would not be tried again by itself is queued again if it failed under another policy, to be
-   * fetched from where it was asked for now.
+   * fetched from where it was asked for now. One that was left as it is ({@link leave}) is queued in any case.
    */
   async enqueue(request: ConversionRequest, nowMs: number): Promise<void> {
     await enqueueIn(this.#database, request, nowMs);
   }
 
-  /** Queues an index and the images it is made of: its turn comes when each of them is done or has failed. */
+  /**
+   * Queues an index and `images` of those it is made of. Its turn comes when each of its images that was ever queued is
+   * done or has failed; where all of them are `unasked`, one of them must have been.
+   */
   async enqueueIndex(
     index: ConversionRequest,
     images: readonly ConversionRequest[],
+    unasked: readonly Digest[],
     nowMs: number,
   ): Promise<void> {
     await this.#database.transaction(async (inside) => {
       await enqueueIn(inside, index, nowMs);
-      for (const image of images) {
-        await enqueueIn(inside, image, nowMs);
+      for (const image of images) await enqueueIn(inside, image, nowMs);
+      for (const child of [...images.map(({ digest }) => digest), ...unasked]) {
         await inside.write(sql`
           INSERT INTO conversion_children (parent, profile, child)
-          VALUES (${index.digest}, ${index.profile}, ${image.digest}) ON CONFLICT DO NOTHING`);
+          VALUES (${index.digest}, ${index.profile}, ${child}) ON CONFLICT DO NOTHING`);
       }
     });
+  }
+
+  /** Remembers why an image or index is left as it is, unless it is converted for somebody else. */
+  async leave(request: ConversionRequest, reason: string, nowMs: number): Promise<void> {
+    const { digest, profile, kind, upstream, repository, platform, priority, notBeforeMs, policy } = request;
+    await this.#database.write(sql`
+      INSERT INTO conversions AS known (digest, profile, kind, state, priority, not_before_ms, upstream,
+        repository, platform, policy, error, error_code, created_at_ms, updated_at_ms)
+      VALUES (${digest}, ${profile}, ${kind}, 'failed', ${priority}, ${notBeforeMs}, ${upstream}, ${repository},
+        ${platform}, ${policy}, ${reason}, ${LEFT_CODE}, ${nowMs}, ${nowMs})
+      ON CONFLICT (digest, profile) DO UPDATE SET error = excluded.error, policy = excluded.policy,
+        updated_at_ms = excluded.updated_at_ms
+      WHERE known.error_code = ${LEFT_CODE} AND known.policy <> excluded.policy`);
+  }
+
+  /** How many that wait are to begin before this one. */
+  async ahead({ profile, priority, createdAtMs, digest }: ConversionRecord): Promise<number> {
+    const row = await this.#database.row(sql<{ count: number }>`
+      SELECT count(*) AS count FROM conversions WHERE profile = ${profile} AND state = 'queued'
+        AND (priority > ${priority} OR (priority = ${priority} AND (created_at_ms < ${createdAtMs}
+          OR (created_at_ms = ${createdAtMs} AND digest < ${digest}))))`);
+    return Number(row?.count ?? 0);
   }
 
   /** How many there are in each state. */
@@ -129,6 +162,7 @@ export class ConversionTable {
     const isUrgent = leastPriority === null ? sql`` : sql`AND priority >= ${leastPriority}`;
     const row = await this.#database.row(sql<Row>`
       UPDATE conversions SET state = 'running', owner = ${this.#owner}, lease_until_ms = ${leaseUntilMs},
+        started_at_ms = ${nowMs},
         interruptions = interruptions + CASE state WHEN 'running' THEN 1 ELSE 0 END, updated_at_ms = ${nowMs}
       WHERE ${START} <= ${nowMs} AND (digest, profile) = (
         SELECT digest, profile FROM conversions
@@ -172,7 +206,7 @@ export class ConversionTable {
       await inside.write(sql`
         UPDATE conversions SET ${untried('done')}, converted_digest = ${converted.digest},
           converted_media_type = ${converted.mediaType}, converted_size_bytes = ${converted.sizeBytes},
-          updated_at_ms = ${nowMs}
+          converted_layer_bytes = ${converted.layerBytes}, updated_at_ms = ${nowMs}
         WHERE digest = ${digest} AND profile = ${profile}`);
       await inside.write(sql`
         UPDATE conversions SET ${untried('queued')}, not_before_ms = ${nowMs}, updated_at_ms = ${nowMs}
@@ -243,27 +277,35 @@ interface Row extends ConversionRequest, ConversionProgress {
   readonly convertedDigest: Digest | null;
   readonly convertedMediaType: string | null;
   readonly convertedSizeBytes: number | null;
+  readonly convertedLayerBytes: number;
   readonly error: string | null;
   readonly errorCode: string | null;
   readonly attempts: number;
   readonly nextAttemptMs: number | null;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
+  readonly startedAtMs: number | null;
 }
 
 function toRecord(row: Row): ConversionRecord {
   const { layersDone, layersTotal, bytesDone, bytesTotal, ...rest } = row;
-  const { convertedDigest, convertedMediaType, convertedSizeBytes, ...record } = rest;
+  const { convertedDigest, convertedMediaType, convertedSizeBytes, convertedLayerBytes, ...record } = rest;
   const converted =
     convertedDigest === null || convertedMediaType === null || convertedSizeBytes === null
       ? null
-      : { digest: convertedDigest, mediaType: convertedMediaType, sizeBytes: convertedSizeBytes };
+      : {
+          digest: convertedDigest,
+          mediaType: convertedMediaType,
+          sizeBytes: convertedSizeBytes,
+          layerBytes: convertedLayerBytes,
+        };
   return { ...record, converted, progress: { layersDone, layersTotal, bytesDone, bytesTotal } };
 }
 
 const COLUMNS = sql.raw(`digest, profile, kind, state, priority, not_before_ms AS "notBeforeMs", upstream,
   repository, platform, converted_digest AS "convertedDigest", converted_media_type AS "convertedMediaType",
-  converted_size_bytes AS "convertedSizeBytes", error, layers_done AS "layersDone",
+  converted_size_bytes AS "convertedSizeBytes", converted_layer_bytes AS "convertedLayerBytes",
+  started_at_ms AS "startedAtMs", error, layers_done AS "layersDone",
   layers_total AS "layersTotal", bytes_done AS "bytesDone", bytes_total AS "bytesTotal",
   error_code AS "errorCode", policy, attempts, next_attempt_ms AS "nextAttemptMs",
   created_at_ms AS "createdAtMs", updated_at_ms AS "updatedAtMs"`);
@@ -276,7 +318,14 @@ const IMAGES_DONE = sql.raw(`NOT EXISTS (
   SELECT 1 FROM conversion_children AS link JOIN conversions AS child
     ON child.digest = link.child AND child.profile = link.profile
   WHERE link.parent = conversions.digest AND link.profile = conversions.profile
-    AND child.state IN ('queued', 'running'))`);
+    AND child.state IN ('queued', 'running'))
+  AND (kind = 'image' OR NOT EXISTS (
+    SELECT 1 FROM conversion_children AS link
+    WHERE link.parent = conversions.digest AND link.profile = conversions.profile)
+  OR EXISTS (
+    SELECT 1 FROM conversion_children AS link JOIN conversions AS child
+      ON child.digest = link.child AND child.profile = link.profile
+    WHERE link.parent = conversions.digest AND link.profile = conversions.profile))`);
 
 /** Nothing is known against it. */
 function untried(state: 'queued' | 'done') {
@@ -307,7 +356,7 @@ async function enqueueIn(database: SqlDatabase, request: ConversionRequest, nowM
       platform = coalesce(known.platform, excluded.platform),
       ${ifFailed('upstream')}, ${ifFailed('repository')},
       updated_at_ms = excluded.updated_at_ms
-    WHERE (known.state = 'failed' AND known.next_attempt_ms IS NULL AND known.policy <> excluded.policy)
+    WHERE (known.state = 'failed' AND known.next_attempt_ms IS NULL AND (known.policy <> excluded.policy OR known.error_code = ${LEFT_CODE}))
       OR (known.state = 'queued'
         AND (known.priority < excluded.priority OR known.not_before_ms > excluded.not_before_ms))`);
 }

@@ -1,10 +1,11 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Digest, digestOf } from '../../src/oci/digest.ts';
 import type { Catalog } from '../../src/store/catalog.ts';
-import type {
-  ConversionFailure,
-  ConversionRequest,
-  ConversionTable,
+import {
+  type ConversionFailure,
+  type ConversionRequest,
+  type ConversionTable,
+  LEFT_CODE,
 } from '../../src/store/conversion-table.ts';
 
 /** An empty database of its own. */
@@ -20,7 +21,7 @@ const A = digestOf('a');
 const B = digestOf('b');
 const C = digestOf('c');
 const INDEX = digestOf('index');
-const CONVERTED = { digest: digestOf('converted'), mediaType: 'application/x', sizeBytes: 9 };
+const CONVERTED = { digest: digestOf('converted'), mediaType: 'application/x', sizeBytes: 9, layerBytes: 5 };
 const LEASE_MS = 1_000;
 
 /** What every catalog promises, whatever database it is in. */
@@ -183,7 +184,7 @@ export function catalogSuite(home: () => Promise<CatalogHome>): void {
   });
 
   test('whoever asks for it gets a failed conversion tried again, with the failed images of an index', async () => {
-    await table.enqueueIndex(request(INDEX, { kind: 'index' }), [request(A), request(B)], 1);
+    await table.enqueueIndex(request(INDEX, { kind: 'index' }), [request(A), request(B)], [], 1);
     await table.setDone(A, 'p', CONVERTED, 2);
     await table.setFailed(B, 'p', failure(), 2);
     await table.setFailed(INDEX, 'p', failure({ nextAttemptMs: 1000 }), 2);
@@ -220,7 +221,7 @@ export function catalogSuite(home: () => Promise<CatalogHome>): void {
 
   test('an index waits until none of its images is queued or running', async () => {
     await table.enqueue(request(A), 1);
-    await table.enqueueIndex(request(INDEX, { kind: 'index', priority: 9 }), [request(A), request(B)], 2);
+    await table.enqueueIndex(request(INDEX, { kind: 'index', priority: 9 }), [request(A), request(B)], [], 2);
     expect(await take(4)).toBe(A);
     expect(await take(4)).toBe(B);
     expect(await take(4)).toBeNull();
@@ -229,6 +230,38 @@ export function catalogSuite(home: () => Promise<CatalogHome>): void {
     await table.setFailed(B, 'p', failure({ nextAttemptMs: 100 }), 5);
     expect(await take(5)).toBe(INDEX);
     expect((await table.children(INDEX, 'p')).map((child) => child.state).sort()).toEqual(['done', 'failed']);
+  });
+
+  test('an index whose images nobody has asked for waits for one of them', async () => {
+    await table.enqueueIndex(request(INDEX, { kind: 'index' }), [], [A, B], 1);
+    expect(await take(2)).toBeNull();
+    expect(await table.nextStartMs('p')).toBeNull();
+    await table.enqueue(request(B), 3);
+    expect(await take(4)).toBe(B);
+    expect(await take(4)).toBeNull();
+    await table.setDone(B, 'p', CONVERTED, 5);
+    expect(await take(6)).toBe(INDEX);
+  });
+
+  test('what is left as it is is never begun, unless somebody else wants it', async () => {
+    await table.leave(request(A), 'excluded', 1);
+    expect(await take(2)).toBeNull();
+    expect(await table.get(A, 'p')).toMatchObject({ error: 'excluded', errorCode: LEFT_CODE });
+    await table.leave(request(A, { policy: 'v2' }), 'excluded still', 3);
+    expect(await table.get(A, 'p')).toMatchObject({ error: 'excluded still', policy: 'v2' });
+    await table.enqueue(request(A, { policy: 'v2' }), 4);
+    await table.leave(request(A, { policy: 'v3' }), 'excluded', 5);
+    expect(await take(6)).toBe(A);
+  });
+
+  test('only what is urgent enough is taken, and each knows how many are before it', async () => {
+    await table.enqueue(request(A, { priority: 1 }), 1);
+    await table.enqueue(request(B, { priority: 2 }), 2);
+    expect(await table.ahead((await table.get(A, 'p'))!)).toBe(1);
+    expect(await table.ahead((await table.get(B, 'p'))!)).toBe(0);
+    expect((await table.takeNext('p', LEASE_MS, 3, 2))?.digest).toBe(B);
+    expect(await table.takeNext('p', LEASE_MS, 3, 2)).toBeNull();
+    expect((await table.get(B, 'p'))?.startedAtMs).toBe(3);
   });
 
   test('what is given back is queued again', async () => {
@@ -241,7 +274,7 @@ export function catalogSuite(home: () => Promise<CatalogHome>): void {
   });
 
   test('an index that was put together without an image is queued again when the image is done', async () => {
-    await table.enqueueIndex(request(INDEX, { kind: 'index' }), [request(A), request(B)], 1);
+    await table.enqueueIndex(request(INDEX, { kind: 'index' }), [request(A), request(B)], [], 1);
     await table.setDone(A, 'p', CONVERTED, 2);
     await table.setFailed(B, 'p', failure(), 2);
     await table.setDone(INDEX, 'p', CONVERTED, 3);

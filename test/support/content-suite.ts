@@ -77,10 +77,16 @@ export function contentSuite(home: () => Promise<CatalogHome>): void {
 
   async function convertedIndex(): Promise<void> {
     const common = { profile: 'p', ...PY, platform: null, priority: 0, notBeforeMs: 0, policy: '' };
-    const converted = (digest: Digest) => ({ digest, mediaType: 'application/x', sizeBytes: 1 });
+    const converted = (digest: Digest) => ({
+      digest,
+      mediaType: 'application/x',
+      sizeBytes: 1,
+      layerBytes: 1,
+    });
     await catalog.conversions.enqueueIndex(
       { digest: INDEX, kind: 'index', ...common },
       [{ digest: IMAGE, kind: 'image', ...common }],
+      [],
       1,
     );
     await catalog.putManifest(MADE_IMAGE, 'application/x', 1, [LAYER, TABLE]);
@@ -128,7 +134,7 @@ export function contentSuite(home: () => Promise<CatalogHome>): void {
     await catalog.conversions.setDone(
       IMAGE,
       'p',
-      { digest: MADE_IMAGE, mediaType: 'application/x', sizeBytes: 1 },
+      { digest: MADE_IMAGE, mediaType: 'application/x', sizeBytes: 1, layerBytes: 1 },
       2,
     );
     await catalog.content.withdraw(LAYER);
