@@ -1,13 +1,8 @@
 import { Command, Option } from 'commander';
-import { request } from 'undici';
 import { z } from 'zod';
-import { parseErrorBody } from '../oci/errors.ts';
 import { STATUS_STATES } from '../proxy/conversion-status.ts';
-import { httpUrl } from './arguments.ts';
+import { askProxy, proxyOption } from './ask-proxy.ts';
 import { formatTable, printJson } from './output.ts';
-
-const DEFAULT_ADMIN = new URL('http://127.0.0.1:5101');
-const TIMEOUT_MS = 10_000;
 
 interface ConversionsFlags {
   readonly proxy: URL;
@@ -42,12 +37,7 @@ export function conversionsCommand(): Command {
     .action(retryOne);
   return new Command('conversions')
     .description('List what a proxy has converted or could not convert, and why')
-    .addOption(
-      new Option('--proxy <url>', 'where the proxy answers operators')
-        .env('DADI_PROXY_ADMIN')
-        .default(DEFAULT_ADMIN, DEFAULT_ADMIN.href)
-        .argParser(httpUrl),
-    )
+    .addOption(proxyOption())
     .addOption(new Option('--state <state>', 'only those in this state').choices(STATUS_STATES))
     .option('--json', 'print them as JSON', false)
     .addCommand(retry)
@@ -56,7 +46,7 @@ export function conversionsCommand(): Command {
 
 async function list({ proxy, state, json }: ConversionsFlags): Promise<void> {
   const query = state === undefined ? '' : `?state=${state}`;
-  const answer = await ask(proxy, 'GET', `dadi/v1/conversions${query}`);
+  const answer = await askProxy(proxy, 'GET', `dadi/v1/conversions${query}`);
   const { conversions } = z.object({ conversions: z.array(statusSchema) }).parse(answer);
   if (json) printJson(conversions);
   else if (conversions.length > 0) printTable(conversions);
@@ -65,27 +55,9 @@ async function list({ proxy, state, json }: ConversionsFlags): Promise<void> {
 async function retryOne(digest: string, _flags: object, command: Command): Promise<void> {
   const { proxy, json } = command.optsWithGlobals<ConversionsFlags>();
   const path = `dadi/v1/conversions/${encodeURIComponent(digest)}/retry`;
-  const status = statusSchema.parse(await ask(proxy, 'POST', path));
+  const status = statusSchema.parse(await askProxy(proxy, 'POST', path));
   if (json) printJson(status);
   else printTable([status]);
-}
-
-async function ask(proxy: URL, method: 'GET' | 'POST', path: string): Promise<unknown> {
-  const url = new URL(path, proxy.href.endsWith('/') ? proxy : `${proxy.href}/`);
-  let text: string;
-  let status: number;
-  try {
-    const answer = await request(url, { method, signal: AbortSignal.timeout(TIMEOUT_MS) });
-    status = answer.statusCode;
-    text = await answer.body.text();
-  } catch (cause) {
-    throw new Error(`cannot ask the proxy at ${proxy.href}`, { cause });
-  }
-  if (status >= 300) {
-    const reason = parseErrorBody(text)[0]?.message ?? text.slice(0, 200);
-    throw new Error(`the proxy at ${proxy.href} answers ${status}: ${reason}`);
-  }
-  return JSON.parse(text);
 }
 
 function printTable(conversions: readonly Status[]): void {

@@ -13,6 +13,9 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['umount', async () => (await import('./umount.ts')).umountCommand()],
   ['convert', async () => (await import('./convert.ts')).convertCommand()],
   ['conversions', async () => (await import('./conversions.ts')).conversionsCommand()],
+  ['preheat', async () => (await import('./preheat.ts')).preheatCommand()],
+  ['cache', async () => (await import('./cache.ts')).cacheCommand()],
+  ['gc', async () => (await import('./cache.ts')).gcCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],
 ]);
 

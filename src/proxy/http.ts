@@ -135,7 +135,10 @@ const LOGGED_PARAMETERS: ReadonlySet<string> = new Set([
   'artifactType',
   'state',
   'repository',
+  'reference',
+  'blob',
   'image',
+  'platform',
   'wait',
 ]);
 const MAX_LOGGED_PATH_CHARS = 1024;

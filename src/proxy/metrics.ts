@@ -20,6 +20,9 @@ export interface MetricSources {
   /** Since the start. */
   readonly catalogFailures: () => number;
   readonly freeBytes: () => Promise<number>;
+  readonly cacheBytes: () => Promise<number>;
+  /** Since the start. */
+  readonly cleaning: () => { readonly collections: number; readonly freedBytes: number };
 }
 
 /**
@@ -51,6 +54,11 @@ export class Metrics {
     'cache_requests_total',
     'Answered GET requests for manifests and blobs, by whether they were kept here already.',
     ['kind', 'result'],
+  );
+  readonly #passed = this.#counter(
+    'passed_blobs_total',
+    'Answered GET requests for blobs that could not be kept for want of room.',
+    [],
   );
   readonly #upstreamRequests = this.#counter(
     'upstream_requests_total',
@@ -96,6 +104,7 @@ export class Metrics {
       this.#pulls.inc({ upstream: this.#upstreams.has(upstream) ? upstream : OTHER_UPSTREAM });
     }
     if (source === undefined) return;
+    if (kind === 'blob' && source === 'upstream') this.#passed.inc();
     const isHit = source === 'cache' || source === 'converted';
     this.#cache.inc({ kind, result: isHit ? 'hit' : 'miss' });
   }
@@ -124,7 +133,7 @@ export class Metrics {
   }
 
   /** To be called once, when the parts are there. */
-  watch({ conversions, runningDownloads, catalogFailures, freeBytes }: MetricSources): void {
+  watch({ conversions, runningDownloads, catalogFailures, freeBytes, ...cache }: MetricSources): void {
     this.#gauge(
       'conversions',
       'Images and indexes by the state of their conversion.',
@@ -136,15 +145,16 @@ export class Metrics {
     this.#gauge('running_downloads', 'Blobs that are on their way from upstreams.', [], async (set) =>
       set(runningDownloads()),
     );
-    new Counter({
-      name: `${PREFIX}catalog_errors_total`,
-      help: 'Questions to the catalog that failed.',
-      registers: [this.#registry],
-      collect() {
-        this.reset();
-        this.inc(catalogFailures());
-      },
+    this.#counted('catalog_errors_total', 'Questions to the catalog that failed.', catalogFailures);
+    this.#counted('cache_collections_total', 'Times that the cache was cleaned up.', () => {
+      return cache.cleaning().collections;
     });
+    this.#counted('cache_freed_bytes_total', 'Bytes of blobs that cleaning up removed.', () => {
+      return cache.cleaning().freedBytes;
+    });
+    this.#gauge('cache_bytes', 'Bytes of all blobs that are kept.', [], async (set) =>
+      set(await cache.cacheBytes()),
+    );
     this.#gauge('store_free_bytes', 'Bytes that are free where blobs are kept.', [], async (set) =>
       set(await freeBytes()),
     );
@@ -169,6 +179,19 @@ export class Metrics {
 
   #counter<Label extends string>(name: string, help: string, labelNames: readonly Label[]): Counter<Label> {
     return new Counter({ name: `${PREFIX}${name}`, help, labelNames, registers: [this.#registry] });
+  }
+
+  /** Of what is counted elsewhere. */
+  #counted(name: string, help: string, count: () => number): void {
+    new Counter({
+      name: `${PREFIX}${name}`,
+      help,
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        this.inc(count());
+      },
+    });
   }
 
   #histogram<Label extends string>(

@@ -1,4 +1,5 @@
 import { jsonAnswer } from './answer.ts';
+import { type CacheRouteParts, cacheRoutes } from './cache-routes.ts';
 import { answerChain, answerImage, type ChainParts } from './chains.ts';
 import { answerDistribution, type DistributionParts } from './distribution.ts';
 import { READING, type Route } from './http.ts';
@@ -40,7 +41,11 @@ export function clientRoutes(
 }
 
 /** What the listener for operators answers. */
-export function adminRoutes(conversions: ConversionParts, status: StatusParts): readonly Route[] {
+export function adminRoutes(
+  conversions: ConversionParts,
+  status: StatusParts,
+  cache: CacheRouteParts,
+): readonly Route[] {
   return [
     { path: '/metrics', methods: READING, kind: 'metrics', handle: () => status.metrics.answer() },
     { path: '/ui', methods: READING, kind: 'ui', handle: answerUi },
@@ -69,6 +74,7 @@ export function adminRoutes(conversions: ConversionParts, status: StatusParts): 
       kind: 'retry',
       handle: (_request, { digest = '' }) => answerRetry(conversions, digest),
     },
+    ...cacheRoutes(cache),
     ...healthRoutes(status.readiness),
   ];
 }

@@ -16,6 +16,7 @@ import { NegativeAnswers } from './negative-answers.ts';
 import { openConversion } from './open-conversion.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
+import { Preheater } from './preheater.ts';
 import { Readiness } from './readiness.ts';
 import { RecentPulls } from './recent-pulls.ts';
 import { ReferrerLists } from './referrer-lists.ts';
@@ -112,6 +113,8 @@ async function openAll(
   const freeBytes = () => freeBytesOf(store.scratch());
   metrics.watch({
     conversions: () => conversions.counts(profile),
+    cleaning: () => cache.counts,
+    cacheBytes: async () => (await catalog.blobs.totals()).sizeBytes,
     runningDownloads: () => blobs.running().length,
     catalogFailures: () => catalog.failures,
     freeBytes,
@@ -125,9 +128,20 @@ async function openAll(
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
   const clients = new HttpSide(clientRoutes(parts, conversionStatus, chains, readiness), { log, onEnd });
   opened.add(() => clients.idle());
+  const preheater = new Preheater({
+    upstreams,
+    manifests,
+    blobs,
+    queue: enabled ? queue : null,
+    log,
+    signal,
+  });
+  opened.add(() => preheater.idle());
   opened.add(() => stop.abort(new Error('the proxy is being stopped')));
   opened.add(() => queue.stop());
-  const operators = adminRoutes(conversionStatus, { ...seen, conversions, profile });
+  const { recorder } = cache;
+  const cacheParts = { catalog, collector, recorder, upstreams, profile, preheater };
+  const operators = adminRoutes(conversionStatus, { ...seen, conversions, profile }, cacheParts);
   // Open until the others are done: that it is being stopped can be asked here.
   const adminAddress = await openAdmin(config, operators, { log, onEnd }, opened);
   const listener = await Listener.open(clients, config.listen, 'listen');

@@ -158,7 +158,7 @@ export interface FakeImage {
 
 export type FakeIndex = Pick<FakeImage, 'digest' | 'bytes'>;
 
-/** A blob as an honest registry sends it, also from an offset on. */
+/** A blob as an honest registry sends it, or a part of it. */
 function sendBlob(
   request: IncomingMessage,
   response: ServerResponse,
@@ -169,12 +169,15 @@ function sendBlob(
     response.writeHead(404).end();
     return;
   }
-  const start = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0);
-  const body = bytes.subarray(start);
-  response.writeHead(start === 0 ? 200 : 206, {
+  const [, first, last = ''] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
+  const start = Number(first ?? 0);
+  const end = last === '' ? bytes.length : Math.min(Number(last) + 1, bytes.length);
+  const body = bytes.subarray(start, end);
+  const isPart = body.length < bytes.length;
+  response.writeHead(isPart ? 206 : 200, {
     'content-length': body.length,
     'docker-content-digest': digest,
-    ...(start === 0 ? {} : { 'content-range': `bytes ${start}-${bytes.length - 1}/${bytes.length}` }),
+    ...(isPart ? { 'content-range': `bytes ${start}-${end - 1}/${bytes.length}` } : {}),
   });
   response.end(request.method === 'HEAD' ? undefined : body);
 }

@@ -26,13 +26,15 @@ export class TestProxy {
     return proxy;
   }
 
-  async start(): Promise<void> {
+  /** `changed` takes the place of keys of the configuration, this once. */
+  async start(changed: object = {}): Promise<void> {
     const anyPort = '127.0.0.1:0';
     const input = {
       listen: anyPort,
       admin: { listen: anyPort },
       dataDirectory: this.directory,
       ...this.#config,
+      ...changed,
     };
     this.#running = await startProxy(parseProxyConfig(input), { log: this.#log, version: 'test' });
   }
