@@ -7,6 +7,7 @@ import type { Descriptor, ImageManifest, Platform } from '../oci/manifest.ts';
 import { isImageManifest } from '../oci/media-types.ts';
 import { isAttestation, selectPlatform } from '../oci/platform.ts';
 import { formatReference, parseReference } from '../oci/reference.ts';
+import { PRIORITY } from '../store/conversion-priority.ts';
 import type { Blobs } from './blobs.ts';
 import type { ConversionQueue } from './conversion-queue.ts';
 import { type Manifests, readManifest, type ServedManifest } from './manifests.ts';
@@ -126,7 +127,7 @@ export class Preheater {
       );
       const failure = pulled.find((each) => each.status === 'rejected');
       if (failure !== undefined) throw failure.reason;
-      await this.#parts.queue?.offer(target.where, served);
+      await this.#parts.queue?.offer(target.where, served, PRIORITY.preheat);
       progress.state = 'done';
     } catch (error) {
       progress.state = 'failed';
