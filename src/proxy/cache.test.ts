@@ -231,3 +231,43 @@ test('images are pulled and converted before anybody asks for them; each failure
   const refused = await proxy.adminFetch('/dadi/v1/preheat?image=elsewhere.example/a', { method: 'POST' });
   expect(await errorOf(refused)).toMatchObject({ status: 404, code: 'NAME_UNKNOWN' });
 });
+
+test('conversions and cleaning up at the same time: what is said to be converted is all there', async () => {
+  const images = Array.from({ length: 4 }, (_, at) =>
+    upstream.putImage([layer(`base ${at % 2}`), layer(`top ${at}`)], `${at}`),
+  );
+  await proxy.stop();
+  await proxy.start({ cache: { maxBytes: 1, spareMs: 0, notFoundTtlMs: 0 } });
+  let isOver = false;
+  const cleaning = (async () => {
+    while (!isOver) await json('/dadi/v1/gc', 'POST');
+  })();
+  for (let round = 0; round < 5; round++) {
+    await Promise.all(images.map((image, at) => pull('lib/a', `${at}`, image.layers)));
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  isOver = true;
+  await cleaning;
+  await proxy.stop();
+  await proxy.start({ cache: { spareMs: 0, notFoundTtlMs: 0 } });
+  for (const [at, image] of images.entries()) {
+    await pull('lib/a', `${at}`, image.layers);
+    await vi.waitFor(async () => {
+      const response = await proxy.fetch(`/v2/lib/a/manifests/${at}_obd`);
+      const status = await json<{ state: string; error: string | null }>(
+        `/dadi/v1/conversions/${image.digest}`,
+      );
+      // One that lost a part while it ran is tried again by itself, later.
+      if (status.state === 'failed') await json(`/dadi/v1/conversions/${image.digest}/retry`, 'POST');
+      expect(response.status, JSON.stringify(status)).toBe(200);
+      const made = JSON.parse((await bytesOf(response)).toString()) as { layers: { digest: Digest }[] };
+      expect(made.layers).toHaveLength(2);
+      await pull(
+        'lib/a',
+        `${at}_obd`,
+        made.layers.map(({ digest }) => digest),
+      );
+    }, LONG);
+  }
+  expect(proxy.unfinished()).toEqual([]);
+});

@@ -53,6 +53,7 @@ function start(
 ): void {
   queue = new ConversionQueue({
     catalog,
+    onDone: async () => {},
     profile: 'p',
     policy,
     selection: new ConversionSelection({

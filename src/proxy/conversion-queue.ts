@@ -62,6 +62,7 @@ export class ConversionQueue {
   readonly #selection: ConversionSelection;
   readonly #indexImages: number;
   readonly #convert: Converter;
+  readonly #onDone: (made: MadeManifest) => Promise<void>;
   readonly #images: number;
   readonly #leaseMs: number;
   readonly #pollMs: number | null;
@@ -78,6 +79,7 @@ export class ConversionQueue {
    * @param parts.images so many are converted at a time, and one more that a node waits for
    * @param parts.leaseMs a conversion whose process says nothing for so long is taken up by another one
    * @param parts.pollMs how often to look for what other processes have queued; null where there are none
+   * @param parts.onDone called when the catalog has it that an image is converted
    * @param parts.news is told of each layer and each end
    */
   constructor(parts: {
@@ -87,6 +89,7 @@ export class ConversionQueue {
     selection: ConversionSelection;
     indexImages: number;
     convert: Converter;
+    onDone: (made: MadeManifest) => Promise<void>;
     images: number;
     leaseMs: number;
     pollMs: number | null;
@@ -99,6 +102,7 @@ export class ConversionQueue {
     this.#selection = parts.selection;
     this.#indexImages = parts.indexImages;
     this.#convert = parts.convert;
+    this.#onDone = parts.onDone;
     this.#images = parts.images;
     this.#leaseMs = parts.leaseMs;
     this.#pollMs = parts.pollMs;
@@ -327,6 +331,7 @@ export class ConversionQueue {
       const { mediaType, sizeBytes, parts } = converted;
       await this.#catalog.putManifest(converted.digest, mediaType, sizeBytes, parts);
       await conversions.setDone(digest, profile, converted, Date.now());
+      await this.#onDone(converted);
       log.info({ converted: converted.digest, ms: Date.now() - startedMs }, 'conversion done');
     } catch (error) {
       if (this.#stop.signal.aborted) {

@@ -12,6 +12,7 @@ import { ConversionQueue } from './conversion-queue.ts';
 import { ConversionSelection } from './conversion-selection.ts';
 import { ConvertedImages } from './converted.ts';
 import { imageConverter } from './image-converter.ts';
+import { withdrawUnlessKept } from './made-images.ts';
 import type { Manifests } from './manifests.ts';
 import { meteredConverter } from './metered-converter.ts';
 import type { Metrics } from './metrics.ts';
@@ -65,6 +66,7 @@ export function openConversion(
     selection: new ConversionSelection(conversion),
     indexImages: limits.indexImages,
     convert: meteredConverter(converter, metrics),
+    onDone: (made) => withdrawUnlessKept({ store, catalog }, made),
     images: conversion.images,
     leaseMs,
     pollMs: catalogKind === 'sqlite' ? null : SHARED_QUEUE_POLL_MS,
