@@ -13,7 +13,7 @@ test('a conversion that lost a layer before it was known to be done is not promi
   const catalog = await Catalog.openSqlite(':memory:');
   const original = digestOf('original');
   const [layer, manifest] = [await store.put(Buffer.from('layer')), await store.put(Buffer.from('manifest'))];
-  const made = { digest: manifest, mediaType: 'application/x', sizeBytes: 8, parts: [layer] };
+  const made = { digest: manifest, mediaType: 'application/x', sizeBytes: 8, layerBytes: 5, parts: [layer] };
   await catalog.conversions.enqueue(
     {
       ...{ digest: original, profile: 'p', kind: 'image', platform: null, priority: 0, notBeforeMs: 0 },
