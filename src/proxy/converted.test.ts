@@ -98,6 +98,16 @@ test('pull and conversion together download each layer once', async () => {
   expect(upstream.count('GET', image.layers[0]!)).toBe(1);
 });
 
+test('images that are converted at the same time convert their common base once', async () => {
+  const base = layer('base', 3_000_000);
+  const images = ['one', 'two'].map((name) => upstream.putImage([base, layer(name)], name));
+  await Promise.all(['one', 'two'].map((tag) => proxy.fetch(`/v2/lib/a/manifests/${tag}`)));
+  for (const image of images) expect(await converted(image.digest)).toMatchObject({ state: 'done' });
+  const chains = proxy.logged.filter(({ msg }) => msg === 'chain converted').map(({ chain }) => chain);
+  expect(chains).toHaveLength(3);
+  expect(new Set(chains).size).toBe(3);
+});
+
 test('to ask for the converted image is enough to have it made, and says how far it is', async () => {
   const image = upstream.putImage([layer('one')], '1');
   const early = await errorOf(await proxy.fetch('/v2/lib/a/manifests/1_obd'));
