@@ -6,11 +6,15 @@ import type { RegistryContext } from '../oci/errors.ts';
 import type { BlobStore, BlobWriter, StoredBlob } from '../store/blob-store.ts';
 import { HELD_BACK_BYTES } from './held-back.ts';
 import type { ByteRange } from './range.ts';
+import { RecentBytes } from './recent-bytes.ts';
 import { type FetchBlob, ResumedBody } from './resumed-body.ts';
 import type { StreamSource } from './stream.ts';
 
 const readFd = promisify(read);
 const closeFd = promisify(close);
+
+/** So far behind the download, a reader gets its bytes from memory. */
+const RECENT_BYTES = 2 * 1024 * 1024;
 
 export interface DownloadReader extends StreamSource {
   /** To be called once, when the reader is done or gone. */
@@ -29,6 +33,8 @@ export class Download {
   #arrivedBytes = 0;
   #totalBytes: number | null = null;
   #isVerified = false;
+  /** Also those that are not written yet. */
+  readonly #recent = new RecentBytes(RECENT_BYTES);
   #fd: number | null = null;
   #readers = 0;
   #isOver = false;
@@ -90,18 +96,24 @@ export class Download {
       this.#totalBytes = body.sizeBytes;
       writer = await this.#begin(store, body.sizeBytes);
       announce(body.sizeBytes);
-      for await (const piece of body.pieces()) {
-        await writer.write(piece);
-        this.#arrivedBytes = writer.bytesWritten;
-        this.#wake();
-      }
-      const stored = await writer.commit();
+      for await (const batch of body.batches()) await this.#take(batch, writer);
+      await writer.verify();
+      // Readers need not wait until it is durable.
       this.#isVerified = true;
-      return stored;
+      this.#wake();
+      return await writer.commit();
     } finally {
       body.discard();
       await writer?.abort();
     }
+  }
+
+  async #take(batch: readonly Buffer[], writer: BlobWriter): Promise<void> {
+    const written = writer.write(...batch);
+    this.#recent.add(batch);
+    this.#arrivedBytes += batch.reduce((sum, piece) => sum + piece.length, 0);
+    this.#wake();
+    await written;
   }
 
   async #begin(store: BlobStore, sizeBytes: number): Promise<BlobWriter> {
@@ -133,7 +145,7 @@ export class Download {
       const limit = this.#isVerified ? end : end - HELD_BACK_BYTES;
       const readable = Math.min(this.#arrivedBytes, limit);
       if (readable > start) return readable;
-      if (this.#isOver) {
+      if (this.#isOver && !this.#isVerified) {
         const { sizeBytes } = await this.finished;
         return sizeBytes;
       }
@@ -142,6 +154,12 @@ export class Download {
   }
 
   async #read(offset: number, target: Buffer): Promise<void> {
+    const inFile = Math.max(0, Math.min(target.length, this.#recent.start - offset));
+    if (inFile < target.length) this.#recent.copy(offset + inFile, target.subarray(inFile));
+    if (inFile > 0) await this.#readFile(offset, target.subarray(0, inFile));
+  }
+
+  async #readFile(offset: number, target: Buffer): Promise<void> {
     let done = 0;
     while (done < target.length) {
       if (this.#fd === null) throw new Error(`${this.#digest}: read from a download that is closed`);
@@ -152,7 +170,9 @@ export class Download {
   }
 
   #closeIfUnused(): void {
-    if (!this.#isOver || this.#readers > 0 || this.#fd === null) return;
+    if (!this.#isOver || this.#readers > 0) return;
+    this.#recent.clear();
+    if (this.#fd === null) return;
     const fd = this.#fd;
     this.#fd = null;
     closeFd(fd).catch(() => {});

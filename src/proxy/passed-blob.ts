@@ -22,7 +22,7 @@ export function verificationOf(digest: Digest): Verification {
  */
 export class PassedBlob implements StreamSource {
   readonly #body: ResumedBody;
-  readonly #pieces: AsyncGenerator<Buffer, void, void>;
+  readonly #batches: AsyncGenerator<readonly Buffer[], void, void>;
   readonly #context: RegistryContext;
   readonly #verification: Verification | null;
   readonly #pending: Buffer[] = [];
@@ -37,7 +37,7 @@ export class PassedBlob implements StreamSource {
    */
   constructor(body: ResumedBody, start: number, verification: Verification | null, context: RegistryContext) {
     this.#body = body;
-    this.#pieces = body.pieces();
+    this.#batches = body.batches();
     this.#position = start;
     this.#arrived = start;
     this.#verification = verification;
@@ -77,20 +77,22 @@ export class PassedBlob implements StreamSource {
   /** Lets go of the connection. */
   async close(): Promise<void> {
     this.#body.discard();
-    await this.#pieces.return();
+    await this.#batches.return();
   }
 
   async #pull(end: number): Promise<void> {
-    const { done, value: piece } = await this.#pieces.next();
+    const { done, value: batch } = await this.#batches.next();
     if (done === true) {
       this.#verify();
       this.#isOver = true;
       return;
     }
-    this.#verification?.digester.update(piece);
-    const wanted = piece.subarray(0, Math.max(0, end - this.#arrived));
-    if (wanted.length > 0) this.#pending.push(wanted);
-    this.#arrived += piece.length;
+    for (const piece of batch) {
+      this.#verification?.digester.update(piece);
+      const wanted = piece.subarray(0, Math.max(0, end - this.#arrived));
+      if (wanted.length > 0) this.#pending.push(wanted);
+      this.#arrived += piece.length;
+    }
   }
 
   #verify(): void {

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
+import { batchesOf } from '../oci/body-batches.ts';
 import { type RegistryContext, RegistryError } from '../oci/errors.ts';
 import { discard } from '../oci/registry-http.ts';
 
@@ -74,7 +75,7 @@ export class ResumedBody {
   }
 
   /** Each byte once, in order. Ends where upstream ends it, be that early. Throws RegistryError. */
-  async *pieces(): AsyncGenerator<Buffer, void, void> {
+  async *batches(): AsyncGenerator<readonly Buffer[], void, void> {
     for (let resumes = 0; ; resumes++) {
       const before = this.#offset;
       const answer = this.#next ?? (await this.#fetch(before, this.#signal));
@@ -82,10 +83,13 @@ export class ResumedBody {
       let failure: RegistryError;
       let skip = before - answer.offsetBytes;
       try {
-        for await (const piece of answer.body as AsyncIterable<Buffer>) {
-          const fresh = piece.subarray(Math.min(skip, piece.length));
-          skip -= piece.length - fresh.length;
-          this.#offset += fresh.length;
+        for await (const batch of batchesOf(answer.body)) {
+          const fresh = batch.flatMap((piece) => {
+            const rest = piece.subarray(Math.min(skip, piece.length));
+            skip -= piece.length - rest.length;
+            this.#offset += rest.length;
+            return rest.length > 0 ? [rest] : [];
+          });
           if (fresh.length > 0) yield fresh;
         }
         return;

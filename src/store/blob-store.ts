@@ -73,8 +73,10 @@ export interface BlobWriter {
   readonly path: string;
   readonly bytesWritten: number;
   /** Throws ERR_STORE_SIZE when more comes than was expected, ERR_STORE_FULL when the disk is full. */
-  write(chunk: Buffer): Promise<void>;
-  /** Verifies, makes durable and shows the blob; throws ERR_STORE_DIGEST or ERR_STORE_SIZE. */
+  write(...pieces: readonly Buffer[]): Promise<void>;
+  /** To be called once, after the last write: throws ERR_STORE_DIGEST or ERR_STORE_SIZE if it is another blob. */
+  verify(): Promise<void>;
+  /** Verifies if that was not done, makes durable and shows the blob; throws ERR_STORE_DIGEST or ERR_STORE_SIZE. */
   commit(): Promise<StoredBlob>;
   /** Removes what was written. Harmless after commit, failure or abort. */
   abort(): Promise<void>;

@@ -13,6 +13,7 @@ export class DirectoryBlobWriter implements BlobWriter {
   readonly path: string;
   #bytesWritten = 0;
   #fd: number | null;
+  #verified: Digest | null = null;
   readonly #expected: ExpectedBlob | null;
   readonly #digester: Digester;
   readonly #space: DiskSpace;
@@ -60,28 +61,41 @@ export class DirectoryBlobWriter implements BlobWriter {
     return this.#bytesWritten;
   }
 
-  async write(chunk: Buffer): Promise<void> {
+  async write(...pieces: readonly Buffer[]): Promise<void> {
     const fd = this.#open();
     const limit = this.#expected?.sizeBytes;
-    if (limit !== undefined && this.#bytesWritten + chunk.length > limit) {
+    const lengthBytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
+    if (limit !== undefined && this.#bytesWritten + lengthBytes > limit) {
       await this.abort();
       throw new StoreError('ERR_STORE_SIZE', `${this.#what()} is longer than its ${limit} bytes`);
     }
     try {
-      if (limit === undefined) await this.#checkSpace(chunk.length);
-      await writeAll(fd, chunk, this.#bytesWritten);
+      if (limit === undefined) await this.#checkSpace(lengthBytes);
+      const written = writeAll(fd, pieces, this.#bytesWritten);
+      // The kernel takes the bytes meanwhile.
+      for (const piece of pieces) this.#digester.update(piece);
+      await written;
     } catch (cause) {
       await this.abort();
       throw ioError(`cannot write ${this.#what()}`, cause);
     }
-    this.#digester.update(chunk);
-    this.#bytesWritten += chunk.length;
+    this.#bytesWritten += lengthBytes;
+  }
+
+  async verify(): Promise<void> {
+    this.#open();
+    try {
+      this.#verified ??= this.#verify();
+    } catch (error) {
+      await this.abort();
+      throw error;
+    }
   }
 
   async commit(): Promise<StoredBlob> {
     const fd = this.#open();
     try {
-      const digest = this.#verify();
+      const digest = this.#verified ?? this.#verify();
       await fsyncFd(fd);
       this.#fd = null;
       await closeFd(fd);

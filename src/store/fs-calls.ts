@@ -9,16 +9,31 @@ const HASH_PIECE_BYTES = 1024 * 1024;
 export const openFd = promisify(fs.open) as (path: string, flags: string) => Promise<number>;
 export const closeFd = promisify(fs.close);
 export const fsyncFd = promisify(fs.fsync);
-const writeFd = promisify(fs.write);
+const writevFd = promisify(fs.writev);
 const readFd = promisify(fs.read);
 
-/** Writes all of `bytes` at `offset`. */
-export async function writeAll(fd: number, bytes: Buffer, offset: number): Promise<void> {
-  let done = 0;
-  while (done < bytes.length) {
-    const { bytesWritten } = await writeFd(fd, bytes, done, bytes.length - done, offset + done);
-    done += bytesWritten;
+/** Writes all of `pieces`, one behind the other, from `offset` on. */
+export async function writeAll(fd: number, pieces: readonly Buffer[], offset: number): Promise<void> {
+  let left = pieces.filter((piece) => piece.length > 0);
+  let position = offset;
+  while (left.length > 0) {
+    const { bytesWritten } = await writevFd(fd, left.slice(0, MAX_PIECES), position);
+    position += bytesWritten;
+    left = withoutFirst(left, bytesWritten);
   }
+}
+
+/** Of one system call (IOV_MAX). */
+const MAX_PIECES = 1024;
+
+function withoutFirst(pieces: readonly Buffer[], bytes: number): Buffer[] {
+  let skip = bytes;
+  const left: Buffer[] = [];
+  for (const piece of pieces) {
+    if (skip < piece.length) left.push(piece.subarray(skip));
+    skip = Math.max(0, skip - piece.length);
+  }
+  return left;
 }
 
 /** Makes a file's bytes, or a directory's entries, durable. */

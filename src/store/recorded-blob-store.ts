@@ -53,7 +53,8 @@ export class RecordedBlobStore implements BlobStore {
       get bytesWritten() {
         return writer.bytesWritten;
       },
-      write: (chunk) => writer.write(chunk),
+      write: (...pieces) => writer.write(...pieces),
+      verify: () => writer.verify(),
       commit: async () => {
         const stored = await writer.commit();
         recorder.stored(stored);

@@ -17,8 +17,12 @@ export class S3BlobWriter implements BlobWriter {
     return this.#local.bytesWritten;
   }
 
-  write(chunk: Buffer): Promise<void> {
-    return this.#local.write(chunk);
+  write(...pieces: readonly Buffer[]): Promise<void> {
+    return this.#local.write(...pieces);
+  }
+
+  verify(): Promise<void> {
+    return this.#local.verify();
   }
 
   async commit(): Promise<StoredBlob> {
