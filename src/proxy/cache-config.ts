@@ -7,7 +7,7 @@ const DEFAULT_SHARE = 0.8;
 /** Of the file system: what is to stay free if nothing is said. */
 const DEFAULT_FREE_SHARE = 0.05;
 
-const DAY_MS = 24 * 60 * 60_000;
+const VERIFY_EVERY_MS = 30 * 24 * 60 * 60_000;
 
 /** What is kept, and how long. */
 export const cacheSchema = z
@@ -24,12 +24,11 @@ export const cacheSchema = z
     intervalMs: z.int().min(1_000, 'is at least 1000').default(60_000),
     /** How long "upstream does not have it" is believed. 0: not at all. */
     notFoundTtlMs: z.int().nonnegative().max(3_600_000, 'is at most 3600000 (an hour)').default(5_000),
-    /** Each blob is read and hashed again this often, slowly, in the background. Null: never. */
-    verifyEveryMs: z
-      .int()
-      .positive()
-      .nullable()
-      .default(30 * DAY_MS),
+    /**
+     * Each blob is read and hashed again this often, slowly, in the background. Null: never. Left out: in a directory
+     * every 30 days, in a bucket, which looks after itself and costs for each read, never.
+     */
+    verifyEveryMs: z.int().positive().nullable().optional(),
   })
   .prefault({});
 
@@ -46,6 +45,12 @@ export async function limitsOf(config: CacheConfig, directory: string | null): P
     maxAgeMs,
     spareMs,
   };
+}
+
+/** Null: never. @param directory as for {@link limitsOf} */
+export function verifyEveryMsOf({ verifyEveryMs }: CacheConfig, directory: string | null): number | null {
+  if (verifyEveryMs !== undefined) return verifyEveryMs;
+  return directory === null ? null : VERIFY_EVERY_MS;
 }
 
 async function fileSystemBytes(directory: string): Promise<number> {

@@ -3,7 +3,7 @@ import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog } from '../store/catalog.ts';
 import { RecordedBlobStore } from '../store/recorded-blob-store.ts';
 import { UseRecorder } from '../store/use-recorder.ts';
-import { type CacheConfig, freeBytesOf, limitsOf } from './cache-config.ts';
+import { type CacheConfig, freeBytesOf, limitsOf, verifyEveryMsOf } from './cache-config.ts';
 import { takeInventory } from './cache-inventory.ts';
 import { GarbageCollector } from './garbage-collector.ts';
 import { Scrubber } from './scrubber.ts';
@@ -74,7 +74,7 @@ export class CacheService {
   }
 
   async #run(): Promise<void> {
-    const { store, catalog, config, log } = this.#parts;
+    const { store, catalog, config, directory, log } = this.#parts;
     const { signal } = this.#stop;
     try {
       await takeInventory({ store, catalog, log, signal });
@@ -83,7 +83,7 @@ export class CacheService {
     }
     await Promise.all([
       this.collector.every(() => config().intervalMs),
-      this.#scrubber.every(() => config().verifyEveryMs),
+      this.#scrubber.every(() => verifyEveryMsOf(config(), directory)),
     ]);
   }
 }

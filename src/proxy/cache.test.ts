@@ -97,6 +97,23 @@ test('many clients that ask for a stale tag at once are one question to upstream
   expect(upstream.count('HEAD', '/manifests/1') - before).toBeLessThan(10);
 });
 
+test('an upstream that limits is left alone for as long as it asks, and what is kept is served', async () => {
+  const image = upstream.putImage([layer('one')], '1');
+  await pull('lib/a', '1', []);
+  upstream.intercept = (_request, response) => {
+    response.writeHead(429, { 'retry-after': '600' }).end();
+    return true;
+  };
+  const before = upstream.requests.length;
+  for (let round = 0; round < 10; round++) {
+    const stale = await proxy.fetch('/v2/lib/a/manifests/1');
+    expect(stale.headers.get('docker-content-digest')).toBe(image.digest);
+    expect(stale.headers.get('warning')).toContain('ERR_REGISTRY_RATE_LIMITED');
+  }
+  // The conversion may ask for a layer, too.
+  expect(upstream.requests.slice(before).filter((seen) => seen.method === 'HEAD').length).toBe(1);
+});
+
 test('what is kept is listed: repositories, images, sizes, whether they are converted', async () => {
   const image = upstream.putImage([layer('one')], '1');
   await pull('lib/a', '1', [image.config, ...image.layers]);
