@@ -39,7 +39,7 @@ export async function answerBlob(
     const sizeBytes = await unlessAborted(found.download.sizeBytes, signal);
     const asked = whatIsAsked(request, digest, sizeBytes);
     const lengthBytes = asked.range.end - asked.range.start;
-    if (lengthBytes <= HELD_BACK_BYTES) await verified(found.download, lengthBytes, signal);
+    if (lengthBytes <= HELD_BACK_BYTES) await whenVerified(found.download, lengthBytes, signal);
     const reader = new SurvivingReader(found.reader, () => blobs.passer(target, digest, signal));
     return streamed(reader, asked, () => reader.close());
   } catch (error) {
@@ -53,13 +53,13 @@ export async function answerBlob(
  * Nothing of a short answer is sent before the blob is verified: if that is soon, a failure can still be told as an
  * error. But clients do not wait for headers for ever (containerd: 30 seconds).
  */
-async function verified({ finished }: Download, lengthBytes: number, signal: AbortSignal): Promise<void> {
+async function whenVerified({ verified }: Download, lengthBytes: number, signal: AbortSignal): Promise<void> {
   // An empty answer is complete with its headers.
-  if (lengthBytes === 0) return void (await unlessAborted(finished, signal));
+  if (lengthBytes === 0) return void (await unlessAborted(verified, signal));
   const { promise: late, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, HEADERS_WITHIN_MS);
   try {
-    await unlessAborted(Promise.race([finished, late]), signal);
+    await unlessAborted(Promise.race([verified, late]), signal);
   } finally {
     clearTimeout(timer);
   }

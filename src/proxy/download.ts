@@ -28,6 +28,8 @@ export interface DownloadReader extends StreamSource {
 export class Download {
   /** The size that upstream announces, as soon as it answers. Rejects if it never does. */
   readonly sizeBytes: Promise<number>;
+  /** Resolves when all of it has come and is what it should be: readers can have it to its end. */
+  readonly verified: Promise<void>;
   /** The blob, whole, verified and stored. */
   readonly finished: Promise<StoredBlob>;
   #arrivedBytes = 0;
@@ -59,10 +61,15 @@ export class Download {
     this.#fetch = fetch;
     const size = Promise.withResolvers<number>();
     this.sizeBytes = size.promise;
-    this.finished = this.#run(store, size.resolve, signal);
-    this.finished.catch(size.reject);
-    // Nobody may be waiting for it when it fails.
-    size.promise.catch(() => {});
+    const verification = Promise.withResolvers<void>();
+    this.verified = verification.promise;
+    const announce = { size: size.resolve, verified: verification.resolve };
+    this.finished = this.#run(store, announce, signal);
+    for (const { promise, reject } of [size, verification]) {
+      this.finished.catch(reject);
+      // Nobody may be waiting for it when it fails.
+      promise.catch(() => {});
+    }
     const end = () => this.#end();
     this.finished.then(end, end);
   }
@@ -87,7 +94,7 @@ export class Download {
 
   async #run(
     store: BlobStore,
-    announce: (sizeBytes: number) => void,
+    announce: { readonly size: (sizeBytes: number) => void; readonly verified: () => void },
     signal: AbortSignal,
   ): Promise<StoredBlob> {
     const body = await ResumedBody.begin({ start: 0 }, this.#fetch, this.#context, signal);
@@ -95,11 +102,12 @@ export class Download {
     try {
       this.#totalBytes = body.sizeBytes;
       writer = await this.#begin(store, body.sizeBytes);
-      announce(body.sizeBytes);
+      announce.size(body.sizeBytes);
       for await (const batch of body.batches()) await this.#take(batch, writer);
       await writer.verify();
       // Readers need not wait until it is durable.
       this.#isVerified = true;
+      announce.verified();
       this.#wake();
       return await writer.commit();
     } finally {

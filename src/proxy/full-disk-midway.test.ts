@@ -20,9 +20,9 @@ test('readers of a download for which the disk gets too small midway get the res
   const write = DirectoryBlobWriter.prototype.write;
   vi.spyOn(DirectoryBlobWriter.prototype, 'write').mockImplementation(async function (
     this: DirectoryBlobWriter,
-    chunk: Buffer,
+    ...pieces: readonly Buffer[]
   ) {
-    if (this.bytesWritten < 3_000_000) return write.call(this, chunk);
+    if (this.bytesWritten < 3_000_000) return write.apply(this, [...pieces]);
     await this.abort();
     throw new StoreError('ERR_STORE_FULL', 'no space left on device');
   });

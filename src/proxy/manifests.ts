@@ -54,6 +54,8 @@ export class Manifests {
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   readonly #flights = new SingleFlight<ServedManifest>();
+  /** On their way into the store. */
+  readonly #coming = new Map<Digest, { readonly manifest: ServedManifest; readonly stored: Promise<void> }>();
 
   /** `signal` ends all requests to upstreams: those of single callers do not, others may wait for the same. */
   constructor(parts: {
@@ -72,6 +74,11 @@ export class Manifests {
     this.#negatives = parts.negatives;
     this.#log = parts.log;
     this.#signal = parts.signal;
+  }
+
+  /** Waits for what is on its way into the store. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#coming.values()].map(({ stored }) => stored));
   }
 
   /**
@@ -117,6 +124,8 @@ export class Manifests {
 
   /** A manifest that is kept, and still what it was, without asking whose it is. */
   async stored(digest: Digest): Promise<ServedManifest | null> {
+    const coming = this.#coming.get(digest);
+    if (coming !== undefined) return { ...coming.manifest, source: 'cache' };
     const mediaType = await this.#catalog.manifestMediaType(digest);
     const source = mediaType === null ? null : await this.#store.open(digest);
     if (mediaType === null || source === null) return null;
@@ -166,11 +175,22 @@ export class Manifests {
     // Its digest is not that of its bytes, by which the store keeps things: upstream is asked each time.
     const manifest = { digest, mediaType, bytes, source: 'upstream' as const, warning: null };
     if (!matchesDigest(bytes, digest)) return manifest;
-    if (await this.#tryToStore(digest, bytes)) {
-      await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length, partsOf(manifest)));
-    }
     await this.#link(target, manifest);
+    this.#storeSoon(manifest);
     return manifest;
+  }
+
+  /** Nobody waits until it is durable: meanwhile it is served from memory. */
+  #storeSoon(manifest: ServedManifest): void {
+    const { digest, mediaType, bytes } = manifest;
+    const store = async () => {
+      if (!(await this.#tryToStore(digest, bytes))) return;
+      await this.#keep(() => this.#catalog.putManifest(digest, mediaType, bytes.length, partsOf(manifest)));
+    };
+    const stored = store()
+      .catch((error: unknown) => this.#log.error({ err: error, digest }, 'a manifest cannot be kept'))
+      .finally(() => this.#coming.delete(digest));
+    this.#coming.set(digest, { manifest, stored });
   }
 
   /** False if there is no room for it: it is served all the same. */

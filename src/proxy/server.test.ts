@@ -144,6 +144,7 @@ test('a kept manifest that rots on the disk is fetched again', async () => {
   const image = upstream.putImage([SMALL], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
   const hex = image.digest.slice('sha256:'.length);
+  await vi.waitFor(() => expect(proxy.unfinished()).toEqual([]));
   writeFileSync(join(proxy.directory, 'blobs', 'sha256', hex.slice(0, 2), hex), '{}');
   expect(await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'))).toEqual(image.bytes);
 });

@@ -94,6 +94,7 @@ async function openAll(
     ...{ store, catalog, outages, negatives, log, signal },
     tagTtlMs: ttlMs,
   });
+  opened.add(() => manifests.close());
   const referrers = new ReferrerLists({ store, catalog, manifests, ttlMs, outages, log, signal });
   const blobs = new Blobs({
     ...{ store, catalog, negatives, log, signal },
