@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { freePort, type StartedProcess, start } from '../test/support/processes.ts';
+import type { ShapedLink } from './shaped-link.ts';
 
 const MAIN = resolve(import.meta.dirname, '../bin/dadi.mjs');
 /** Of the clock that /proc counts processor time with. */
@@ -24,9 +25,13 @@ export interface Usage {
   readonly peakMib: number;
 }
 
-/** Debian's docker-registry; with `remote` in its own proxy mode in front of that host. */
-export async function startDockerRegistry(name: string, remote: string | null): Promise<Server> {
-  return startServer(name, (directory, host) => {
+/** Debian's docker-registry; with `remote` in its own proxy mode in front of that host; behind a link if there is one. */
+export async function startDockerRegistry(
+  name: string,
+  remote: string | null,
+  link: ShapedLink | null = null,
+): Promise<Server> {
+  return startServer(name, link?.address ?? '127.0.0.1', (directory, host) => {
     const config = {
       version: '0.1',
       log: { level: 'error', accesslog: { disabled: true } },
@@ -37,7 +42,7 @@ export async function startDockerRegistry(name: string, remote: string | null): 
     const path = join(directory, 'config.yml');
     // JSON is YAML.
     writeFileSync(path, JSON.stringify(config));
-    return ['docker-registry', 'serve', path];
+    return [...(link?.enter ?? []), 'docker-registry', 'serve', path];
   });
 }
 
@@ -47,7 +52,7 @@ export async function startDadi(
   remote: string,
   { convert }: { convert: boolean },
 ): Promise<Server> {
-  return startServer(name, (directory, host) => [
+  return startServer(name, '127.0.0.1', (directory, host) => [
     process.execPath,
     ...[MAIN, 'proxy', '--listen', host, '--admin-listen', 'off', '--data', join(directory, 'data')],
     ...[
@@ -62,11 +67,12 @@ export async function startDadi(
 
 async function startServer(
   name: string,
+  address: string,
   commandIn: (directory: string, host: string) => readonly string[],
 ): Promise<Server> {
   const directory = mkdtempSync(join(tmpdir(), 'dadi-bench-'));
   mkdirSync(join(directory, 'data'));
-  const host = `127.0.0.1:${await freePort()}`;
+  const host = `${address}:${await freePort()}`;
   const [program = '', ...args] = commandIn(directory, host);
   const server = await start(program, args, {
     logPath: join(directory, 'log'),

@@ -1,7 +1,8 @@
 /**
  * Pulls through the proxy beside pulls straight from docker-registry and through docker-registry's own proxy mode: the
  * same image, the same clients, rounds interleaved. Wants `npm run build`, skopeo, curl and wrk.
- * Usage: node bench/proxy.ts [rounds] [pulls|cached|slow]...
+ * Usage: node bench/proxy.ts [rounds] [pulls|cached|slow|link=RATE]...
+ * With link=1gbit, say, the registry is in a network namespace behind a link of that speed (needs root).
  */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -16,6 +17,7 @@ import { type ImageManifest, parseManifest } from '../src/oci/manifest.ts';
 import { buildImage } from '../test/support/images.ts';
 import { run } from '../test/support/processes.ts';
 import { type Server, startDadi, startDockerRegistry } from './proxy-servers.ts';
+import { shapedLink } from './shaped-link.ts';
 
 const NAME = 'lib/demo';
 /** Another image, pulled first: servers in use have long run. */
@@ -31,11 +33,15 @@ const SLOW_READERS = 500;
 const SLOW_SECONDS = 10;
 
 const rounds = Number(process.argv[2] ?? 5);
-const parts = process.argv.length > 3 ? process.argv.slice(3) : ['pulls', 'cached', 'slow'];
+const asked = process.argv.slice(3);
+const rate = asked.find((each) => each.startsWith('link='))?.slice('link='.length) ?? null;
+const named = asked.filter((each) => !each.startsWith('link='));
+const parts = named.length > 0 ? named : ['pulls', 'cached', 'slow'];
 
 const directory = mkdtempSync(join(tmpdir(), 'dadi-bench-'));
 const { layout } = await demoImage({ signal: new AbortController().signal, report: console.error });
-const straight = await startDockerRegistry('straight', null);
+const link = rate === null ? null : await shapedLink(rate);
+const straight = await startDockerRegistry('straight', null, link);
 const running: Server[] = [straight];
 try {
   const push = ['--insecure-policy', 'copy', '--dest-tls-verify=false', `oci:${layout}:latest`];
@@ -47,6 +53,7 @@ try {
   if (parts.includes('slow')) await compareSlowReaders(manifest);
 } finally {
   for (const server of running) await server.stop();
+  await link?.remove();
   rmSync(directory, { recursive: true });
 }
 
@@ -74,13 +81,17 @@ async function comparePulls(manifest: ImageManifest): Promise<void> {
     note(times, `${what}|${server.name}|s`, (performance.now() - startMs) / 1000);
     note(times, `${what}|${server.name}|cpu`, server.usage().cpuSeconds - before);
   };
-  const many = (server: Server) =>
-    Promise.all(Array.from({ length: MANY_CLIENTS }, () => curlPull(server, manifest)));
+  const failures = new Map<string, number>();
+  const many = async (server: Server) => {
+    const pulls = Array.from({ length: MANY_CLIENTS }, () => curlPull(server, manifest));
+    const failed = (await Promise.allSettled(pulls)).filter(({ status }) => status === 'rejected').length;
+    if (failed > 0) failures.set(server.name, (failures.get(server.name) ?? 0) + failed);
+  };
   for (let round = 0; round < rounds; round++) {
     // Each kind of cold pull has servers of its own; the order changes from round to round.
     for (const [what, pull] of [
       ['1 client, skopeo', skopeoPull],
-      [`${MANY_CLIENTS} clients, curl`, async (server: Server) => void (await many(server))],
+      [`${MANY_CLIENTS} clients, curl`, many],
     ] as const) {
       const servers = rotate([straight, ...(await proxies())], round);
       try {
@@ -116,6 +127,7 @@ async function comparePulls(manifest: ImageManifest): Promise<void> {
       cpu.toFixed(2),
     ]);
   }
+  for (const [server, count] of failures) console.log(`${count} pulls from ${server} failed`);
   rows.sort((a, b) => (a[0] ?? '').localeCompare(b[0] ?? ''));
   console.log(formatTable(['what', 'server', 's', 'of straight', 'pair by pair', "server's CPU s"], rows));
 }
