@@ -1,18 +1,47 @@
 import { defineConfig } from 'vitest/config';
 
+/** Of more than two cores' worth: these tests mostly wait, for each other's processes and for time-outs. */
+const WORKERS = 3;
+
+/** The proxy as its clients and operators have it: real registries, clients and databases, each test with its own. */
+const PROXY = [
+  'test/distribution-spec/**/*.test.ts',
+  'test/{access,cache,clients.*,crash,postgres,proxy,registry-client,replicas,service,upstreams}.test.ts',
+];
+
 export default defineConfig({
   test: {
     pool: 'forks',
     projects: [
-      { test: { name: 'unit', include: ['src/**/*.test.ts'], testTimeout: 60_000 } },
       {
-        // Real registries, mounts and clients: one file at a time, since they share the machine's devices.
         test: {
-          name: 'e2e',
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'test/support/**/*.test.ts'],
+          testTimeout: 60_000,
+          maxWorkers: WORKERS,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          name: 'proxy',
+          include: PROXY,
+          testTimeout: 300_000,
+          hookTimeout: 600_000,
+          maxWorkers: WORKERS,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        // Real mounts, and programs that want the whole machine: one file at a time.
+        test: {
+          name: 'machine',
           include: ['test/**/*.test.ts'],
+          exclude: [...PROXY, 'test/support/**'],
           testTimeout: 300_000,
           hookTimeout: 600_000,
           fileParallelism: false,
+          sequence: { groupOrder: 1 },
         },
       },
     ],

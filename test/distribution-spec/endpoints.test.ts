@@ -188,9 +188,10 @@ describe('Error Codes: what upstream answers', () => {
   test.each([
     [403, {}, 403, 'DENIED'],
     [404, {}, 404, null],
-    [429, { 'retry-after': '30' }, 503, 'UNAVAILABLE'],
     [500, {}, 502, 'UNKNOWN'],
     [418, {}, 502, 'UNKNOWN'],
+    // The last: upstream is left alone then.
+    [429, { 'retry-after': '30' }, 503, 'UNAVAILABLE'],
   ])('its %d %j becomes %d %s', async (status, headers, ours, code) => {
     upstream.intercept = (_request, response) => {
       response.writeHead(status, headers).end();
