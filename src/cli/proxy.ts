@@ -206,6 +206,7 @@ function configOf(flags: ProxyFlags): Settings {
 function shown(config: ProxyConfig) {
   return {
     ...config,
+    access: 'tokenSecret' in config.access ? { ...config.access, tokenSecret: '(hidden)' } : config.access,
     catalog: config.catalog.kind === 'sqlite' ? config.catalog : { ...config.catalog, url: '(hidden)' },
     storage: withoutSecrets(config.storage),
     upstreams: config.upstreams.map(withoutUpstreamSecrets),

@@ -70,9 +70,13 @@ export async function readSmall(
 
 /** The entries of a list of referrers. */
 export function indexEntries(bytes: Buffer, context: RegistryContext): readonly Descriptor[] {
-  const parsed = parseManifest(bytes, OCI_INDEX);
-  if (parsed.kind !== 'index') throw protocolError(context, 'the list of referrers is not an index');
-  return parsed.manifests;
+  try {
+    const parsed = parseManifest(bytes, OCI_INDEX);
+    if (parsed.kind === 'index') return parsed.manifests;
+  } catch {
+    // As below.
+  }
+  throw protocolError(context, 'the list of referrers is not an index');
 }
 
 const tagsSchema = z.object({ tags: z.array(z.string()).nullish() });

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { ByteSource } from '../format/byte-source.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
+import { discard } from '../oci/registry-http.ts';
 import type { BlobDownload } from '../oci/registry-requests.ts';
 import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
@@ -12,7 +13,7 @@ import { tryToKeep } from './keep.ts';
 import type { NegativeAnswers } from './negative-answers.ts';
 import { PassedBlob, type Verification } from './passed-blob.ts';
 import { ResumedBody } from './resumed-body.ts';
-import type { Target } from './upstreams.ts';
+import { isSameRepository, type Target } from './upstreams.ts';
 
 /** A blob that is kept, or one on its way. */
 export type FoundBlob =
@@ -65,9 +66,11 @@ export class Blobs {
   readonly #negatives: NegativeAnswers;
   readonly #onNoRoom: (wantedBytes: number) => void;
   readonly #downloads = new Map<Digest, Running>();
+  readonly #hidesOthers: boolean;
   readonly #noRoom = new LRUCache<Digest, true>({ max: MAX_NO_ROOM, ttl: NO_ROOM_MS });
 
   /**
+   * @param parts.hidesOthers whether no answer may tell what only other repositories have: where rights differ
    * @param parts.onNoRoom told how large a blob is that could not be kept
    * @param parts.signal ends the downloads: they belong to no single reader
    */
@@ -75,6 +78,7 @@ export class Blobs {
     store: BlobStore;
     catalog: Catalog;
     negatives: NegativeAnswers;
+    hidesOthers: boolean;
     onNoRoom: (wantedBytes: number) => void;
     log: Logger;
     signal: AbortSignal;
@@ -83,6 +87,7 @@ export class Blobs {
     this.#onNoRoom = parts.onNoRoom;
     this.#store = parts.store;
     this.#catalog = parts.catalog;
+    this.#hidesOthers = parts.hidesOthers;
     this.#log = parts.log;
     this.#signal = parts.signal;
   }
@@ -101,9 +106,10 @@ export class Blobs {
     }
     const found: FoundBlob = source === null ? this.#join(running!.download) : { kind: 'stored', source };
     try {
-      const isOurs = running !== undefined && isSame(running.where, target.where);
+      const isOurs = running !== undefined && isSameRepository(running.where, target.where);
       if (!isOurs && !(await this.#catalog.isLinked(target.where, digest))) {
-        await this.#askUpstream(target, digest, signal);
+        if (this.#hidesOthers) await this.#tryUpstream(target, digest, signal);
+        else await this.#askUpstream(target, digest, signal);
       }
       if (isOurs || found.kind !== 'download' || (await begins(found.download, signal))) return found;
     } catch (error) {
@@ -228,6 +234,16 @@ export class Blobs {
     return sizeBytes;
   }
 
+  /** The same, asked as a download asks: so a refusal is the same to the letter. */
+  async #tryUpstream(target: Target, digest: Digest, signal: AbortSignal): Promise<void> {
+    const { where, client } = target;
+    const { body } = await this.#negatives.ask(target, `blob ${digest}`, () =>
+      client.blob(where.repository, digest, { signal }),
+    );
+    discard(body);
+    await this.#link(where, digest);
+  }
+
   #link(where: RepositoryName, digest: Digest): Promise<void> {
     return tryToKeep(this.#log, () => this.#catalog.link(where, digest));
   }
@@ -257,8 +273,4 @@ function begins(download: Download, signal: AbortSignal): Promise<boolean> {
     () => false,
   );
   return unlessAborted(answered, signal);
-}
-
-function isSame(a: RepositoryName, b: RepositoryName): boolean {
-  return a.upstream === b.upstream && a.repository === b.repository;
 }

@@ -4,19 +4,23 @@ import type { Digest } from '../oci/digest.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog } from '../store/catalog.ts';
 import { PRIORITY } from '../store/conversion-priority.ts';
+import type { Access } from './access.ts';
 import { type Answer, jsonAnswer, type ProxyRequest } from './answer.ts';
 import type { Blobs } from './blobs.ts';
 import type { ConversionNews } from './conversion-news.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
 import { type ConversionStatus, conversionStatus } from './conversion-status.ts';
+import type { ConvertedImages } from './converted.ts';
 import { RequestError } from './errors.ts';
 import { readConfig } from './image-converter.ts';
 import { type Manifests, readManifest, type ServedManifest } from './manifests.ts';
 import { parsePathDigest } from './paths.ts';
-import type { Target, Upstreams } from './upstreams.ts';
+import { isSameRepository, type Target, type Upstreams } from './upstreams.ts';
 
 /** What nodes are told about converted layers from. */
 export interface ChainParts {
+  readonly access: Access;
+  readonly images: Pick<ConvertedImages, 'byOriginal'>;
   readonly upstreams: Pick<Upstreams, 'choose'>;
   readonly manifests: Manifests;
   readonly blobs: Blobs;
@@ -68,6 +72,7 @@ export async function answerChain(
   chainIdText: string,
   request: ProxyRequest,
 ): Promise<Answer> {
+  await parts.access.admit(request);
   const chainId = parsePathDigest(chainIdText);
   const imageDigest = parsePathDigest(required(request.query, 'image'));
   const image = await nodeImage(parts, imageDigest, request);
@@ -102,6 +107,7 @@ export async function answerImage(
   digestText: string,
   request: ProxyRequest,
 ): Promise<Answer> {
+  await parts.access.admit(request);
   const image = await nodeImage(parts, parsePathDigest(digestText), request);
   const { chains, state } = await waitForChains(parts, image, request);
   return jsonAnswer({ profile: parts.profile, image: image.served.digest, ...state, chains });
@@ -110,7 +116,13 @@ export async function answerImage(
 /** The image as the repository has it, by its own or upstream's word. */
 async function nodeImage(parts: ChainParts, digest: Digest, request: ProxyRequest): Promise<NodeImage> {
   const { query, signal } = request;
-  const target = parts.upstreams.choose(required(query, 'repository'), query.get('ns'));
+  const name = required(query, 'repository');
+  const asked = {
+    name,
+    target: parts.upstreams.choose(name, query.get('ns')),
+    claim: { kind: 'manifest', reference: digest },
+  } as const;
+  const target = await parts.access.authorise(asked, request);
   const served = await unlessAborted(parts.manifests.byDigest(target, digest), signal);
   const manifest = readManifest(served);
   if (manifest === null || manifest.kind !== 'image') {
@@ -136,13 +148,15 @@ async function waitForChains(
   const untilMs = Date.now() + waitMs(query.get('wait'));
   for (let isQueued = false; ; ) {
     const news = parts.news.next;
-    const chains = await Promise.all(image.layers.map((layer) => chainOf(parts, layer)));
+    // Shown to a repository that has the whole original, if it was converted for another one.
+    if (parts.access.isPerRepository) await parts.images.byOriginal(image.target, image.served.digest);
+    const chains = await Promise.all(image.layers.map((layer) => chainOf(parts, image.target, layer)));
     const isWhole = chains.every(({ converted }) => converted !== null);
     if (!isWhole && !isQueued) {
       await parts.queue.offer(image.target.where, image.served, PRIORITY.waitingNode);
       isQueued = true;
     }
-    const state = await stateOf(parts, image.served);
+    const state = await stateOf(parts, image);
     const isOver = state.state !== 'queued' && state.state !== 'running';
     const restMs = untilMs - Date.now();
     if (isWhole || isOver || restMs <= 0 || signal.aborted || parts.news.closed.aborted) {
@@ -154,12 +168,16 @@ async function waitForChains(
 }
 
 async function chainOf(
-  { catalog, store, profile }: ChainParts,
+  { access, catalog, store, profile }: ChainParts,
+  { where }: Target,
   layer: Omit<Chain, 'converted'>,
 ): Promise<Chain> {
   const record = await catalog.layer(layer.chainId, profile);
   if (record === null) return { ...layer, converted: null };
   const { blobDigest, blobSizeBytes, chunkTableDigest } = record;
+  // A config can claim the chain of an image whose layers are somebody else's.
+  const isTheirs = !access.isPerRepository || (await catalog.isLinked(where, blobDigest));
+  if (!isTheirs) return { ...layer, converted: null };
   const found = await Promise.all([store.stat(blobDigest), store.stat(chunkTableDigest)]);
   if (found.includes(null)) return { ...layer, converted: null };
   return {
@@ -168,7 +186,10 @@ async function chainOf(
   };
 }
 
-async function stateOf({ catalog, profile }: ChainParts, served: ServedManifest): Promise<ImageState> {
+async function stateOf(
+  { access, catalog, profile }: ChainParts,
+  { served, target }: NodeImage,
+): Promise<ImageState> {
   const record = await catalog.conversions.get(served.digest, profile);
   if (record === null) {
     const manifest = readManifest(served);
@@ -176,7 +197,10 @@ async function stateOf({ catalog, profile }: ChainParts, served: ServedManifest)
     return { state: 'none', error: reason ?? 'nobody has asked for it' };
   }
   const status = await conversionStatus(record, catalog.conversions);
-  const { state, layersDone, layersTotal, bytesDone, bytesTotal, error } = status;
+  const { state, layersDone, layersTotal, bytesDone, bytesTotal } = status;
+  // What went wrong may name another repository, which is none of this one's business where rights differ.
+  const isOpen = !access.isPerRepository || isSameRepository(record, target.where);
+  const error = isOpen ? status.error : status.errorCode;
   return { state, layersDone, layersTotal, bytesDone, bytesTotal, error };
 }
 

@@ -67,6 +67,23 @@ const catalog = z
 /** What is logged: this and what is worse. */
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 
+/** Who may read; what each mode does stands with its class. */
+const access = z.discriminatedUnion('mode', [
+  z.strictObject({ mode: z.literal('open') }),
+  z.strictObject({
+    mode: z.literal('basic'),
+    /** As `htpasswd -B` writes it. */
+    htpasswd: z.string().min(1, 'name a file that "htpasswd -B" wrote'),
+  }),
+  z.strictObject({
+    mode: z.literal('passthrough'),
+    /** How long upstream's word that somebody may read a repository is taken. */
+    decisionTtlMs: z.int().nonnegative().default(60_000),
+    /** For clients' tokens: the same for all replicas. Left out, each process makes one of its own. */
+    tokenSecret: z.string().min(32, 'write at least 32 random characters').optional(),
+  }),
+]);
+
 const DOCKER_HUB = { name: DEFAULT_REGISTRY };
 
 const schema = z
@@ -77,6 +94,28 @@ const schema = z
       .strictObject({ listen: hostAndPort.default({ host: '127.0.0.1', port: 5101 }) })
       .nullable()
       .prefault({}),
+    /** For `listen`: PEM files, the certificate with its chain. Credentials must not travel in the clear. */
+    tls: z
+      .strictObject({ cert: z.string().min(1), key: z.string().min(1) })
+      .nullable()
+      .default(null),
+    /** What one client may cost, and all of them together. */
+    connections: z
+      .strictObject({
+        /** At the same time; more are closed at once. */
+        max: z.int().positive().default(8_192),
+        /** Until a request has come whole. */
+        requestTimeoutMs: z.int().min(100).default(20_000),
+        /** How long a client may take nothing of what waits for it. */
+        stalledClientMs: z.int().min(100).default(60_000),
+      })
+      .prefault({}),
+    /** Where clients reach it, if not where they say (a load balancer that ends TLS): `https://mirror.example`. */
+    publicUrl: z
+      .url({ protocol: /^https?$/, error: 'write a URL, for example https://mirror.example.com' })
+      .transform((text) => new URL(text).origin)
+      .optional(),
+    access: access.default({ mode: 'open' }),
     dataDirectory: z.string().min(1, 'name a directory').default('/var/lib/dadi-mirror/proxy'),
     catalog,
     storage,

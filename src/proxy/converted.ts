@@ -4,10 +4,11 @@ import { parseManifest } from '../oci/manifest.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
 import type { ConversionRecord } from '../store/conversion-table.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
-import { conversionStatus } from './conversion-status.ts';
+import { type ConversionStatus, conversionStatus } from './conversion-status.ts';
 import { RequestError } from './errors.ts';
+import type { Holdings } from './holdings.ts';
 import { type Manifests, partsOf, readManifest, type ServedManifest } from './manifests.ts';
-import type { Target } from './upstreams.ts';
+import { isSameRepository, type Target } from './upstreams.ts';
 
 /** A tag with it behind is the same image, converted: what stock overlaybd tools call theirs too. */
 const SUFFIX = '_obd';
@@ -19,11 +20,21 @@ export class ConvertedImages {
   readonly #queue: ConversionQueue;
   readonly #profile: string;
 
-  constructor(parts: { catalog: Catalog; manifests: Manifests; queue: ConversionQueue; profile: string }) {
+  readonly #holdings: Holdings | null;
+
+  /** @param parts.holdings what a repository must have to be shown what was made of it; null where rights are one */
+  constructor(parts: {
+    catalog: Catalog;
+    manifests: Manifests;
+    queue: ConversionQueue;
+    profile: string;
+    holdings: Holdings | null;
+  }) {
     this.#catalog = parts.catalog;
     this.#manifests = parts.manifests;
     this.#queue = parts.queue;
     this.#profile = parts.profile;
+    this.#holdings = parts.holdings;
   }
 
   /** The tag of the original if `tag` names a converted image, else null. */
@@ -40,26 +51,27 @@ export class ConvertedImages {
     if (original === null) return this.#manifests.byTag(target, `${originalTag}${SUFFIX}`);
     await this.#queue.offer(target.where, original);
     const record = await this.#catalog.conversions.get(original.digest, this.#profile);
-    const converted = record === null ? null : await this.#show(target.where, record);
+    const converted = record === null ? null : await this.#show(target, record);
     if (converted !== null) return { ...converted, source: 'converted', warning: original.warning };
-    throw new RequestError('MANIFEST_UNKNOWN', await this.#explain(original, record), {
+    throw new RequestError('MANIFEST_UNKNOWN', await this.#explain(target.where, original, record), {
       detail: { original: original.digest, conversion: record?.state ?? 'none' },
     });
   }
 
   /** The converted form of an original that a repository has, or null. */
-  async byOriginal(where: RepositoryName, original: Digest): Promise<ServedManifest | null> {
+  async byOriginal(target: Target, original: Digest): Promise<ServedManifest | null> {
     const record = await this.#catalog.conversions.get(original, this.#profile);
-    if (record === null || !(await this.#catalog.isLinked(where, original))) return null;
-    return this.#show(where, record);
+    if (record === null || !(await this.#catalog.isLinked(target.where, original))) return null;
+    return this.#show(target, record);
   }
 
   /** Lets a repository that has the original show all parts of the converted image; null if there is none. */
-  async #show(where: RepositoryName, { converted }: ConversionRecord): Promise<ServedManifest | null> {
+  async #show(target: Target, { converted, digest }: ConversionRecord): Promise<ServedManifest | null> {
     if (converted === null) return null;
     const served = await this.#manifests.stored(converted.digest);
-    if (served === null || (await this.#catalog.isLinked(where, converted.digest))) return served;
-    await this.#link(where, served);
+    if (served === null || (await this.#catalog.isLinked(target.where, converted.digest))) return served;
+    if (this.#holdings !== null && !(await this.#holdings(target, digest))) return null;
+    await this.#link(target.where, served);
     return served;
   }
 
@@ -84,13 +96,24 @@ export class ConvertedImages {
     }
   }
 
-  async #explain(original: ServedManifest, record: ConversionRecord | null): Promise<string> {
+  /** What went wrong may name another repository, which is none of this one's business where rights differ. */
+  async #statusFor(where: RepositoryName, record: ConversionRecord): Promise<ConversionStatus> {
+    const status = await conversionStatus(record, this.#catalog.conversions);
+    if (this.#holdings === null || isSameRepository(record, where)) return status;
+    return { ...status, error: status.errorCode };
+  }
+
+  async #explain(
+    where: RepositoryName,
+    original: ServedManifest,
+    record: ConversionRecord | null,
+  ): Promise<string> {
     const what = `the image ${original.digest}`;
     if (record === null) {
       return `${what} is not converted: ${whyNone(original)}`;
     }
     const { state, error, nextAttemptAt, layersDone, layersTotal, bytesDone, bytesTotal } =
-      await conversionStatus(record, this.#catalog.conversions);
+      await this.#statusFor(where, record);
     switch (state) {
       case 'failed':
         return `the conversion of ${what} failed${nextAttemptAt === null ? '' : ` and is tried again at ${nextAttemptAt}`}: ${error}`;

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
 import type { HttpBindings } from '@hono/node-server';
 // To be loaded before serve() is called: it replaces the class of responses.
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
@@ -100,17 +101,28 @@ export class HttpSide {
       });
     };
     outgoing.once('close', onClose);
+    // After the listener's time-out. An answer that waits for upstream is no fault of the client's.
+    outgoing.on('timeout', () => {
+      if (socket.writableLength > 0) socket.destroy();
+    });
     // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
     const takeBack = onConnectionEnd(socket, onClose);
     const request = { method, ...readTarget(url), headers, signal: gone.signal, notes };
     const answer = await settle(route, request, parameters, log);
-    const common = { ...commonHeaders(request), 'x-request-id': id };
+    const common = { ...commonHeaders(request), 'x-request-id': id, ...(hasBody(headers) ? CLOSE : {}) };
     try {
       await writeAnswer(outgoing, { ...answer, headers: { ...answer.headers, ...common } }, request);
     } catch (error) {
       if (!gone.signal.aborted) log.warn({ err: error }, 'an answer broke off: the connection is destroyed');
     }
   }
+}
+
+/** Nothing here reads a body: what is left of it on the connection must not be taken for the next request. */
+const CLOSE = { connection: 'close' };
+
+function hasBody(headers: IncomingHttpHeaders): boolean {
+  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 }
 
 const ELSEWHERE: Route = {

@@ -8,20 +8,22 @@ import { check } from '../convert/layer-limits.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Descriptor, ImageConfig, ImageManifest } from '../oci/manifest.ts';
 import { parseImageConfig, parseManifest } from '../oci/manifest.ts';
-import type { ConversionRecord, ConversionTable } from '../store/conversion-table.ts';
+import type { Catalog, RepositoryName } from '../store/catalog.ts';
+import type { ConversionRecord } from '../store/conversion-table.ts';
+import type { Access } from './access.ts';
 import type { Blobs } from './blobs.ts';
 import { type Converter, type MadeManifest, whyNotConverted } from './conversion-queue.ts';
 import { ConversionInputError, ConversionNotWantedError } from './errors.ts';
 import { type Manifests, partsOf } from './manifests.ts';
-import type { Target, Upstreams } from './upstreams.ts';
+import type { Target } from './upstreams.ts';
 
 interface Parts {
-  readonly upstreams: Upstreams;
+  readonly access: Pick<Access, 'background' | 'isPerRepository'>;
   readonly manifests: Manifests;
   readonly blobs: Blobs;
-  readonly conversions: ConversionTable;
+  readonly catalog: Pick<Catalog, 'conversions' | 'layer' | 'putLayer' | 'isLinked' | 'link'>;
   /** All but what each conversion has of its own. */
-  readonly context: Omit<ConversionContext, 'signal' | 'priority'>;
+  readonly context: Omit<ConversionContext, 'signal' | 'priority' | 'catalog'>;
   /** So many layers at a time are fetched that nobody but conversions waits for. */
   readonly downloads: number;
   /** Images of fewer bytes of layers, compressed, are left as they are. */
@@ -30,11 +32,12 @@ interface Parts {
 
 /** The write river behind the queue: what it needs of an image comes through the proxy's own cache. */
 export function imageConverter(parts: Parts): Converter {
-  const { upstreams, manifests, blobs, conversions, context } = parts;
+  const { access, manifests, blobs, catalog, context } = parts;
   const { limits, store } = context;
+  const { conversions } = catalog;
   const background = pLimit(parts.downloads);
   const convert: Converter = async (record, { signal, onProgress, priority }) => {
-    const target = upstreams.of(record);
+    const target = access.background(record);
     const { bytes, mediaType, digest } = await unlessAborted(
       manifests.byDigest(target, record.digest),
       signal,
@@ -57,7 +60,9 @@ export function imageConverter(parts: Parts): Converter {
     };
     const dropLayer = (layer: Descriptor) => store.verify(layer.digest, signal);
     const image = { manifest, descriptor, config, layerFile, dropLayer };
-    const made = await convertImage(image, { ...context, signal, priority }, onProgress);
+    const layers = access.isPerRepository ? layersOf(target.where, catalog) : catalog;
+    const all = { ...context, catalog: layers, signal, priority };
+    const made = await convertImage(image, all, onProgress);
     const convertedBytes = made.layers.reduce((sum, { blobSizeBytes }) => sum + blobSizeBytes, 0);
     return toConverted(made.manifest, convertedBytes);
   };
@@ -66,6 +71,26 @@ export function imageConverter(parts: Parts): Converter {
     withinLimits({ limits, scratch, signal: options.signal }, (signal) =>
       convert(record, { ...options, signal }),
     );
+}
+
+/**
+ * The converted layers that were made of a repository's own: a config can claim the chain of an image whose layers are
+ * somebody else's. The same chain in another repository is converted anew, to the same bytes.
+ */
+function layersOf(
+  where: RepositoryName,
+  catalog: Pick<Catalog, 'layer' | 'putLayer' | 'isLinked' | 'link'>,
+): ConversionContext['catalog'] {
+  return {
+    layer: async (chainId, profile) => {
+      const record = await catalog.layer(chainId, profile);
+      return record !== null && (await catalog.isLinked(where, record.blobDigest)) ? record : null;
+    },
+    putLayer: async (record) => {
+      await catalog.putLayer(record);
+      await catalog.link(where, record.blobDigest, record.chunkTableDigest);
+    },
+  };
 }
 
 /** The config of an image, from the cache or upstream. */

@@ -24,7 +24,7 @@ export interface ServedManifest {
 }
 
 /** Upstream said something about the tag: not an outage, and not to be answered from the cache. */
-const VERDICTS: ReadonlySet<string> = new Set(['ERR_REGISTRY_NOT_FOUND', 'ERR_REGISTRY_UNAUTHORIZED']);
+export const VERDICTS: ReadonlySet<string> = new Set(['ERR_REGISTRY_NOT_FOUND', 'ERR_REGISTRY_UNAUTHORIZED']);
 
 /** Registries refuse what is not named, or give what they have: so both are said. */
 const ANYTHING: readonly string[] = [...MANIFEST_ACCEPT, '*/*'];
@@ -53,17 +53,23 @@ export class Manifests {
   readonly #negatives: NegativeAnswers;
   readonly #log: Logger;
   readonly #signal: AbortSignal;
+  readonly #trustsNames: boolean;
   readonly #flights = new SingleFlight<ServedManifest>();
   /** On their way into the store. */
   readonly #coming = new Map<Digest, { readonly manifest: ServedManifest; readonly stored: Promise<void> }>();
 
-  /** `signal` ends all requests to upstreams: those of single callers do not, others may wait for the same. */
+  /**
+   * @param parts.trustsNames whether a repository has what its manifests name, without a word of upstream: some
+   *   registries take manifests that name anything. No right may hang on it where rights differ.
+   * @param parts.signal ends all requests to upstreams: those of single callers do not, others may wait for the same
+   */
   constructor(parts: {
     store: BlobStore;
     catalog: Catalog;
     tagTtlMs: () => number;
     outages: Outages;
     negatives: NegativeAnswers;
+    trustsNames: boolean;
     log: Logger;
     signal: AbortSignal;
   }) {
@@ -72,6 +78,7 @@ export class Manifests {
     this.#tagTtlMs = parts.tagTtlMs;
     this.#outages = parts.outages;
     this.#negatives = parts.negatives;
+    this.#trustsNames = parts.trustsNames;
     this.#log = parts.log;
     this.#signal = parts.signal;
   }
@@ -106,13 +113,15 @@ export class Manifests {
   async byDigest(target: Target, digest: Digest): Promise<ServedManifest> {
     const { where, client } = target;
     const stored = await this.stored(digest);
-    if (stored === null) {
+    const isLinked = stored !== null && (await this.#catalog.isLinked(where, digest));
+    // Where rights differ, upstream's refusal must not tell what others have: it is asked as for what nobody has.
+    if (stored === null || !(isLinked || this.#trustsNames)) {
       const key = `${where.upstream}/${where.repository}@${digest}`;
       return this.#flights.run(key, () =>
         this.#negatives.ask(target, `manifest ${digest}`, () => this.#fetch(target, digest)),
       );
     }
-    if (!(await this.#catalog.isLinked(where, digest))) {
+    if (!isLinked) {
       // Another repository has it. Whether this one does is for upstream to say.
       await this.#negatives.ask(target, `manifest ${digest}`, () =>
         client.resolve(where.repository, digest, { accept: ANYTHING, signal: this.#signal }),
@@ -207,9 +216,10 @@ export class Manifests {
     }
   }
 
-  /** What a manifest of a repository names is that repository's too. */
+  /** What a manifest of a repository names is that repository's too, if names are trusted. */
   #link({ where }: Target, served: ServedManifest): Promise<void> {
-    return this.#keep(() => this.#catalog.link(where, served.digest, ...namedDigests(served)));
+    const named = this.#trustsNames ? namedDigests(served) : [];
+    return this.#keep(() => this.#catalog.link(where, served.digest, ...named));
   }
 
   #keep(write: () => Promise<void>): Promise<void> {

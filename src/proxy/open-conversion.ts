@@ -4,6 +4,7 @@ import { LayerWorkers } from '../convert/layer-workers.ts';
 import { DEFAULT_PROFILE, profileId } from '../convert/profile.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog } from '../store/catalog.ts';
+import type { Access } from './access.ts';
 import type { Blobs } from './blobs.ts';
 import { ChainLeases } from './chain-leases.ts';
 import type { ProxyConfig } from './config.ts';
@@ -11,13 +12,13 @@ import { ConversionNews } from './conversion-news.ts';
 import { ConversionQueue } from './conversion-queue.ts';
 import { ConversionSelection } from './conversion-selection.ts';
 import { ConvertedImages } from './converted.ts';
+import { holdings } from './holdings.ts';
 import { imageConverter } from './image-converter.ts';
 import { withdrawUnlessKept } from './made-images.ts';
 import type { Manifests } from './manifests.ts';
 import { meteredConverter } from './metered-converter.ts';
 import type { Metrics } from './metrics.ts';
 import type { Opened } from './opened.ts';
-import type { Upstreams } from './upstreams.ts';
 
 /** Pulls go before conversions. */
 const CONVERSION_NICENESS = 10;
@@ -38,26 +39,28 @@ export function openConversion(
   parts: {
     readonly store: BlobStore;
     readonly catalog: Catalog;
-    readonly upstreams: Upstreams;
+    readonly access: Access;
     readonly manifests: Manifests;
     readonly blobs: Blobs;
     readonly metrics: Metrics;
+    /** Ends all questions to upstreams. */
+    readonly signal: AbortSignal;
     readonly log: Logger;
   },
   opened: Opened,
 ): OpenConversion {
-  const { store, catalog, upstreams, manifests, blobs, metrics, log } = parts;
+  const { store, catalog, access, manifests, blobs, metrics, signal, log } = parts;
   const { algorithm, level, blockSize, limits, leaseMs, downloads } = conversion;
   const workers = new LayerWorkers(conversion.concurrency, { niceness: CONVERSION_NICENESS });
   opened.add(() => workers.close());
   const conversionProfile = { ...DEFAULT_PROFILE, algorithm, level, blockSize };
   const profile = profileId(conversionProfile);
-  const { conversions, leases } = catalog;
+  const { leases } = catalog;
   const chains = new ChainLeases({ leases, profile, leaseMs, log });
-  const context = { store, catalog, workers, limits, profile: conversionProfile, chains };
+  const context = { store, workers, limits, profile: conversionProfile, chains };
   const { minImageBytes } = conversion;
-  const sources = { upstreams, manifests, blobs };
-  const converter = imageConverter({ ...sources, conversions, context, downloads, minImageBytes });
+  const sources = { access, manifests, blobs, catalog };
+  const converter = imageConverter({ ...sources, context, downloads, minImageBytes });
   const news = new ConversionNews();
   const queue = new ConversionQueue({
     catalog,
@@ -73,6 +76,7 @@ export function openConversion(
     news,
     log,
   });
-  const images = new ConvertedImages({ catalog, manifests, queue, profile });
+  const held = access.isPerRepository ? holdings({ manifests, blobs, signal }) : null;
+  const images = new ConvertedImages({ catalog, manifests, queue, profile, holdings: held });
   return { profile, queue, images, news };
 }

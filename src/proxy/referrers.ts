@@ -2,7 +2,6 @@ import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type Descriptor, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
-import type { RepositoryName } from '../store/catalog.ts';
 import { type Answer, bufferAnswer, type ProxyRequest } from './answer.ts';
 import type { ConvertedImages } from './converted.ts';
 import { warningHeader } from './manifest-answer.ts';
@@ -29,7 +28,7 @@ export async function answerReferrers(
 ): Promise<Answer> {
   const asked = readPage(query);
   const artifactType = query.get('artifactType') || null;
-  const own = await convertedReferrer(images, target.where, digest);
+  const own = await convertedReferrer(images, target, digest);
   const upstream = await unlessAborted(lists.of(target, digest), signal);
   const known = new Set(own.map((descriptor) => descriptor.digest));
   const all = [...own, ...upstream.descriptors.filter((descriptor) => !known.has(descriptor.digest))];
@@ -67,10 +66,10 @@ function fitting(descriptors: readonly Descriptor[]): number {
 
 async function convertedReferrer(
   images: ConvertedImages | null,
-  where: RepositoryName,
+  target: Target,
   digest: Digest,
 ): Promise<Descriptor[]> {
-  const served = (await images?.byOriginal(where, digest)) ?? null;
+  const served = (await images?.byOriginal(target, digest)) ?? null;
   const manifest = served === null ? null : readManifest(served);
   if (served === null || manifest === null) return [];
   const { artifactType, annotations } = manifest;

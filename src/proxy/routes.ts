@@ -1,8 +1,11 @@
+import { TOKEN_PATH } from './access-tokens.ts';
 import { jsonAnswer } from './answer.ts';
 import { type CacheRouteParts, cacheRoutes } from './cache-routes.ts';
+import { answerCallersConversion } from './callers-conversion.ts';
 import { answerChain, answerImage, type ChainParts } from './chains.ts';
 import { answerDistribution, type DistributionParts } from './distribution.ts';
 import { READING, type Route } from './http.ts';
+import { PassthroughAccess } from './passthrough-access.ts';
 import { answerReadiness, type Readiness } from './readiness.ts';
 import { answerStatus, type StatusParts } from './service-status.ts';
 import {
@@ -33,9 +36,10 @@ export function clientRoutes(
       path: '/dadi/v1/conversions/:digest',
       methods: READING,
       kind: 'conversion',
-      handle: (_request, { digest = '' }) => answerConversion(conversions, digest),
+      handle: (request, { digest = '' }) => answerCallersConversion(parts, conversions, digest, request),
     },
     ...(chains === null ? [] : chainRoutes(chains)),
+    ...tokenRoutes(parts),
     ...healthRoutes(readiness),
   ];
 }
@@ -95,6 +99,12 @@ function chainRoutes(parts: ChainParts): readonly Route[] {
       handle: (request, { digest = '' }) => answerImage(parts, digest, request),
     },
   ];
+}
+
+function tokenRoutes({ access }: DistributionParts): readonly Route[] {
+  if (!(access instanceof PassthroughAccess)) return [];
+  const handle: Route['handle'] = (request) => access.token(request);
+  return [{ path: TOKEN_PATH, methods: READING, kind: 'token', handle }];
 }
 
 function healthRoutes(readiness: Readiness): readonly Route[] {

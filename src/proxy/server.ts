@@ -13,6 +13,7 @@ import { type ConfigChange, LiveConfig } from './live-config.ts';
 import { Manifests } from './manifests.ts';
 import { Metrics } from './metrics.ts';
 import { NegativeAnswers } from './negative-answers.ts';
+import { openAccess, warnOfPlainCredentials } from './open-access.ts';
 import { openConversion } from './open-conversion.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
@@ -88,27 +89,30 @@ async function openAll(
   const stop = new AbortController();
   const { signal } = stop;
   const outages = new Outages();
+  const access = await openAccess(config, { upstreams, outages, signal, log, opened });
+  const hidesOthers = access.isPerRepository;
   const negatives = new NegativeAnswers(() => live.current.cache.notFoundTtlMs);
   const ttlMs = () => live.current.tagTtlMs;
   const manifests = new Manifests({
     ...{ store, catalog, outages, negatives, log, signal },
     tagTtlMs: ttlMs,
+    trustsNames: !hidesOthers,
   });
   opened.add(() => manifests.close());
   const referrers = new ReferrerLists({ store, catalog, manifests, ttlMs, outages, log, signal });
   const blobs = new Blobs({
-    ...{ store, catalog, negatives, log, signal },
+    ...{ store, catalog, negatives, hidesOthers, log, signal },
     onNoRoom: (wantedBytes) => collector.makeRoom(wantedBytes),
   });
   opened.add(() => blobs.close());
 
-  const conversionParts = { store, catalog, upstreams, manifests, blobs, metrics, log };
+  const conversionParts = { store, catalog, access, manifests, blobs, metrics, signal, log };
   const { queue, images, news, profile } = openConversion(config, conversionParts, opened);
   const { conversions } = catalog;
   const { enabled } = config.conversion;
   const conversion = enabled ? { queue, images } : null;
 
-  const parts = { upstreams, manifests, blobs, referrers, catalog, conversion, log };
+  const parts = { access, upstreams, manifests, blobs, referrers, catalog, conversion, log };
   const readiness = new Readiness({ store, catalog });
   const pulls = new RecentPulls();
   const freeBytes = () => freeBytesOf(store.scratch());
@@ -125,7 +129,7 @@ async function openAll(
     pulls.requestEnded(request);
   };
   const conversionStatus = { conversions, profile, queue, events: new ConversionEvents(news) };
-  const chains = enabled ? { ...parts, store, profile, queue, news } : null;
+  const chains = enabled ? { ...parts, images, store, profile, queue, news } : null;
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
   const clients = new HttpSide(clientRoutes(parts, conversionStatus, chains, readiness), { log, onEnd });
   opened.add(() => clients.idle());
@@ -145,7 +149,12 @@ async function openAll(
   const operators = adminRoutes(conversionStatus, { ...seen, conversions, profile }, cacheParts);
   // Open until the others are done: that it is being stopped can be asked here.
   const adminAddress = await openAdmin(config, operators, { log, onEnd }, opened);
-  const listener = await Listener.open(clients, config.listen, 'listen');
+  const listener = await Listener.open(clients, config.listen, 'listen', {
+    log,
+    tls: config.tls,
+    ...config.connections,
+  });
+  warnOfPlainCredentials(config, log);
   opened.add(() => listener.close(live.current.drainMs));
   opened.add(() => news.close());
   opened.add(() => readiness.stopping());
@@ -155,14 +164,18 @@ async function openAll(
 }
 
 async function openAdmin(
-  { admin }: ProxyConfig,
+  { admin, connections }: ProxyConfig,
   routes: readonly Route[],
   parts: ConstructorParameters<typeof HttpSide>[1],
   opened: Opened,
 ): Promise<Address | null> {
   if (admin === null) return null;
   const operators = new HttpSide(routes, parts);
-  const listener = await Listener.open(operators, admin.listen, 'admin.listen');
+  const listener = await Listener.open(operators, admin.listen, 'admin.listen', {
+    log: parts.log,
+    tls: null,
+    ...connections,
+  });
   opened.add(() => listener.close(ADMIN_GRACE_MS));
   return listener.address;
 }

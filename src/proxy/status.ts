@@ -49,11 +49,8 @@ function byTurn(a: ConversionRecord, b: ConversionRecord): number {
  * GET /dadi/v1/conversions/<digest of the original manifest>
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN
  */
-export async function answerConversion(
-  { conversions, profile }: ConversionParts,
-  digestText: string,
-): Promise<Answer> {
-  return jsonAnswer(await statusOf(conversions, profile, parsePathDigest(digestText)));
+export async function answerConversion(parts: ConversionParts, digestText: string): Promise<Answer> {
+  return jsonAnswer(await conversionOf(parts, parsePathDigest(digestText)));
 }
 
 /**
@@ -61,39 +58,32 @@ export async function answerConversion(
  * says how it stands then.
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN
  */
-export async function answerRetry(
-  { conversions, profile, queue }: ConversionParts,
-  digestText: string,
-): Promise<Answer> {
+export async function answerRetry(parts: ConversionParts, digestText: string): Promise<Answer> {
   const digest = parsePathDigest(digestText);
-  await statusOf(conversions, profile, digest);
-  await queue.retry(digest);
-  return { ...jsonAnswer(await statusOf(conversions, profile, digest)), status: 202 };
+  await conversionOf(parts, digest);
+  await parts.queue.retry(digest);
+  return { ...jsonAnswer(await conversionOf(parts, digest)), status: 202 };
 }
 
 /**
  * GET /dadi/v1/conversions/<digest of the original manifest>/events
  * @throws RequestError DIGEST_INVALID, MANIFEST_UNKNOWN, UNAVAILABLE
  */
-export function answerEvents(
-  { conversions, profile, events }: ConversionParts,
-  digestText: string,
-): Promise<Answer> {
+export function answerEvents(parts: ConversionParts, digestText: string): Promise<Answer> {
   const digest = parsePathDigest(digestText);
-  return events.answer(() => statusOf(conversions, profile, digest));
+  return parts.events.answer(() => conversionOf(parts, digest));
 }
 
-async function statusOf(
-  conversions: ConversionTable,
-  profile: string,
+/** @throws RequestError MANIFEST_UNKNOWN */
+export async function conversionOf(
+  { conversions, profile }: Pick<ConversionParts, 'conversions' | 'profile'>,
   digest: Digest,
 ): Promise<ConversionStatus> {
   const record = await conversions.get(digest, profile);
-  if (record === null) {
-    throw new RequestError(
-      'MANIFEST_UNKNOWN',
-      `no conversion of ${digest} was ever asked for: pull it first`,
-    );
-  }
+  if (record === null) throw neverAsked(digest);
   return conversionStatus(record, conversions);
+}
+
+export function neverAsked(digest: Digest): RequestError {
+  return new RequestError('MANIFEST_UNKNOWN', `no conversion of ${digest} was ever asked for: pull it first`);
 }

@@ -4,6 +4,7 @@ import { isTag } from '../oci/reference.ts';
 import type { Catalog } from '../store/catalog.ts';
 import { type Answer, jsonAnswer, type ProxyRequest } from './answer.ts';
 import { warningHeader } from './manifest-answer.ts';
+import { VERDICTS } from './manifests.ts';
 import { byBytes, linkHeader, type Page, type PageRequest, pageOf, readPage } from './paging.ts';
 import type { Target } from './upstreams.ts';
 
@@ -28,7 +29,7 @@ export async function answerTags(
   try {
     return answer(await upstreamPage(target, asked, signal));
   } catch (error) {
-    if (!(error instanceof RegistryError) || error.code === 'ERR_REGISTRY_NOT_FOUND') throw error;
+    if (!(error instanceof RegistryError) || VERDICTS.has(error.code)) throw error;
     const tags = (await catalog.tags(target.where)).filter(isTag).toSorted(byBytes);
     if (tags.length === 0) throw error;
     log.warn({ err: error, ...target.where }, 'tags are those of the cache');

@@ -18,6 +18,10 @@ export interface Target {
   readonly client: RegistryClient;
 }
 
+export function isSameRepository(a: RepositoryName, b: RepositoryName): boolean {
+  return a.upstream === b.upstream && a.repository === b.repository;
+}
+
 /** An upstream that is not configured by its name but allowed, null if it is not. */
 export type FindUpstream = (name: string) => Upstream | null;
 

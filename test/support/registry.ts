@@ -3,7 +3,7 @@ import { get as getHttp } from 'node:http';
 import { get as getHttps } from 'node:https';
 import { basename, dirname, join } from 'node:path';
 import { freePort, run, start } from './processes.ts';
-import { startTokenServer, type TokenServer } from './token-server.ts';
+import { type Account, startTokenServer, type TokenServer } from './token-server.ts';
 
 const USERNAME = 'alice';
 const PASSWORD = 'secret';
@@ -22,6 +22,10 @@ export interface RegistryOptions {
   readonly clientCertificates?: boolean;
   /** An address of this machine; by default 127.0.0.1. */
   readonly address?: '127.0.0.1' | '[::1]';
+  /** With tokens: who else gets them. */
+  readonly accounts?: readonly Account[];
+  /** With tokens: what the repositories' names begin with that anybody may read. */
+  readonly publicRepositories?: string;
 }
 
 /** A real registry (Debian's docker-registry) on a loopback port. */
@@ -50,7 +54,7 @@ export async function startRegistry(options: RegistryOptions): Promise<Registry>
   const baseUrl = new URL(`${tls ? 'https' : 'http'}://${host}`);
   const certificate = tls ? await makeCertificate(dir, 'certificates/ca.crt') : null;
   const client = clientCertificates ? await makeClientCertificate(dir) : null;
-  const access = await setUpAccess(auth, dir);
+  const access = await setUpAccess(auth, options);
   const configPath = join(dir, 'config.yml');
   const config = {
     version: '0.1',
@@ -101,7 +105,10 @@ interface Access {
   readonly tokenServer: TokenServer | null;
 }
 
-async function setUpAccess(auth: 'none' | 'basic' | 'token', dir: string): Promise<Access> {
+async function setUpAccess(
+  auth: 'none' | 'basic' | 'token',
+  { dir, accounts = [], publicRepositories }: RegistryOptions,
+): Promise<Access> {
   switch (auth) {
     case 'none':
       return { config: null, tokenServer: null };
@@ -114,8 +121,15 @@ async function setUpAccess(auth: 'none' | 'basic' | 'token', dir: string): Promi
     case 'token': {
       const { keyPath, certificatePath } = await makeCertificate(dir, 'issuer.crt');
       const account = { username: USERNAME, password: PASSWORD, refreshToken: IDENTITY_TOKEN };
+      const all = [account, ...accounts];
       const names = { service: SERVICE, issuer: ISSUER };
-      const tokenServer = await startTokenServer({ ...names, ...account, keyPath, certificatePath });
+      const tokenServer = await startTokenServer({
+        ...names,
+        accounts: all,
+        publicRepositories,
+        keyPath,
+        certificatePath,
+      });
       const token = { realm: tokenServer.url, ...names, rootcertbundle: certificatePath };
       return { config: { token }, tokenServer };
     }
