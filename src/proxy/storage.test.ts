@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { FakeRegistry } from '../../test/support/fake-registry.ts';
 import { type S3Server, startS3Server } from '../../test/support/s3-server.ts';
 import { bytesOf, TestProxy } from '../../test/support/test-proxy.ts';
@@ -21,6 +21,11 @@ afterAll(async () => {
   await server.stop();
   rmSync(directory, { recursive: true });
 });
+
+async function downloadsOf(proxy: TestProxy): Promise<unknown[]> {
+  const status = (await (await proxy.adminFetch('/dadi/v1/status')).json()) as { downloads: unknown[] };
+  return status.downloads;
+}
 
 test('two proxies on one bucket download a blob from upstream once, and serve it without upstream', async () => {
   const { location } = server;
@@ -44,6 +49,8 @@ test('two proxies on one bucket download a blob from upstream once, and serve it
       expect((await proxy.fetch('/v2/lib/a/manifests/1')).status).toBe(200);
       const answer = await proxy.fetch(`/v2/lib/a/blobs/${image.layers[0]}`);
       expect((await bytesOf(answer)).equals(blob)).toBe(true);
+      // Readers do not wait until it is in the bucket.
+      await vi.waitFor(async () => expect(await downloadsOf(proxy)).toEqual([]), 10_000);
     }
     expect(downloads).toBe(1);
     expect(first.unfinished()).toEqual([]);
