@@ -25,6 +25,11 @@ function valueIn(text: string, sample: string): number {
   return Number(line?.split(' ').at(-1) ?? 0);
 }
 
+async function upstreamsShown(): Promise<object[]> {
+  const status = await (await proxy.adminFetch('/dadi/v1/status')).json();
+  return (status as { upstreams: object[] }).upstreams;
+}
+
 /** Metrics of a request are counted when its connection is done with it. */
 function eventually(sample: string, expected: number | 'positive'): Promise<void> {
   return vi.waitFor(
@@ -43,6 +48,8 @@ test('pulls, bytes by source, hits and misses are counted, without a label for e
   for (const _round of [1, 2]) {
     await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'));
     await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${image.layers[0]}`));
+    // Its bytes are sent before it is kept.
+    await eventually('dadi_proxy_running_downloads', 0);
   }
   await eventually('dadi_proxy_pulls_total{upstream="reg.example"}', 2);
   await eventually('dadi_proxy_cache_requests_total{kind="manifest",result="miss"}', 1);
@@ -111,6 +118,34 @@ test('questions to the catalog that fail are counted, and tell readiness', async
   await eventually('dadi_proxy_catalog_errors_total', 'positive');
 });
 
+test('how much may still be pulled from an upstream is shown as it last said, and not before', async () => {
+  upstream.putImage([Buffer.from('x')], '1');
+  expect(await upstreamsShown()).toMatchObject([{ quota: null }]);
+  expect(await scrape()).not.toContain('dadi_proxy_upstream_quota_limit{');
+  upstream.intercept = (_request, response) => {
+    response.setHeader('RateLimit-Limit', '100;w=21600').setHeader('RateLimit-Remaining', '76;w=21600');
+    return false;
+  };
+  await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'));
+  await eventually('dadi_proxy_upstream_quota_limit{upstream="reg.example"}', 100);
+  await eventually('dadi_proxy_upstream_quota_remaining{upstream="reg.example"}', 76);
+  const observedAt = expect.stringMatching(/^\d{4}-.*Z$/);
+  const quota = { limit: 100, remaining: 76, windowSeconds: 21_600, observedAt };
+  expect(await upstreamsShown()).toEqual([
+    { name: 'reg.example', state: 'ok', reason: null, quota, mirrors: [] },
+  ]);
+});
+
+test('an upstream that asked for a pause is shown so', async () => {
+  upstream.intercept = (_request, response) => {
+    response.writeHead(429, { 'retry-after': '3600' }).end();
+    return true;
+  };
+  expect((await proxy.fetch('/v2/lib/a/manifests/1')).status).toBe(503);
+  const reason = expect.stringMatching(/again in \d+ s/);
+  expect(await upstreamsShown()).toMatchObject([{ state: 'paused', reason }]);
+});
+
 test('the state of the proxy is one answer for scripts', async () => {
   upstream.putImage([Buffer.from('x')], '1');
   await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'));
@@ -120,7 +155,7 @@ test('the state of the proxy is one answer for scripts', async () => {
       expect(status).toMatchObject({
         version: 'test',
         isReady: true,
-        upstreams: [{ name: 'reg.example', state: 'ok', reason: null }],
+        upstreams: [{ name: 'reg.example', state: 'ok', reason: null, quota: null, mirrors: [] }],
         store: { freeBytes: expect.any(Number) },
         cache: { hits: 0, misses: 1 },
         conversions: { done: expect.any(Number), failed: expect.any(Number) },

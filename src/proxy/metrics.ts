@@ -1,8 +1,10 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { ExchangeObserver } from '../oci/exchange-observer.ts';
+import type { RegistryQuota } from '../oci/rate-limits.ts';
 import type { ConversionState } from '../store/conversion-table.ts';
 import type { Answer } from './answer.ts';
 import type { EndedRequest } from './http.ts';
+import type { UpstreamState } from './upstreams.ts';
 
 const PREFIX = 'dadi_proxy_';
 const OTHER_UPSTREAM = '(allowed)';
@@ -17,6 +19,7 @@ type UpstreamOutcome = 'ok' | 'not_found' | 'refused' | 'rate_limited' | 'failed
 export interface MetricSources {
   readonly conversions: () => Promise<Readonly<Record<ConversionState, number>>>;
   readonly runningDownloads: () => number;
+  readonly upstreams: () => readonly UpstreamState[];
   /** Since the start. */
   readonly catalogFailures: () => number;
   readonly freeBytes: () => Promise<number>;
@@ -133,7 +136,14 @@ export class Metrics {
   }
 
   /** To be called once, when the parts are there. */
-  watch({ conversions, runningDownloads, catalogFailures, freeBytes, ...cache }: MetricSources): void {
+  watch({
+    conversions,
+    runningDownloads,
+    upstreams,
+    catalogFailures,
+    freeBytes,
+    ...cache
+  }: MetricSources): void {
     this.#gauge(
       'conversions',
       'Images and indexes by the state of their conversion.',
@@ -145,6 +155,7 @@ export class Metrics {
     this.#gauge('running_downloads', 'Blobs that are on their way from upstreams.', [], async (set) =>
       set(runningDownloads()),
     );
+    this.#quotas(upstreams);
     this.#counted('catalog_errors_total', 'Questions to the catalog that failed.', catalogFailures);
     this.#counted('cache_collections_total', 'Times that the cache was cleaned up.', () => {
       return cache.cleaning().collections;
@@ -175,6 +186,20 @@ export class Metrics {
         .filter(({ labels }) => labels['result'] === result)
         .reduce((total, { value }) => total + value, 0);
     return { hits: sum('hit'), misses: sum('miss') };
+  }
+
+  #quotas(upstreams: MetricSources['upstreams']): void {
+    const gauge = (name: string, help: string, read: (quota: RegistryQuota) => number | null) =>
+      this.#gauge(name, help, ['upstream'], async (set) => {
+        for (const { name: upstream, quota } of upstreams()) {
+          const value = quota && read(quota);
+          if (value !== null) set(value, { upstream });
+        }
+      });
+    gauge('upstream_quota_limit', 'Pulls that an upstream allows in its window.', ({ limit }) => limit);
+    gauge('upstream_quota_remaining', 'How many of them were left when it last said so.', ({ remaining }) => {
+      return remaining;
+    });
   }
 
   #counter<Label extends string>(name: string, help: string, labelNames: readonly Label[]): Counter<Label> {

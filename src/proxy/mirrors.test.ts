@@ -30,3 +30,19 @@ test('a mirror that sends another blob breaks one answer, and is passed over for
   expect(mirror.count('GET', digest)).toBe(1);
   expect(registry.count('GET', digest)).toBe(1);
 });
+
+test('a mirror that is not there is shown to operators as resting, and its registry as well', async () => {
+  const [registry, mirror] = [await FakeRegistry.start(), await FakeRegistry.start()];
+  cleanups.push(() => registry.stop());
+  await mirror.stop();
+  registry.putImage([Buffer.from('x')], '1');
+  const proxy = await TestProxy.start({
+    upstreams: [{ name: 'reg.example', url: registry.url, mirrors: [{ url: mirror.url }] }],
+    conversion: { enabled: false },
+  });
+  cleanups.push(() => proxy.remove());
+  expect((await proxy.fetch('/v2/lib/a/manifests/1')).status).toBe(200);
+  const status = await (await proxy.adminFetch('/dadi/v1/status')).json();
+  const rests = { host: new URL(mirror.url).host, state: 'resting', reason: expect.any(String), quota: null };
+  expect(status).toMatchObject({ upstreams: [{ name: 'reg.example', state: 'ok', mirrors: [rests] }] });
+});

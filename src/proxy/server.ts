@@ -121,6 +121,7 @@ async function openAll(
     cleaning: () => cache.counts,
     cacheBytes: async () => (await catalog.blobs.totals()).sizeBytes,
     runningDownloads: () => blobs.running().length,
+    upstreams: () => upstreams.states(),
     catalogFailures: () => catalog.failures,
     freeBytes,
   });

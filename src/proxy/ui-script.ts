@@ -40,6 +40,13 @@ function fill(id, rows, empty) {
   }));
 }
 
+function pullsLeft(quota) {
+  if (quota === null) return 'not said';
+  const limit = quota.limit === null ? '' : ' of ' + quota.limit;
+  const span = quota.windowSeconds === null ? '' : ' in ' + duration(quota.windowSeconds);
+  return (quota.remaining ?? 'unknown') + limit + span + ', as of ' + quota.observedAt;
+}
+
 function short(digest) { return digest.slice(0, 19); }
 
 function image(each) {
@@ -75,7 +82,8 @@ function showStatus(status) {
   show('free', bytes(status.store.freeBytes));
   const queue = Object.entries(status.conversions ?? {}).map(([state, count]) => count + ' ' + state);
   show('queue', queue.join(', ') || 'unknown');
-  fill('upstreams', status.upstreams.map((each) => [each.name, each.state, each.reason]), 'none');
+  fill('upstreams', status.upstreams.map((each) => [each.name, each.state, each.reason, pullsLeft(each.quota),
+    each.mirrors.map((mirror) => mirror.host + ': ' + mirror.state).join(', ')]), 'none');
   fill('downloads', status.downloads.map((each) => [image(each), short(each.digest),
     bytes(each.arrivedBytes) + ' of ' + bytes(each.totalBytes),
     percent(each.arrivedBytes, each.totalBytes)]), 'none');

@@ -41,7 +41,7 @@ const PAGE = Buffer.from(`<!doctype html>
 <h1>dadi proxy</h1>
 <p id="trouble" role="alert"></p>
 <dl>${fields.map(([id, name]) => `<dt>${name}</dt><dd id="${id}"></dd>`).join('')}</dl>
-${table('upstreams', 'Upstreams', ['name', 'state', 'reason'])}
+${table('upstreams', 'Upstreams', ['name', 'state', 'reason', 'pulls left', 'mirrors'])}
 ${table('downloads', 'Running downloads', ['image', 'blob', 'arrived', ''])}
 ${table('running', 'Running conversions', ['image', 'manifest', 'layers', ''])}
 ${table('failures', 'Failed conversions', ['image', 'manifest', 'reason', 'failures', 'next attempt', ''])}

@@ -89,6 +89,7 @@ test('the state of each configured upstream names its mirrors and itself', async
   expect(upstreams.states()).toEqual([
     {
       name: 'reg.example',
+      quota: null,
       endpoints: [
         { host: '127.0.0.1:8', isMirror: true, ...rested },
         { host: '127.0.0.1:9', isMirror: false, ...rested },

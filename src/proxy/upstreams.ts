@@ -1,3 +1,4 @@
+import type { RegistryQuota } from '../oci/rate-limits.ts';
 import { DEFAULT_REGISTRY, isRepository } from '../oci/reference.ts';
 import type { RegistryClient } from '../oci/registry-client.ts';
 import type { EndpointState } from '../oci/registry-route.ts';
@@ -28,6 +29,8 @@ export type FindUpstream = (name: string) => Upstream | null;
 /** How an upstream is, for metrics and status pages. */
 export interface UpstreamState {
   readonly name: string;
+  /** What the registry itself said last about how much the proxy's own account may still pull. */
+  readonly quota: RegistryQuota | null;
   /** Its mirrors in their order, then the registry itself. */
   readonly endpoints: readonly EndpointState[];
 }
@@ -49,10 +52,6 @@ export class Upstreams {
   /** The name of the one that requests mean which name none. */
   get defaultName(): string {
     return this.#default.name;
-  }
-
-  names(): string[] {
-    return [...this.#byName.keys()];
   }
 
   /** From now on these. What is under way with those before goes on: they are closed at the end. */
@@ -92,7 +91,9 @@ export class Upstreams {
 
   /** The configured ones. */
   states(): UpstreamState[] {
-    return [...this.#byName.values()].map(({ name, client }) => ({ name, endpoints: client.endpoints() }));
+    return [...this.#byName.values()].map(({ name, client }) => {
+      return { name, quota: client.quota(), endpoints: client.endpoints() };
+    });
   }
 
   async close(): Promise<void> {
