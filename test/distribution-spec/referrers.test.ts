@@ -277,7 +277,7 @@ describe('Listing Referrers: a registry with the referrers API', () => {
       return true;
     };
     const response = await proxy.fetch(PATH);
-    expect(response.headers.get('warning')).toContain('ERR_MANIFEST_INVALID');
+    expect(response.headers.get('warning')).toContain('ERR_REGISTRY_PROTOCOL');
     expect((await listed(response)).manifests).toEqual([]);
   });
 });
