@@ -22,13 +22,13 @@ afterAll(async () => {
 });
 
 async function home() {
-  const { url, remove } = await postgres.createDatabase();
-  return { open: () => Catalog.openPostgres({ url }), remove };
+  const url = await postgres.createDatabase();
+  return { open: () => Catalog.openPostgres({ url }) };
 }
 
 /** Two processes' views of one new database. */
 async function twoCatalogs(): Promise<{ one: Catalog; two: Catalog; close: () => Promise<void> }> {
-  const { open, remove } = await home();
+  const { open } = await home();
   const [one, two] = await Promise.all([open(), open()]);
   return {
     one,
@@ -36,7 +36,6 @@ async function twoCatalogs(): Promise<{ one: Catalog; two: Catalog; close: () =>
     close: async () => {
       await one.close();
       await two.close();
-      await remove();
     },
   };
 }

@@ -125,7 +125,7 @@ afterAll(async () => {
 });
 
 let work: string;
-let database: Awaited<ReturnType<Postgres['createDatabase']>>;
+let database: string;
 let s3: S3Server;
 let registry: Registry;
 let replicas: readonly [Replica, Replica];
@@ -146,7 +146,7 @@ beforeEach(async () => {
   const { endpoint, bucket, credentials } = s3.location;
   const config = {
     admin: null,
-    catalog: { kind: 'postgres', url: database.url },
+    catalog: { kind: 'postgres', url: database },
     storage: { kind: 's3', endpoint, bucket, credentials },
     upstreams: [{ name: 'reg.example', url: registry.baseUrl.href }],
     conversion: { concurrency: 1, leaseMs: 3_000 },
@@ -164,7 +164,6 @@ afterEach(async () => {
   for (const replica of replicas) await replica.process?.stop();
   await registry.stop();
   await s3.stop();
-  await database.remove();
 }, 60_000);
 
 /** How often each chain was converted, by both together. */

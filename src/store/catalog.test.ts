@@ -22,8 +22,8 @@ beforeEach(() => {
 afterEach(() => rmSync(directory, { recursive: true }));
 
 describe('in SQLite', () => {
-  catalogSuite(async () => ({ open: () => Catalog.openSqlite(path), remove: async () => {} }));
-  contentSuite(async () => ({ open: () => Catalog.openSqlite(path), remove: async () => {} }));
+  catalogSuite(async () => ({ open: () => Catalog.openSqlite(path) }));
+  contentSuite(async () => ({ open: () => Catalog.openSqlite(path) }));
 });
 
 test('a catalog of an earlier version keeps its conversions, and a failed one is tried again when it is pulled', async () => {

@@ -31,7 +31,6 @@ export function contentSuite(home: () => Promise<CatalogHome>): void {
 
   afterEach(async () => {
     await catalog.close();
-    await place.remove();
   });
 
   const unused = async (beforeMs: number) =>

@@ -33,14 +33,11 @@ export class Postgres {
     return new Postgres(directory, port, await startServer(directory, port));
   }
 
-  /** A new, empty database. */
-  async createDatabase(): Promise<{ readonly url: string; remove(): Promise<void> }> {
+  /** The URL of a new, empty database, which ends with the server. */
+  async createDatabase(): Promise<string> {
     const name = `test${++this.#databases}`;
     await this.#sql(`CREATE DATABASE ${name}`);
-    return {
-      url: `postgres://${USER}@127.0.0.1:${this.#port}/${name}`,
-      remove: () => this.#sql(`DROP DATABASE ${name} WITH (FORCE)`),
-    };
+    return `postgres://${USER}@127.0.0.1:${this.#port}/${name}`;
   }
 
   /** Ends all connections, as a restart or a failover does, and answers again. */
