@@ -1,6 +1,8 @@
+import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { digestOf } from '../src/oci/digest.ts';
 import { Catalog } from '../src/store/catalog.ts';
+import { SqlDatabase } from '../src/store/sql-database.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { catalogSuite } from './support/catalog-suite.ts';
 import { contentSuite } from './support/content-suite.ts';
@@ -43,6 +45,27 @@ async function twoCatalogs(): Promise<{ one: Catalog; two: Catalog; close: () =>
 describe.skipIf(!canRun)('a catalog in PostgreSQL', () => {
   catalogSuite(home);
   contentSuite(home);
+});
+
+describe.skipIf(!canRun)('a connection to PostgreSQL that the server ends', () => {
+  const pidOf = sql<{ pid: number }>`SELECT pg_backend_pid() AS pid`;
+
+  test('in the middle of a transaction is replaced: the process lives on, and the transaction runs again', async () => {
+    const { url, remove } = await postgres.createDatabase();
+    const [database, other] = [SqlDatabase.postgres({ url }), SqlDatabase.postgres({ url })];
+    const pids: number[] = [];
+    await database.transaction(async (inside) => {
+      const pid = (await inside.row(pidOf))?.pid ?? 0;
+      pids.push(pid);
+      if (pids.length > 1) return;
+      await other.rows(sql`SELECT pg_terminate_backend(${pid}, 10000)`);
+      await inside.rows(pidOf);
+    });
+    expect(new Set(pids).size).toBe(2);
+    expect(database.failures).toBe(0);
+    await Promise.all([database.close(), other.close()]);
+    await remove();
+  });
 });
 
 describe.skipIf(!canRun)('replicas that share a catalog in PostgreSQL', () => {

@@ -77,6 +77,8 @@ export class SqlDatabase {
     });
     // A connection that breaks while nobody uses it: the pool makes another one.
     pool.on('error', () => {});
+    // And of one that is lent nobody listens: without this, its end would be that of the process.
+    pool.on('connect', (client) => void client.on('error', () => {}));
     return new SqlDatabase('postgres', new Kysely({ dialect: new PostgresDialect({ pool }) }));
   }
 
@@ -129,6 +131,9 @@ export class SqlDatabase {
   }
 }
 
+/** How pg tells of a connection that has ended, without a code: also where a transaction on it is to be rolled back. */
+const ENDED = /^Connection terminated|connection error and is not queryable/;
+
 function isTransient(error: Error): boolean {
-  return TRANSIENT.has(errnoOf(error) ?? '') || error.message.startsWith('Connection terminated');
+  return TRANSIENT.has(errnoOf(error) ?? '') || ENDED.test(error.message);
 }
