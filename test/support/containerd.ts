@@ -145,12 +145,17 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
   /**
    * Pulls `HOST:PORT/REPOSITORY:TAG` over http and unpacks it, as if nothing had been pulled before. Rejects with what
    * `ctr` says if containerd refuses the image.
+   *
+   * @param user `NAME:PASSWORD`; nobody in particular if left out
+   * @returns the namespace that has it
    */
-  async pull(reference: string): Promise<void> {
+  async pull(reference: string, user?: string): Promise<string> {
     // Namespaces share no layers that are unpacked already.
     const namespace = `pull-${++this.#unpacked}`;
     const flags = ['--plain-http', '--snapshotter', 'native', '--platform', 'linux/amd64'];
-    await this.#ctr('--namespace', namespace, 'images', 'pull', ...flags, reference);
+    const login = user === undefined ? [] : ['--user', user];
+    await this.#ctr('--namespace', namespace, 'images', 'pull', ...flags, ...login, reference);
+    return namespace;
   }
 
   async stop(): Promise<void> {

@@ -77,6 +77,14 @@ export async function pullWithContainerd(
   namespace: string,
 ): Promise<PulledImage> {
   await containerd.pullByHosts(hostsDirectory, name, { namespace });
+  return pulledByContainerd(containerd, name, namespace);
+}
+
+export async function pulledByContainerd(
+  containerd: Containerd,
+  name: string,
+  namespace: string,
+): Promise<PulledImage> {
   const digest = await containerd.digestOf(namespace, name);
   const manifest = JSON.parse((await containerd.content(namespace, digest)).toString());
   const id: string = manifest.config.digest;
