@@ -86,7 +86,7 @@ export class ChainLeases implements ChainGuard {
       log.warn('a chain was given up: its lease has ended, and another process may be at it');
       return null;
     } finally {
-      lease.end();
+      await lease.end();
       await tryToKeep(log, () => this.#leases.release(name));
     }
   }

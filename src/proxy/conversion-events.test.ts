@@ -43,7 +43,7 @@ test('one that has failed says so at once', async () => {
   await vi.waitFor(async () => {
     const last = (await eventsOf(await listen(image.digest))).at(-1);
     expect(last).toMatchObject({ event: 'failed', status: { errorCode: 'ERR_TAR_CORRUPT' } });
-  });
+  }, 30_000);
 }, 60_000);
 
 test('what nobody has asked for has no events', async () => {

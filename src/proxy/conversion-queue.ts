@@ -350,7 +350,7 @@ export class ConversionQueue {
       const nextAttempt = nextAttemptMs === null ? null : new Date(nextAttemptMs).toISOString();
       log.warn({ err: error, attempts, nextAttempt }, 'conversion failed: the image is served as it is');
     } finally {
-      lease.end();
+      await lease.end();
     }
   }
 }

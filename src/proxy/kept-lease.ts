@@ -8,6 +8,7 @@ export class KeptLease {
   /** Fires when somebody else may have it: at the latest when it has ended without being renewed. */
   readonly signal: AbortSignal;
   readonly #timer: NodeJS.Timeout;
+  #renewing: Promise<void> = Promise.resolve();
 
   /** @param renew false if it is no longer ours */
   constructor({
@@ -26,7 +27,7 @@ export class KeptLease {
     this.#timer = setInterval(() => {
       if (Date.now() >= untilMs) return lose();
       const nextMs = Date.now() + leaseMs;
-      renew(nextMs).then(
+      this.#renewing = renew(nextMs).then(
         (isOurs) => {
           if (isOurs) untilMs = nextMs;
           else lose();
@@ -36,8 +37,9 @@ export class KeptLease {
     }, leaseMs * RENEWAL_PART);
   }
 
-  /** It is not renewed any more; giving it back is the caller's. */
-  end(): void {
+  /** Resolves when it is not renewed any more; giving it back is the caller's. */
+  async end(): Promise<void> {
     clearInterval(this.#timer);
+    await this.#renewing;
   }
 }

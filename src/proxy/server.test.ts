@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { pino } from 'pino';
@@ -144,8 +144,9 @@ test('a kept manifest that rots on the disk is fetched again', async () => {
   const image = upstream.putImage([SMALL], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
   const hex = image.digest.slice('sha256:'.length);
-  await vi.waitFor(() => expect(proxy.unfinished()).toEqual([]));
-  writeFileSync(join(proxy.directory, 'blobs', 'sha256', hex.slice(0, 2), hex), '{}');
+  const file = join(proxy.directory, 'blobs', 'sha256', hex.slice(0, 2), hex);
+  await vi.waitFor(() => expect(existsSync(file)).toBe(true), 10_000);
+  writeFileSync(file, '{}');
   expect(await bytesOf(await proxy.fetch('/v2/lib/a/manifests/1'))).toEqual(image.bytes);
 });
 

@@ -112,8 +112,8 @@ export class DirectoryBlobWriter implements BlobWriter {
     const fd = this.#fd;
     if (fd === null) return;
     this.#fd = null;
-    await rm(this.path, { force: true });
     await closeFd(fd);
+    await rm(this.path, { force: true });
   }
 
   async #checkSpace(nextBytes: number): Promise<void> {
