@@ -34,7 +34,7 @@ export class Outages {
     const { upstream, repository } = where;
     const known = this.#outages.get(upstream);
     if (known !== undefined) {
-      if (performance.now() < known.untilMs) throw known.error;
+      if (performance.now() < known.untilMs) throw momentAgo(client.host, repository, known.error);
       known.untilMs = performance.now() + OUTAGE_MS;
     }
     const timeout = AbortSignal.timeout(ANSWER_MS);
@@ -50,6 +50,12 @@ export class Outages {
       throw error;
     }
   }
+}
+
+/** What went wrong then names what another one asked for: that is for the log. */
+function momentAgo(host: string, repository: string, cause: RegistryError): RegistryError {
+  const context = { host, repository, reference: null };
+  return new RegistryError('ERR_REGISTRY_UNREACHABLE', context, 'it did not answer a moment ago', { cause });
 }
 
 function silence(host: string, repository: string): RegistryError {

@@ -287,6 +287,18 @@ test('an upstream that answers with errors of its own has not said yes', async (
   }
 });
 
+test('when upstream does not answer, nobody is told what another one asked for', async () => {
+  upstream.intercept = (request) => {
+    request.socket.destroy();
+    return true;
+  };
+  const first = await get('/v2/private/project-x/manifests/release-7', ALICE);
+  expect(await first.text()).toContain('private/project-x');
+  const second = await get('/v2/public/a/manifests/1', BOB);
+  expect(second.status).toBe(503);
+  expect(await second.text()).not.toMatch(/project-x|release-7/);
+});
+
 test('without a time for decisions, upstream is asked for each request', async () => {
   await proxy.remove();
   proxy = await start({ decisionTtlMs: 0 });
