@@ -41,6 +41,7 @@ const NO_ROOM_MS = 5_000;
 const MAX_NO_ROOM = 10_000;
 
 interface Running {
+  readonly digest: Digest;
   readonly download: Download;
   /** For whom it was begun. */
   readonly where: RepositoryName;
@@ -55,7 +56,7 @@ export interface RunningDownload extends RepositoryName {
 }
 
 /**
- * Blobs by digest, downloaded when they are first asked for: once, however many ask. A repository is given only
+ * Blobs by digest, downloaded when they are first asked for: once from an upstream, however many ask. A repository is given only
  * what it has, by what its manifests name or its upstream says.
  */
 export class Blobs {
@@ -65,7 +66,8 @@ export class Blobs {
   readonly #signal: AbortSignal;
   readonly #negatives: NegativeAnswers;
   readonly #onNoRoom: (wantedBytes: number) => void;
-  readonly #downloads = new Map<Digest, Running>();
+  /** By upstream and digest: what one sends slowly, or wrong, is no reason for others' readers to wait for it. */
+  readonly #downloads = new Map<string, Running>();
   readonly #hidesOthers: boolean;
   readonly #noRoom = new LRUCache<Digest, true>({ max: MAX_NO_ROOM, ttl: NO_ROOM_MS });
 
@@ -98,7 +100,7 @@ export class Blobs {
    */
   async find(target: Target, digest: Digest, signal: AbortSignal): Promise<FoundBlob> {
     const source = await this.#store.open(digest);
-    const running = this.#downloads.get(digest);
+    const running = this.#downloads.get(downloadKey(target, digest));
     // One that is begun for this repository needs no permission: upstream will answer for it.
     if (source === null && running === undefined) {
       this.#negatives.check(target, `blob ${digest}`);
@@ -155,8 +157,8 @@ export class Blobs {
 
   /** What is on its way, the oldest first. */
   running(): RunningDownload[] {
-    const downloads = [...this.#downloads];
-    return downloads.map(([digest, { download, where }]) => ({ digest, ...where, ...download.progress }));
+    const downloads = [...this.#downloads.values()];
+    return downloads.map(({ digest, download, where }) => ({ digest, ...where, ...download.progress }));
   }
 
   /** For one reader whose signal ends what is asked. Upstream answers for the repository's right to it. */
@@ -206,8 +208,9 @@ export class Blobs {
     download.finished.catch((error: unknown) => {
       if (isLie(error)) for (const source of sources) source.distrust();
     });
-    this.#downloads.set(digest, { download, where });
-    const forget = () => this.#downloads.delete(digest);
+    const key = downloadKey(target, digest);
+    this.#downloads.set(key, { digest, download, where });
+    const forget = () => this.#downloads.delete(key);
     download.finished.then(forget, (error: unknown) => {
       forget();
       this.#negatives.failed(target, `blob ${digest}`, error);
@@ -247,6 +250,10 @@ export class Blobs {
   #link(where: RepositoryName, digest: Digest): Promise<void> {
     return tryToKeep(this.#log, () => this.#catalog.link(where, digest));
   }
+}
+
+function downloadKey({ where }: Target, digest: Digest): string {
+  return `${where.upstream} ${digest}`;
 }
 
 /** Gives back what {@link Blobs.find} found. */

@@ -180,7 +180,7 @@ export class Manifests {
       signal: this.#signal,
     });
     const { bytes } = fetched;
-    const mediaType = fetched.mediaType === '' ? mediaTypeInside(bytes) : fetched.mediaType;
+    const mediaType = mediaTypeOf(bytes, fetched.mediaType);
     // Its digest is not that of its bytes, by which the store keeps things: upstream is asked each time.
     const manifest = { digest, mediaType, bytes, source: 'upstream' as const, warning: null };
     if (!matchesDigest(bytes, digest)) return manifest;
@@ -253,9 +253,12 @@ function chunkTables(served: Pick<ServedManifest, 'bytes' | 'mediaType'>): Diges
     .filter((text) => isDigest(text));
 }
 
-/** What a manifest that came without a media type is. */
-function mediaTypeInside(bytes: Buffer): string {
-  return readManifest({ bytes, mediaType: '' })?.mediaType ?? 'application/octet-stream';
+/**
+ * What a manifest is, by its own bytes if they say so: under its digest it is kept for all repositories, of all
+ * upstreams, and the header is only one upstream's word.
+ */
+function mediaTypeOf(bytes: Buffer, header: string): string {
+  return readManifest({ bytes, mediaType: '' })?.mediaType ?? (header || 'application/octet-stream');
 }
 
 /** Null for what is neither an image nor an index that we can read: it is passed on all the same. */
