@@ -91,7 +91,11 @@ const schema = z
     listen: hostAndPort.default({ host: '127.0.0.1', port: 5100 }),
     /** Where operators ask: metrics, dashboard, and what changes something. Null: nowhere. */
     admin: z
-      .strictObject({ listen: hostAndPort.default({ host: '127.0.0.1', port: 5101 }) })
+      .strictObject({
+        listen: hostAndPort.default({ host: '127.0.0.1', port: 5101 }),
+        /** Names with a dot that it is asked by; others are refused. */
+        hosts: z.array(z.string().regex(/^[\w.-]+$/, 'write a name without a port')).default([]),
+      })
       .nullable()
       .prefault({}),
     /** For `listen`: PEM files, the certificate with its chain. Credentials must not travel in the clear. */

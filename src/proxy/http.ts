@@ -39,6 +39,8 @@ export interface EndedRequest {
 interface HttpSideParts {
   readonly log: Logger;
   readonly onEnd: (request: EndedRequest) => void;
+  /** Throws for a request that is not to be looked at; left out, all are. */
+  readonly refuse?: (request: ProxyRequest) => void;
 }
 
 /** One listener's HTTP side: routing, headers that all answers have, errors, and one log line a request. */
@@ -46,11 +48,13 @@ export class HttpSide {
   readonly fetch: Hono<{ Bindings: HttpBindings }>['fetch'];
   readonly #log: Logger;
   readonly #onEnd: (request: EndedRequest) => void;
+  readonly #refuse: (request: ProxyRequest) => void;
   readonly #running = new Set<Promise<void>>();
 
-  constructor(routes: readonly Route[], { log, onEnd }: HttpSideParts) {
+  constructor(routes: readonly Route[], { log, onEnd, refuse = () => {} }: HttpSideParts) {
     this.#log = log;
     this.#onEnd = onEnd;
+    this.#refuse = refuse;
     const app = new Hono<{ Bindings: HttpBindings }>();
     for (const route of [...routes, ELSEWHERE]) {
       app.all(route.path, async ({ env, req }) => {
@@ -108,12 +112,33 @@ export class HttpSide {
     // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
     const takeBack = onConnectionEnd(socket, onClose);
     const request = { method, ...readTarget(url), headers, signal: gone.signal, notes };
-    const answer = await settle(route, request, parameters, log);
+    const answer = await this.#settle(route, request, parameters, log);
     const common = { ...commonHeaders(request), 'x-request-id': id, ...(hasBody(headers) ? CLOSE : {}) };
     try {
       await writeAnswer(outgoing, { ...answer, headers: { ...answer.headers, ...common } }, request);
     } catch (error) {
       if (!gone.signal.aborted) log.warn({ err: error }, 'an answer broke off: the connection is destroyed');
+    }
+  }
+
+  /** The handler's answer, or the one for its error. */
+  async #settle(
+    route: Route,
+    request: ProxyRequest,
+    parameters: Record<string, string>,
+    log: Logger,
+  ): Promise<Answer> {
+    try {
+      this.#refuse(request);
+      refuseDotSegments(request.pathname);
+      if (!route.methods.includes(request.method)) throw notServed(request, route.methods);
+      if (!READING.includes(request.method)) refuseOtherSites(request);
+      return await route.handle(request, parameters);
+    } catch (error) {
+      const { status, headers, body, isFault } = errorAnswer(error, unknownCode(request.pathname));
+      if (isFault && !request.signal.aborted)
+        log.warn({ err: error, path: request.pathname }, 'request failed');
+      return bufferAnswer(status, Buffer.from(body), { 'content-type': 'application/json', ...headers });
     }
   }
 }
@@ -165,26 +190,6 @@ function loggedPath(url: string): string {
   // An absolute URL may hold a password.
   const plain = path.replace(/^([a-z]+:\/\/)[^/]*@/i, '$1');
   return (shown.length === 0 ? plain : `${plain}?${shown.join('&')}`).slice(0, MAX_LOGGED_PATH_CHARS);
-}
-
-/** The handler's answer, or the one for its error. */
-async function settle(
-  route: Route,
-  request: ProxyRequest,
-  parameters: Record<string, string>,
-  log: Logger,
-): Promise<Answer> {
-  try {
-    refuseDotSegments(request.pathname);
-    if (!route.methods.includes(request.method)) throw notServed(request, route.methods);
-    if (!READING.includes(request.method)) refuseOtherSites(request);
-    return await route.handle(request, parameters);
-  } catch (error) {
-    const { status, headers, body, isFault } = errorAnswer(error, unknownCode(request.pathname));
-    if (isFault && !request.signal.aborted)
-      log.warn({ err: error, path: request.pathname }, 'request failed');
-    return bufferAnswer(status, Buffer.from(body), { 'content-type': 'application/json', ...headers });
-  }
 }
 
 /** A page of another site must not have a browser change something here. Programs send no origin. */

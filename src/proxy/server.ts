@@ -17,6 +17,7 @@ import { openAccess, warnOfPlainCredentials } from './open-access.ts';
 import { openConversion } from './open-conversion.ts';
 import { Opened } from './opened.ts';
 import { Outages } from './outages.ts';
+import { refuseOtherHosts } from './own-hosts.ts';
 import { Preheater } from './preheater.ts';
 import { Readiness } from './readiness.ts';
 import { RecentPulls } from './recent-pulls.ts';
@@ -171,7 +172,8 @@ async function openAdmin(
   opened: Opened,
 ): Promise<Address | null> {
   if (admin === null) return null;
-  const operators = new HttpSide(routes, parts);
+  const refuse = refuseOtherHosts([admin.listen.host, ...admin.hosts]);
+  const operators = new HttpSide(routes, { ...parts, refuse });
   const listener = await Listener.open(operators, admin.listen, 'admin.listen', {
     log: parts.log,
     tls: null,
