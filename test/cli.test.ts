@@ -66,6 +66,20 @@ describe('dadi proxy: configuration', () => {
     expect(JSON.parse(both.stdout).conversion.limits).toMatchObject({ imageSeconds: 9, pathDepth: 8 });
   });
 
+  test('the example in the help is a configuration', () => {
+    const { stdout: help } = dadi(['proxy', '--help']);
+    const example = help.slice(help.indexOf('  listen:'), help.indexOf('\nLimits'));
+    expect(example).toContain('upstreams:');
+    const { stdout } = check(example);
+    expect(JSON.parse(stdout)).toMatchObject({
+      access: { mode: 'basic' },
+      storage: { kind: 's3' },
+      catalog: { kind: 'postgres' },
+      cache: { maxAgeMs: 2_592_000_000 },
+      conversion: { limits: { layerEntries: 10_000_000 } },
+    });
+  });
+
   test('flags win over the environment, that over the file', () => {
     const text = 'listen: 127.0.0.1:1\ntagTtlMs: 1000\nconversion: {level: 1, blockSize: 4096}\n';
     const { status, stdout } = check(text, ['--listen', '127.0.0.1:3', '--level', '5'], {

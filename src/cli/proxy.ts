@@ -116,16 +116,23 @@ export function proxyCommand(): Command {
     .addHelpText(
       'after',
       `
-Flags win over the environment (DADI_PROXY_...), that over the configuration file. Credentials of upstreams
-stand in the file only:
+Flags win over the environment (DADI_PROXY_...), that over the configuration file. What has no flag stands in
+the file only; docs/proxy.md lists all of it:
 
   listen: 0.0.0.0:5100
+  # Or "mode: passthrough": by the rights that callers have upstream.
+  access: { mode: basic, htpasswd: /etc/dadi/htpasswd }
+  tls: { cert: /etc/dadi/tls.crt, key: /etc/dadi/tls.key }
   upstreams:
     - name: docker.io
       credentials: { username: me, password: secret }
     - name: registry.example.com
       url: https://10.0.0.5:5000
       tls: { ca: /etc/ssl/registry-ca.pem }
+  # For replicas that share what they keep; by default it is in the data directory.
+  storage: { kind: s3, bucket: images, endpoint: "https://s3.example.com" }
+  catalog: { kind: postgres, url: "postgres://dadi:secret@db.example.com/dadi" }
+  cache: { maxBytes: 500000000000, maxAgeMs: 2592000000 }
   conversion:
     limits: { layerEntries: 10000000 }
 ${limitsHelp()}`,
