@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { digestOf } from '../src/oci/digest.ts';
+import type { ConversionStatus } from '../src/proxy/conversion-status.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { clientImage, platformsIndex, startFilledRegistry } from './support/client-images.ts';
 import { Containerd, writeHosts } from './support/containerd.ts';
@@ -150,6 +151,35 @@ describe.skipIf(!canRun)('containerd with the proxy in its hosts.toml', () => {
     await containerd.pullByHosts(byProxy, reference, { namespace: 'arm64', platform: 'linux/arm64' });
     await expectContent('arm64', arm64);
     await expect(containerd.content('arm64', digestOf(amd64.blobs[1]!))).rejects.toThrow(/not found/);
+  });
+
+  test('the platform that is pulled is converted first, the others of its index after it', async () => {
+    const converting = await TestProxy.start({
+      upstreams: [{ name: HOST, url: registry.baseUrl.href }],
+      conversion: { images: 1, concurrency: 1 },
+    });
+    try {
+      const hosts = hostsOf('converting', converting.host, registry.baseUrl);
+      const pull = { namespace: 'converting', platform: 'linux/arm64' };
+      await containerd.pullByHosts(hosts, `${HOST}/lib/platforms:1`, pull);
+      const done = ({ descriptor }: MadeManifest) =>
+        vi.waitFor(
+          async () => {
+            const answer = await converting.fetch(`/dadi/v1/conversions/${descriptor.digest}`);
+            const status = (await answer.json()) as ConversionStatus;
+            expect(status).toMatchObject({ state: 'done', error: null });
+            return status;
+          },
+          { timeout: 120_000, interval: 200 },
+        );
+      await done(PLATFORMS);
+      // The index names amd64 before arm64.
+      const [amd64, arm64] = [await done(PLATFORMS.images.amd64), await done(PLATFORMS.images.arm64)];
+      expect(arm64.platform).toBe('linux/arm64');
+      expect(Date.parse(arm64.updatedAt)).toBeLessThan(Date.parse(amd64.updatedAt));
+    } finally {
+      await converting.remove();
+    }
   });
 
   test('a pull that was killed in the middle of a layer goes on from there', async () => {
