@@ -234,9 +234,11 @@ describe.skipIf(!requireCapability('registry', 'skopeo'))('dadi proxy', () => {
     expect(proxy.logged.filter(({ msg }) => msg === 'conversion started')).toHaveLength(2);
 
     const { stdout } = await dadi('--state', 'failed');
-    expect(stdout).toMatch(/^STATE .*\nfailed +reg\.example\/lib\/bomb +sha256:\w+ +1 +- .*\(ERR_LIMIT\)\n$/);
+    expect(stdout).toMatch(
+      /^STATE .*\nfailed +reg\.example\/lib\/bomb +sha256:\w+ +- +[\d.]+ m?s +1 +- .*\(ERR_LIMIT\)\n$/,
+    );
     expect(stdout).toContain(bombDigest);
-    expect((await dadi('retry', bombDigest)).stdout).toMatch(/^STATE .*\nqueued .* 0 +-\n$/);
+    expect((await dadi('retry', bombDigest)).stdout).toMatch(/^STATE .*\n(queued|running).* 0 +-\n$/);
     const again = await ended(bombDigest);
     expect(again).toMatchObject({ state: 'failed', attempts: 1 });
     expect(again.updatedAt).not.toBe(failed.updatedAt);
