@@ -209,15 +209,22 @@ describe('paths and upstreams that lead elsewhere', () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  test.each(['169.254.169.254/x', 'localhost:22/x', '127.0.0.1:22/x'])(
-    '%s in front of a name is a registry that is not configured',
+  test.each(['localhost:22/x', '127.0.0.1:22/x'])(
+    '%s names a registry that is not configured: nobody is contacted',
     async (prefix) => {
-      upstream.putImage([LAYER], '1');
-      await proxy.fetch(`/v2/${prefix}/manifests/1`);
-      // What has no port is a name at the default upstream, as any other.
-      for (const seen of upstream.requests) expect(seen.path).toMatch(/^\/v2\/169\.254\.169\.254\/x\//);
+      const answer = await proxy.fetch(`/v2/${prefix}/manifests/1`);
+      expect(await errorOf(answer)).toMatchObject({ status: 404, code: 'NAME_UNKNOWN' });
+      expect(upstream.requests).toEqual([]);
     },
   );
+
+  test("an address without a port is part of a repository's name: only the default upstream hears of it", async () => {
+    upstream.putImage([LAYER], '1');
+    await proxy.fetch('/v2/169.254.169.254/x/manifests/1');
+    const paths = upstream.requests.map((seen) => seen.path);
+    expect(paths.length).toBeGreaterThan(0);
+    for (const path of paths) expect(path).toMatch(/^\/v2\/169\.254\.169\.254\/x\//);
+  });
 });
 
 describe('an upstream that is not honest', () => {
