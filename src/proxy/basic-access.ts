@@ -4,7 +4,7 @@ import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Credentials } from '../oci/credentials.ts';
 import type { RepositoryName } from '../store/catalog.ts';
-import type { Access, Asked } from './access.ts';
+import { OpenAccess } from './access.ts';
 import type { ProxyRequest } from './answer.ts';
 import { callerOf } from './caller.ts';
 import { RequestError } from './errors.ts';
@@ -20,11 +20,9 @@ const CONCURRENT_CHECKS = 2;
 const MAX_WAITING_CHECKS = 100;
 const BUSY_RETRY_SECONDS = '1';
 
-/** Who stands in a password file reads what the proxy itself may read upstream. */
-export class BasicAccess implements Access {
-  readonly isPerRepository = false;
+/** Open to those who stand in a password file. */
+export class BasicAccess extends OpenAccess {
   readonly #path: string;
-  readonly #own: (where: RepositoryName) => Target;
   readonly #salt = randomBytes(32);
   readonly #right = new LRUCache<string, true>({ max: MAX_VERDICTS, ttl: VERDICT_TTL_MS });
   readonly #checks = new SingleFlight<boolean>();
@@ -39,10 +37,10 @@ export class BasicAccess implements Access {
     nobody: string,
     own: (where: RepositoryName) => Target,
   ) {
+    super(own);
     this.#path = path;
     this.#passwords = passwords;
     this.#nobody = nobody;
-    this.#own = own;
   }
 
   /**
@@ -65,24 +63,12 @@ export class BasicAccess implements Access {
     this.#right.clear();
   }
 
-  async admit({ headers }: ProxyRequest): Promise<void> {
+  override async admit({ headers }: ProxyRequest): Promise<void> {
     const caller = callerOf(headers);
     if (caller?.kind === 'basic' && (await this.#isRight(caller.credentials))) return;
     throw new RequestError('UNAUTHORIZED', 'this mirror wants to know who asks: log in to it', {
       headers: { 'www-authenticate': 'Basic realm="dadi-mirror", charset="UTF-8"' },
     });
-  }
-
-  base(_request: ProxyRequest): void {}
-
-  async authorise({ target }: Asked): Promise<Target> {
-    return target;
-  }
-
-  mayListAll(): void {}
-
-  background(where: RepositoryName): Target {
-    return this.#own(where);
   }
 
   async #isRight({ username, password }: Credentials): Promise<boolean> {

@@ -1,6 +1,6 @@
-import { expect, test, vi } from 'vitest';
+import { expect, test } from 'vitest';
+import { ended, layerOf } from '../../test/support/conversions.ts';
 import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
-import { END_BLOCKS, tarMember } from '../../test/support/tar-blocks.ts';
 import { bytesOf, errorOf } from '../../test/support/test-proxy.ts';
 import {
   CHUNK_TABLE_DIGEST_ANNOTATION,
@@ -14,23 +14,8 @@ import type { ConversionStatus } from './conversion-status.ts';
 
 useProxiedRegistry({ tagTtlMs: 60_000, conversion: { concurrency: 2 } });
 
-function layer(name: string, bytes = 100_000): Buffer {
-  return Buffer.concat([tarMember({ path: name }, Buffer.alloc(bytes, name)), END_BLOCKS]);
-}
-
 async function statusOf(digest: Digest): Promise<ConversionStatus> {
   return (await (await proxy.fetch(`/dadi/v1/conversions/${digest}`)).json()) as ConversionStatus;
-}
-
-async function converted(digest: Digest): Promise<ConversionStatus> {
-  return vi.waitFor(
-    async () => {
-      const status = await statusOf(digest);
-      expect(['done', 'failed']).toContain(status.state);
-      return status;
-    },
-    { timeout: 30_000, interval: 50 },
-  );
 }
 
 async function manifestAt(path: string): Promise<ImageManifest | IndexManifest> {
@@ -40,11 +25,11 @@ async function manifestAt(path: string): Promise<ImageManifest | IndexManifest> 
 }
 
 test('an image that is pulled is converted: by its tag with _obd, and as a referrer', async () => {
-  const image = upstream.putImage([layer('one'), layer('two')], '1');
+  const image = upstream.putImage([layerOf('one'), layerOf('two')], '1');
   const unknown = await proxy.fetch(`/dadi/v1/conversions/${image.digest}`);
   expect(await errorOf(unknown)).toMatchObject({ status: 404 });
   await proxy.fetch('/v2/lib/a/manifests/1');
-  const status = await converted(image.digest);
+  const status = await ended(proxy, image.digest);
   expect(status).toMatchObject({
     digest: image.digest,
     state: 'done',
@@ -91,36 +76,36 @@ test('an image that is pulled is converted: by its tag with _obd, and as a refer
 });
 
 test('pull and conversion together download each layer once', async () => {
-  const image = upstream.putImage([layer('one', 3_000_000)], '1');
+  const image = upstream.putImage([layerOf('one', 3_000_000)], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
   await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${image.layers[0]}`));
-  await converted(image.digest);
+  await ended(proxy, image.digest);
   expect(upstream.count('GET', image.layers[0]!)).toBe(1);
 });
 
 test('images that are converted at the same time convert their common base once', async () => {
-  const base = layer('base', 3_000_000);
-  const images = ['one', 'two'].map((name) => upstream.putImage([base, layer(name)], name));
+  const base = layerOf('base', 3_000_000);
+  const images = ['one', 'two'].map((name) => upstream.putImage([base, layerOf(name)], name));
   await Promise.all(['one', 'two'].map((tag) => proxy.fetch(`/v2/lib/a/manifests/${tag}`)));
-  for (const image of images) expect(await converted(image.digest)).toMatchObject({ state: 'done' });
+  for (const image of images) expect(await ended(proxy, image.digest)).toMatchObject({ state: 'done' });
   const chains = proxy.logged.filter(({ msg }) => msg === 'chain converted').map(({ chain }) => chain);
   expect(chains).toHaveLength(3);
   expect(new Set(chains).size).toBe(3);
 });
 
 test('to ask for the converted image is enough to have it made, and says how far it is', async () => {
-  const image = upstream.putImage([layer('one')], '1');
+  const image = upstream.putImage([layerOf('one')], '1');
   const early = await errorOf(await proxy.fetch('/v2/lib/a/manifests/1_obd'));
   expect(early).toMatchObject({ status: 404, code: 'MANIFEST_UNKNOWN' });
   expect(early.message).toMatch(/waits for its conversion|is being converted: \d+ %/);
-  await converted(image.digest);
+  await ended(proxy, image.digest);
   expect((await proxy.fetch('/v2/lib/a/manifests/1_obd')).status).toBe(200);
 });
 
 test('a conversion that fails says why, and the image is served as it is', async () => {
   const image = upstream.putImage([Buffer.alloc(4096, 'no tar')], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
-  const status = await converted(image.digest);
+  const status = await ended(proxy, image.digest);
   expect(status).toMatchObject({ state: 'failed', converted: null });
   expect(status.error).toBeTruthy();
   const refused = await errorOf(await proxy.fetch('/v2/lib/a/manifests/1_obd'));
@@ -136,16 +121,16 @@ test('what is no image to convert says so', async () => {
 });
 
 test('a tag of upstream that ends in _obd is served as any other', async () => {
-  const image = upstream.putImage([layer('one')], 'stock_obd');
+  const image = upstream.putImage([layerOf('one')], 'stock_obd');
   const response = await proxy.fetch('/v2/lib/a/manifests/stock_obd');
   expect(response.headers.get('docker-content-digest')).toBe(image.digest);
 });
 
 test('an index is converted to an index of its converted images', async () => {
-  const images = [upstream.putImage([layer('amd64')]), upstream.putImage([layer('arm64')])];
+  const images = [upstream.putImage([layerOf('amd64')]), upstream.putImage([layerOf('arm64')])];
   const index = upstream.putIndex(images, 'all');
   await proxy.fetch('/v2/lib/a/manifests/all');
-  await converted(index.digest);
+  await ended(proxy, index.digest);
   const made = (await manifestAt('/v2/lib/a/manifests/all_obd')) as IndexManifest;
   expect(made.kind).toBe('index');
   expect(made.subject?.digest).toBe(index.digest);
@@ -161,7 +146,7 @@ test('an index is converted to an index of its converted images', async () => {
 }, 60_000);
 
 test('an index over converted images of other tools is not converted again', async () => {
-  const { layers, ...manifest } = JSON.parse(upstream.putImage([layer('one')]).bytes.toString());
+  const { layers, ...manifest } = JSON.parse(upstream.putImage([layerOf('one')]).bytes.toString());
   const annotations = { [OVERLAYBD_VERSION_ANNOTATION]: '0.1.0' };
   const bytes = Buffer.from(
     JSON.stringify({ ...manifest, layers: layers.map((one: object) => ({ ...one, annotations })) }),
@@ -169,7 +154,7 @@ test('an index over converted images of other tools is not converted again', asy
   const image = { digest: upstream.putManifest(bytes, manifest.mediaType), bytes };
   const index = upstream.putIndex([{ ...image, config: manifest.config.digest, layers: [] }], 'stock');
   await proxy.fetch('/v2/lib/a/manifests/stock');
-  expect((await converted(index.digest)).state).toBe('failed');
+  expect((await ended(proxy, index.digest)).state).toBe('failed');
   expect(await statusOf(image.digest)).toMatchObject({
     state: 'failed',
     error: expect.stringContaining('overlaybd format already'),
@@ -177,9 +162,9 @@ test('an index over converted images of other tools is not converted again', asy
 }, 60_000);
 
 test('another repository gets the converted image only with the original', async () => {
-  const image = upstream.putImage([layer('one')], '1');
+  const image = upstream.putImage([layerOf('one')], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
-  const digest = (await converted(image.digest)).converted!.digest;
+  const digest = (await ended(proxy, image.digest)).converted!.digest;
   upstream.intercept = (request, response) => {
     if (request.url?.includes(digest) !== true) return false;
     response.writeHead(404).end();
@@ -195,9 +180,9 @@ test('another repository gets the converted image only with the original', async
 });
 
 test('converted images are there after a restart without upstream', async () => {
-  const image = upstream.putImage([layer('one')], '1');
+  const image = upstream.putImage([layerOf('one')], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
-  const { converted: made } = await converted(image.digest);
+  const { converted: made } = await ended(proxy, image.digest);
   await proxy.stop();
   await upstream.stop();
   await proxy.start();
@@ -206,9 +191,9 @@ test('converted images are there after a restart without upstream', async () => 
 });
 
 test('a converted image that is pulled is not converted again', async () => {
-  const image = upstream.putImage([layer('one')], '1');
+  const image = upstream.putImage([layerOf('one')], '1');
   await proxy.fetch('/v2/lib/a/manifests/1');
-  const { converted: made } = await converted(image.digest);
+  const { converted: made } = await ended(proxy, image.digest);
   await proxy.fetch('/v2/lib/a/manifests/1_obd');
   await proxy.fetch(`/v2/lib/a/manifests/${made?.digest}`);
   expect((await proxy.fetch(`/dadi/v1/conversions/${made?.digest}`)).status).toBe(404);

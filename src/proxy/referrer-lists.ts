@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import type { Logger } from 'pino';
 import type { Digest } from '../oci/digest.ts';
-import { OciError, RegistryError } from '../oci/errors.ts';
+import { RegistryError } from '../oci/errors.ts';
 import { type Descriptor, encodeJson, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
 import type { BlobStore } from '../store/blob-store.ts';
@@ -81,8 +81,7 @@ export class ReferrerLists {
       return { descriptors, warning: null };
     } catch (error) {
       this.#signal.throwIfAborted();
-      // OciError: its list cannot be read.
-      if (!(error instanceof RegistryError) && !(error instanceof OciError)) throw error;
+      if (!(error instanceof RegistryError)) throw error;
       if (error.code === 'ERR_REGISTRY_NOT_FOUND') {
         await this.#forget(target, digest, known, key);
         return NOBODY;
