@@ -1,125 +1,29 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { pino } from 'pino';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { ConvertError } from '../convert/errors.ts';
+import { expect, test, vi } from 'vitest';
+import {
+  begun,
+  catalog,
+  convertedFrom,
+  gated,
+  image,
+  index,
+  MINUTE_MS,
+  queue,
+  recordOf,
+  served,
+  start,
+  stateOf,
+  statesOf,
+  tick,
+  useConversionQueue,
+  WHERE,
+} from '../../test/support/conversion-queue.ts';
 import { OVERLAYBD_VERSION_ANNOTATION } from '../oci/annotations.ts';
-import { type Digest, digestOf } from '../oci/digest.ts';
-import { OCI_CONFIG, OCI_INDEX, OCI_LAYER_TAR, OCI_MANIFEST } from '../oci/media-types.ts';
-import { Catalog } from '../store/catalog.ts';
+import type { Digest } from '../oci/digest.ts';
+import { digestOf } from '../oci/digest.ts';
 import { PRIORITY } from '../store/conversion-priority.ts';
-import type { ConversionRecord } from '../store/conversion-table.ts';
-import { StoreError } from '../store/errors.ts';
-import { ConversionNews } from './conversion-news.ts';
-import { ConversionQueue, type Converter } from './conversion-queue.ts';
-import { ConversionSelection, type SelectionOptions } from './conversion-selection.ts';
 import { conversionStatus } from './conversion-status.ts';
-import type { ServedManifest } from './manifests.ts';
 
-const WHERE = { upstream: 'reg.example', repository: 'lib/a' };
-const MINUTE_MS = 60_000;
-const log = pino({ level: 'silent' });
-
-let directory: string;
-let catalog: Catalog;
-let queue: ConversionQueue;
-/** Digests in the order in which their conversions began. */
-let begun: Digest[];
-
-beforeEach(async () => {
-  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
-  directory = mkdtempSync(join(tmpdir(), 'dadi-queue-'));
-  catalog = await openCatalog();
-  begun = [];
-});
-
-afterEach(async () => {
-  await queue.stop();
-  await catalog.close();
-  rmSync(directory, { recursive: true });
-  vi.useRealTimers();
-});
-
-function start(
-  convert: Converter = async (record) => convertedFrom(record),
-  {
-    policy = 'v1',
-    indexImages = 3,
-    images = 1,
-    pollMs = null as number | null,
-    select = {} as Partial<SelectionOptions>,
-  } = {},
-): void {
-  queue = new ConversionQueue({
-    catalog,
-    onDone: async () => {},
-    profile: 'p',
-    policy,
-    selection: new ConversionSelection({
-      ...{ include: [], exclude: [], platforms: 'all', minImageBytes: 0 },
-      ...select,
-    }),
-    indexImages,
-    images,
-    leaseMs: 30_000,
-    pollMs,
-    news: new ConversionNews(),
-    log,
-    convert: (record, options) => {
-      begun.push(record.digest);
-      return convert(record, options);
-    },
-  });
-  queue.start();
-}
-
-function convertedFrom({ digest }: ConversionRecord) {
-  const mediaType = OCI_MANIFEST;
-  return { digest: digestOf(`converted ${digest}`), mediaType, sizeBytes: 1, layerBytes: 1, parts: [] };
-}
-
-function served(value: object, mediaType: string): ServedManifest {
-  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, ...value }));
-  return { digest: digestOf(bytes), mediaType, bytes, source: 'cache', warning: null };
-}
-
-function image(name: string, layer: object = {}): ServedManifest {
-  const config = { mediaType: OCI_CONFIG, digest: digestOf(name), size: 1 };
-  const layers = [{ mediaType: OCI_LAYER_TAR, digest: digestOf(`${name} layer`), size: 1, ...layer }];
-  return served({ config, layers }, OCI_MANIFEST);
-}
-
-function index(...images: ServedManifest[]): ServedManifest {
-  const manifests = images.map(({ digest, bytes, mediaType }, at) => ({
-    mediaType,
-    digest,
-    size: bytes.length,
-    platform: { os: 'linux', architecture: ['amd64', 'arm64', 's390x'][at] },
-  }));
-  const attestation = {
-    mediaType: OCI_MANIFEST,
-    digest: digestOf('attestation'),
-    size: 1,
-    platform: { os: 'unknown', architecture: 'unknown' },
-    annotations: { 'vnd.docker.reference.type': 'attestation-manifest' },
-  };
-  return served({ manifests: [...manifests, attestation] }, OCI_INDEX);
-}
-
-const enqueue = ({ digest }: { digest: Digest }) =>
-  catalog.conversions.enqueue(
-    {
-      ...{ ...WHERE, digest, profile: 'p', kind: 'image', platform: null },
-      ...{ priority: PRIORITY.pulled, notBeforeMs: 0, policy: 'v1' },
-    },
-    0,
-  );
-const openCatalog = () => Catalog.openSqlite(join(directory, 'catalog.db'));
-const recordOf = ({ digest }: { digest: Digest }) => catalog.conversions.get(digest, 'p');
-const stateOf = async (manifest: ServedManifest) => (await recordOf(manifest))?.state ?? null;
-const statesOf = (...manifests: ServedManifest[]) => Promise.all(manifests.map(stateOf));
-const tick = (ms = 0) => vi.advanceTimersByTimeAsync(ms);
+useConversionQueue();
 
 test('an image is converted once, however often it is pulled', async () => {
   start();
@@ -157,19 +61,6 @@ test('one image at a time is converted, in the order of the pulls', async () => 
   gates.get(two.digest)!.resolve();
   await tick();
 });
-
-/** Conversions that go on until they are told to end. */
-function gated() {
-  const gates = new Map<Digest, PromiseWithResolvers<void>>();
-  const convert: Converter = async (record, { signal }) => {
-    const gate = Promise.withResolvers<void>();
-    gates.set(record.digest, gate);
-    signal.addEventListener('abort', () => gate.reject(signal.reason));
-    await gate.promise;
-    return convertedFrom(record);
-  };
-  return { convert, end: ({ digest }: { digest: Digest }) => gates.get(digest)!.resolve() };
-}
 
 test('several images are converted at once, no more than are allowed', async () => {
   const { convert, end } = gated();
@@ -323,49 +214,6 @@ test('what waits says how many are before it', async () => {
   expect((await statusNow(running!)).ahead).toBeNull();
 });
 
-test('what another process queues in the same catalog is seen', async () => {
-  start(undefined, { pollMs: 3_000 });
-  await tick();
-  const one = image('one');
-  await enqueue(one);
-  await tick(6_000);
-  expect(await stateOf(one)).toBe('done');
-});
-
-test('a conversion that another process has taken meanwhile is given up, and its outcome not spoiled', async () => {
-  vi.useRealTimers();
-  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
-  const aborted = vi.fn();
-  start((_record, { signal }) => {
-    signal.addEventListener('abort', aborted);
-    return new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
-  });
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  vi.spyOn(catalog.conversions, 'renew').mockResolvedValue(false);
-  await tick(15_000);
-  expect(aborted).toHaveBeenCalledTimes(1);
-  expect(await recordOf(one)).toMatchObject({ state: 'running', attempts: 0 });
-});
-
-test('a conversion whose lease cannot be renewed is given up when it ends', async () => {
-  vi.useRealTimers();
-  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
-  const aborted = vi.fn();
-  start((_record, { signal }) => {
-    signal.addEventListener('abort', aborted);
-    return new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
-  });
-  await queue.offer(WHERE, image('one'));
-  await tick();
-  vi.spyOn(catalog.conversions, 'renew').mockRejectedValue(new Error('the database is away'));
-  await tick(25_000);
-  expect(aborted).not.toHaveBeenCalled();
-  await tick(6_000);
-  expect(aborted).toHaveBeenCalledTimes(1);
-});
-
 test('of an index the platform that is pulled comes first, the others follow, then the index', async () => {
   start();
   const [amd64, arm64] = [image('amd64'), image('arm64')];
@@ -398,145 +246,14 @@ test('an image that is pulled goes before platforms that nobody asked for', asyn
   expect(begun.slice(0, 2)).toEqual([first.digest, asked.digest]);
 });
 
-test('an index is assembled of what could be converted', async () => {
-  const [good, bad] = [image('good'), image('bad')];
-  const both = index(good, bad);
-  start(async (record) => {
-    if (record.digest === bad.digest) throw new Error('a foreign layer');
-    return convertedFrom(record);
-  });
-  await queue.offer(WHERE, both);
-  await tick(3000);
-  expect(await statesOf(good, bad, both)).toEqual(['done', 'failed', 'done']);
-});
-
-const broken: Converter = async () => {
-  throw new ConvertError('ERR_CONVERT_STREAM', 'layer 2 is broken');
-};
-const diskFull: Converter = async () => {
-  throw new StoreError('ERR_STORE_FULL', 'no space left');
-};
-
-test('a lasting failure keeps its reason, and no pull has it tried again or its manifest read', async () => {
-  const enqueue = vi.spyOn(catalog.conversions, 'enqueue');
-  start(broken);
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  await queue.offer(WHERE, one);
-  await tick(24 * 60 * MINUTE_MS);
-  await queue.offer(WHERE, one);
-  await tick(1000);
-  expect(begun).toHaveLength(1);
-  expect(enqueue).toHaveBeenCalledTimes(1);
-  const record = (await recordOf(one))!;
-  expect(await conversionStatus(record, catalog.conversions)).toMatchObject({
-    state: 'failed',
-    error: 'layer 2 is broken',
-    errorCode: 'ERR_CONVERT_STREAM',
-    attempts: 1,
-    nextAttemptAt: null,
-  });
-});
-
-test('a lasting failure is tried again by the first pull under another policy', async () => {
-  start(broken);
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  await queue.stop();
-  start(undefined, { policy: 'v2' });
-  await tick(MINUTE_MS);
-  expect(await stateOf(one)).toBe('failed');
-  await queue.offer(WHERE, one);
-  await tick();
-  expect(await stateOf(one)).toBe('done');
-});
-
-test('a lasting failure is tried again when somebody asks for it', async () => {
-  start(async (record, options) => (begun.length === 1 ? broken(record, options) : convertedFrom(record)));
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  await queue.retry(one.digest);
-  await tick();
-  expect(await stateOf(one)).toBe('done');
-});
-
-test('a failure that passes is tried again by itself, later and later; pulls do not hasten it', async () => {
-  start(diskFull);
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  const status = async () => conversionStatus((await recordOf(one))!, catalog.conversions);
-  expect(await status()).toMatchObject({ state: 'failed', errorCode: 'ERR_STORE_FULL', attempts: 1 });
-  const waitMs = Date.parse((await status()).nextAttemptAt!) - Date.now();
-  expect(waitMs).toBeGreaterThanOrEqual(MINUTE_MS);
-  expect(waitMs).toBeLessThanOrEqual(1.25 * MINUTE_MS);
-  await queue.offer(WHERE, one);
-  await tick(0.9 * MINUTE_MS);
-  expect(begun).toHaveLength(1);
-  await tick(0.4 * MINUTE_MS);
-  expect(begun).toHaveLength(2);
-  await tick(1.5 * MINUTE_MS);
-  expect(begun).toHaveLength(2);
-  await tick(2 * 24 * 60 * MINUTE_MS);
-  expect(begun).toHaveLength(24);
-  expect(await status()).toMatchObject({ state: 'failed', attempts: 24, nextAttemptAt: null });
-});
-
-test('what is tried again waits behind what was not tried yet', async () => {
-  const gates: PromiseWithResolvers<void>[] = [];
-  start(async (record, options) => {
-    const gate = Promise.withResolvers<void>();
-    gates.push(gate);
-    await gate.promise;
-    return begun.length === 1 ? diskFull(record, options) : convertedFrom(record);
-  });
-  const [failing, running, fresh] = [image('failing'), image('running'), image('fresh')];
-  await queue.offer(WHERE, failing);
-  await tick();
-  await queue.offer(WHERE, running);
-  gates[0]!.resolve();
-  await tick(2 * MINUTE_MS);
-  await queue.offer(WHERE, fresh);
-  gates[1]!.resolve();
-  await tick();
-  gates[2]!.resolve();
-  await tick();
-  gates[3]!.resolve();
-  await tick();
-  expect(begun).toEqual([failing, running, fresh, failing].map((each) => each.digest));
-});
-
-test('an image that the process dies of is given up after some starts', async () => {
-  const one = image('one');
-  start(() => new Promise(() => {}));
-  await queue.offer(WHERE, one);
-  await tick();
-  for (let death = 0; death < 3; death++) {
-    expect(await stateOf(one)).toBe('running');
-    await catalog.close();
-    catalog = await openCatalog();
-    start(() => new Promise(() => {}));
-    await tick();
-  }
-  expect(await recordOf(one)).toMatchObject({
-    state: 'failed',
-    errorCode: 'ERR_PROXY_DIED',
-  });
-  const other = image('other');
-  start();
-  await queue.offer(WHERE, other);
-  await tick();
-  expect(await stateOf(other)).toBe('done');
-});
-
 test('of an index with too many images none is queued, but those that are pulled', async () => {
   const [one, two] = [image('one'), image('two')];
   const both = index(one, two);
   start(
-    async (record, options) => (record.kind === 'index' ? broken(record, options) : convertedFrom(record)),
+    async (record) => {
+      if (record.kind === 'index') throw new Error('it lists too many');
+      return convertedFrom(record);
+    },
     { indexImages: 1 },
   );
   await queue.offer(WHERE, both);
@@ -545,33 +262,6 @@ test('of an index with too many images none is queued, but those that are pulled
   await queue.offer(WHERE, two);
   await tick();
   expect(await stateOf(two)).toBe('done');
-});
-
-test('what runs when the queue is stopped is queued again, and goes on after the next start', async () => {
-  start(async (_record, { signal }) => {
-    await new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
-    throw new Error('not reached');
-  });
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  expect(await stateOf(one)).toBe('running');
-  await queue.stop();
-  expect(await stateOf(one)).toBe('queued');
-  start();
-  await tick();
-  expect(await stateOf(one)).toBe('done');
-});
-
-test('what ran when the process was killed goes on after the next start', async () => {
-  const one = image('one');
-  await enqueue(one);
-  await catalog.conversions.takeNext('p', 30_000, 1);
-  await catalog.close();
-  catalog = await openCatalog();
-  start();
-  await tick();
-  expect(await stateOf(one)).toBe('done');
 });
 
 test('artifacts, converted images, empty indexes and what cannot be read are not queued', async () => {
@@ -607,54 +297,4 @@ test('progress is told while it runs, an index sums up its images', async () => 
     bytesDone: 80,
     bytesTotal: 80,
   });
-});
-
-test('a conversion whose outcome could not be written is made again', async () => {
-  const broken = vi.spyOn(catalog.conversions, 'setFailed').mockImplementation(() => {
-    throw new Error('database or disk is full');
-  });
-  start(async (record) => {
-    if (begun.length === 1) throw new Error('no space left');
-    return convertedFrom(record);
-  });
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  broken.mockRestore();
-  await tick(60_000);
-  expect(await stateOf(one)).toBe('done');
-});
-
-test('progress that cannot be written does not end the conversion', async () => {
-  vi.spyOn(catalog.conversions, 'setProgress').mockImplementation(() => {
-    throw new Error('database or disk is full');
-  });
-  start(async (record, { onProgress }) => {
-    onProgress({ layersDone: 1, layersTotal: 1, bytesDone: 1, bytesTotal: 1 });
-    return convertedFrom(record);
-  });
-  const one = image('one');
-  await queue.offer(WHERE, one);
-  await tick();
-  expect(await stateOf(one)).toBe('done');
-});
-
-test('a failed image of a finished index is tried again by itself, then the index is put together again', async () => {
-  const [one, two] = [image('one'), image('two')];
-  const both = index(one, two);
-  start(async (record) => {
-    if (record.digest === two.digest && begun.length < 4) throw new Error('upstream is down');
-    return convertedFrom(record);
-  });
-  await queue.offer(WHERE, both);
-  await tick(5_000);
-  expect(await statesOf(two, both)).toEqual(['failed', 'done']);
-  const enqueue = vi.spyOn(catalog.conversions, 'enqueueIndex');
-  await queue.offer(WHERE, both);
-  await tick(5_000);
-  expect(await stateOf(two)).toBe('failed');
-  expect(enqueue).not.toHaveBeenCalled();
-  await tick(2 * MINUTE_MS);
-  expect(await statesOf(two, both)).toEqual(['done', 'done']);
-  expect(begun.slice(3)).toEqual([two.digest, both.digest]);
 });
