@@ -1,68 +1,31 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { testBlobStore } from '../../test/support/blob-store-suite.ts';
 import { readAll } from '../../test/support/byte-sources.ts';
 import { freePort } from '../../test/support/processes.ts';
-import { type S3Server, startS3Server } from '../../test/support/s3-server.ts';
-import type { ByteSource } from '../format/byte-source.ts';
-import { digestHex, digestOf, parseDigest } from '../oci/digest.ts';
+import {
+  another,
+  asked,
+  CACHE,
+  directory,
+  flip,
+  keyOf,
+  MIB,
+  prefix,
+  server,
+  useS3Stores,
+} from '../../test/support/s3-stores.ts';
+import { digestHex, digestOf } from '../oci/digest.ts';
 import { S3BlobStore } from './s3-blob-store.ts';
 
-const MIB = 1024 * 1024;
-const CACHE = { cacheBytes: 64 * MIB };
-
-let server: S3Server;
-let directory: string;
-let prefixes = 0;
-
-beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'dadi-s3-'));
-  server = await startS3Server(join(directory, 'server'));
-});
-afterAll(async () => {
-  await server.stop();
-  rmSync(directory, { recursive: true });
-});
-afterEach(() => {
-  server.intercept = null;
-  server.change = null;
-  server.requests.length = 0;
-});
-
-function keyOf(digest: string, folder = 'blobs'): string {
-  const hex = digestHex(parseDigest(digest));
-  return `${folder}/sha256/${hex.slice(0, 2)}/${hex}`;
-}
-
-function flip(path: string): void {
-  const bytes = readFileSync(path);
-  bytes[bytes.length >> 1]! ^= 1;
-  writeFileSync(path, bytes);
-}
-
-/** Reads piece by piece: each is right, or refused. */
-async function refusedPieces(source: ByteSource, bytes: Buffer): Promise<number> {
-  let refused = 0;
-  for (let at = 0; at < source.size; at += 100_000) {
-    const piece = Buffer.alloc(Math.min(100_000, source.size - at));
-    try {
-      await source.read(at, piece);
-      expect(piece.equals(bytes.subarray(at, at + piece.length))).toBe(true);
-    } catch (error) {
-      expect(error).toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
-      refused++;
-    }
-  }
-  return refused;
-}
+useS3Stores();
 
 testBlobStore('an S3 bucket', async () => {
-  const location = { ...server.location, prefix: `suite-${prefixes++}/` };
+  const location = { ...server.location, prefix };
   const root = mkdtempSync(join(directory, 'local-'));
   let opened = await S3BlobStore.open(root, location, CACHE);
   return {
@@ -82,27 +45,6 @@ testBlobStore('an S3 bucket', async () => {
 });
 
 describe('stores that share a bucket', () => {
-  let prefix: string;
-  const opened: S3BlobStore[] = [];
-
-  beforeEach(() => {
-    prefix = `shared-${prefixes++}/`;
-  });
-  afterEach(async () => {
-    server.intercept = null;
-    for (const store of opened.splice(0)) await store.close();
-  });
-
-  async function another(cacheBytes = CACHE.cacheBytes): Promise<S3BlobStore> {
-    const root = mkdtempSync(join(directory, 'local-'));
-    const store = await S3BlobStore.open(root, { ...server.location, prefix }, { cacheBytes });
-    opened.push(store);
-    return store;
-  }
-
-  const fileOf = (digest: string, folder?: string) => server.fileOf(`${prefix}${keyOf(digest, folder)}`);
-  const asked = (pattern: RegExp) => server.requests.filter((what) => pattern.test(what));
-
   test('what one stores the other reads, whole, in parts and as a file', async () => {
     const bytes = randomBytes(3 * MIB + 12_345);
     const digest = await (await another()).put(bytes);
@@ -166,103 +108,6 @@ describe('stores that share a bucket', () => {
     await source.close();
   });
 
-  test('a connection that breaks again and again is taken up where it broke', async () => {
-    const bytes = randomBytes(5 * MIB);
-    const digest = await (await another()).put(bytes);
-    const store = await another();
-    let breaks = 0;
-    server.intercept = (what, request, response) => {
-      if (!/^GET .*blobs\/sha256/.test(what) || ++breaks > 4) return false;
-      const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1]);
-      response.writeHead(206, {
-        'content-length': bytes.length - from,
-        'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
-      });
-      response.write(bytes.subarray(from, from + MIB - 1000), () => response.destroy());
-      return true;
-    };
-    const file = (await store.localFile(digest))!;
-    expect(readFileSync(file.path).equals(bytes)).toBe(true);
-    expect(breaks).toBeGreaterThan(4);
-    await file.close();
-  });
-
-  test('bytes that change on their way are never given to anybody, and do not cost the blob', async () => {
-    const [small, large] = [randomBytes(5000), randomBytes(2 * MIB)];
-    const writer = await another();
-    const digests = [await writer.put(small), await writer.put(large)];
-    const damaged = new Set<string>();
-    server.change = (what, piece) => {
-      if (!/^GET .*blobs\/sha256/.test(what) || damaged.has(what)) return piece;
-      damaged.add(what);
-      const changed = Buffer.from(piece);
-      changed[10]! ^= 1;
-      return changed;
-    };
-    const store = await another();
-    for (const [index, bytes] of [small, large].entries()) {
-      const source = (await store.open(digests[index]!))!;
-      expect((await readAll(source)).equals(bytes)).toBe(true);
-      await source.close();
-    }
-    expect(damaged.size).toBe(2);
-    expect(await (await another()).stat(digests[0]!)).not.toBeNull();
-  });
-
-  test.each([
-    ['flipped', (path: string) => flip(path)],
-    ['cut short', (path: string) => truncateSync(path, 700)],
-    ['emptied', (path: string) => truncateSync(path, 0)],
-  ])('an object that was %s is not taken for the blob, and removed', async (_how, damage) => {
-    const small = randomBytes(1000);
-    const large = randomBytes(MIB);
-    const writer = await another();
-    for (const bytes of [small, large]) {
-      const digest = await writer.put(bytes);
-      damage(fileOf(digest));
-      const store = await another();
-      const source = await store.open(digest);
-      if (source !== null) {
-        expect(await refusedPieces(source, bytes)).toBeGreaterThan(0);
-        await source.close();
-      }
-      expect(await store.localFile(digest)).toBeNull();
-      expect(await store.stat(digest)).toBeNull();
-      await store.put(bytes);
-      const again = (await (await another()).open(digest))!;
-      expect((await readAll(again)).equals(bytes)).toBe(true);
-      await again.close();
-    }
-  });
-
-  test('without its table, or with a damaged one, a blob is read all the same', async () => {
-    const bytes = randomBytes(MIB);
-    const digest = await (await another()).put(bytes);
-    flip(fileOf(digest, 'tables'));
-    for (let round = 0; round < 2; round++) {
-      const file = (await (await another()).localFile(digest))!;
-      expect(readFileSync(file.path).equals(bytes)).toBe(true);
-      await file.close();
-    }
-    const store = await another();
-    await expect(async () => readFileSync(fileOf(digest, 'tables'))).rejects.toThrow(/ENOENT/);
-    const source = (await store.open(digest))!;
-    expect((await readAll(source)).equals(bytes)).toBe(true);
-    await source.close();
-  });
-
-  test('an object that is lost while it is read fails the read clearly, and is absent then', async () => {
-    const bytes = randomBytes(20 * MIB);
-    const digest = await (await another()).put(bytes);
-    const store = await another();
-    const source = (await store.open(digest))!;
-    await (await another()).remove(digest);
-    const failing = source.read(15 * MIB, Buffer.alloc(1000));
-    await expect(failing).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT', message: /gone/ });
-    await source.close();
-    expect(await store.open(digest)).toBeNull();
-  });
-
   test('local copies stay within their bound, least recently used first, but for those in use', async () => {
     const store = await another(3 * MIB);
     const blobs = Array.from({ length: 6 }, () => randomBytes(MIB));
@@ -316,22 +161,6 @@ describe('stores that share a bucket', () => {
     await file.close();
   });
 
-  test('a check mends what is damaged there from an intact copy here, and what is damaged here from there', async () => {
-    const bytes = randomBytes(MIB);
-    const store = await another();
-    const digest = await store.put(bytes);
-    for (const path of [fileOf(digest), join(store.scratch(), '..', keyOf(digest))]) {
-      flip(path);
-      expect(await store.verify(digest)).toBe('intact');
-      const source = (await store.open(digest))!;
-      expect((await readAll(source)).equals(bytes)).toBe(true);
-      await source.close();
-      const elsewhere = (await (await another()).localFile(digest))!;
-      expect(readFileSync(elsewhere.path).equals(bytes)).toBe(true);
-      await elsewhere.close();
-    }
-  });
-
   test('a process that is killed while it writes and copies leaves whole blobs only, and no litter here', async () => {
     const shared = await another();
     for (let round = 0; round < 3; round++) {
@@ -355,8 +184,7 @@ describe('stores that share a bucket', () => {
       for await (const _ of child.stdout) break;
       child.kill('SIGKILL');
       if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
-      const store = await S3BlobStore.open(root, location, CACHE);
-      opened.push(store);
+      const store = await another(CACHE.cacheBytes, root);
       expect(readdirSync(store.scratch())).toEqual([]);
     }
     // What was being sent when its sender was killed is not there on S3; s3rver shows a part of it, which is found out.
