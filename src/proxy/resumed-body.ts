@@ -80,6 +80,7 @@ export class ResumedBody {
       const before = this.#offset;
       const answer = this.#next ?? (await this.#fetch(before, this.#signal));
       this.#next = null;
+      if (answer.sizeBytes !== this.sizeBytes) throw this.#changed(answer);
       let failure: RegistryError;
       let skip = before - answer.offsetBytes;
       try {
@@ -101,6 +102,13 @@ export class ResumedBody {
       if (this.#signal.aborted || resumes === MAX_RESUMES) throw failure;
       await delay(RESUME_DELAY_MS * 2 ** resumes, undefined, { signal: this.#signal });
     }
+  }
+
+  /** What is under a digest does not change: what came before was of another blob. */
+  #changed({ sizeBytes, body }: BlobBody): RegistryError {
+    discard(body);
+    const message = `it had ${this.sizeBytes} bytes when the download began, and ${sizeBytes} when it was taken up again`;
+    return new RegistryError('ERR_REGISTRY_PROTOCOL', this.#context, message);
   }
 
   #brokenOff(cause: unknown): RegistryError {
