@@ -16,6 +16,7 @@ import { Scrubber } from './scrubber.ts';
 
 const log = pino({ level: 'silent' });
 const KIB = 1024;
+const LEASE = 'garbage-collection';
 
 let directory: string;
 let inner: DirectoryBlobStore;
@@ -63,6 +64,16 @@ async function blobs(count: number, sizeBytes = 100 * KIB): Promise<Digest[]> {
   return digests;
 }
 
+/** What another replica writes about leases; returns how many rows it changed. */
+function withLease(statement: string, ...values: unknown[]): number {
+  const database = new Database(join(directory, 'catalog.db'));
+  try {
+    return database.prepare(statement).run(...values).changes;
+  } finally {
+    database.close();
+  }
+}
+
 async function kept(digests: readonly Digest[]): Promise<boolean[]> {
   return Promise.all(digests.map(async (digest) => (await inner.stat(digest)) !== null));
 }
@@ -86,6 +97,16 @@ test('a dry run tells the same and removes nothing', async () => {
   expect(await kept(all)).toEqual(Array(10).fill(true));
   const wet = await collector({ maxBytes: 950 * KIB }).collect();
   expect(dry).toEqual({ ...wet, outcome: 'dry-run' });
+});
+
+test('a dry run tells all while another replica collects, and keeps none from it', async () => {
+  const all = await blobs(300, 16);
+  const dry = { dryRun: true };
+  withLease('INSERT INTO leases VALUES (?, ?, ?)', LEASE, 'another replica', Date.now() + 60_000);
+  expect((await collector({ maxBytes: 1 }).collect(dry)).removedBlobs).toBe(all.length);
+  withLease('DELETE FROM leases WHERE name = ?', LEASE);
+  expect((await collector({ maxBytes: 1 }).collect(dry)).removedBlobs).toBe(all.length);
+  expect(withLease('DELETE FROM leases WHERE name = ?', LEASE)).toBe(0);
 });
 
 test('what is old goes although there is room', async () => {
@@ -125,11 +146,7 @@ test('a disk with too little free is relieved, of no more than it lacks', async 
 
 test('another replica that collects is left to it', async () => {
   await blobs(2);
-  const database = new Database(join(directory, 'catalog.db'));
-  database
-    .prepare(`INSERT INTO leases VALUES ('garbage-collection', 'another replica', ?)`)
-    .run(Date.now() + 60_000);
-  database.close();
+  withLease('INSERT INTO leases VALUES (?, ?, ?)', LEASE, 'another replica', Date.now() + 60_000);
   expect(await collector({ maxBytes: 1 }).collect()).toMatchObject({ outcome: 'busy', removedBlobs: 0 });
 });
 

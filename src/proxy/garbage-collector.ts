@@ -144,14 +144,16 @@ export class GarbageCollector {
     const { sizeBytes: bytesBefore } = await catalog.blobs.totals();
     const run = new Run(bytesBefore);
     if (isDryRun) {
-      for await (const blob of this.#candidates(goal, () => run.freedBytes))
+      const goesOn = async () => true;
+      for await (const blob of this.#candidates(goal, () => run.freedBytes, goesOn))
         run.removed(blob, blob.sizeBytes);
       return run.report('dry-run');
     }
     if (!(await this.#takeLease())) return run.report('busy');
     const startedMs = performance.now();
     try {
-      for await (const blob of this.#candidates(goal, () => run.freedBytes)) {
+      const goesOn = () => this.#takeLease();
+      for await (const blob of this.#candidates(goal, () => run.freedBytes, goesOn)) {
         const freedBytes = await this.remove(blob.digest);
         if (freedBytes === null) run.heldBlobs++;
         else run.removed(blob, freedBytes);
@@ -186,7 +188,12 @@ export class GarbageCollector {
     };
   }
 
-  async *#candidates(goal: Goal, freedBytes: () => number): AsyncIterable<BlobRecord> {
+  /** @param goesOn asked between two pages */
+  async *#candidates(
+    goal: Goal,
+    freedBytes: () => number,
+    goesOn: () => Promise<boolean>,
+  ): AsyncIterable<BlobRecord> {
     const { catalog, signal } = this.#parts;
     for (let after: BlobRecord | null = null; ; ) {
       const page: readonly BlobRecord[] = await catalog.blobs.leastUsed(goal.spareUsedSinceMs, after, PAGE);
@@ -197,7 +204,7 @@ export class GarbageCollector {
         yield blob;
       }
       after = page.at(-1) ?? null;
-      if (after === null || !(await this.#takeLease())) return;
+      if (after === null || !(await goesOn())) return;
     }
   }
 
