@@ -136,6 +136,15 @@ test('what was used a moment ago is spared, also if only its manifest was', asyn
   expect(await kept(all)).toEqual([true, true, false]);
 });
 
+test('for a blob that would not fit into an empty cache nothing is removed', async () => {
+  const all = await blobs(10);
+  for (const limits of [{ minFreeBytes: 100 * KIB }, { minFreeBytes: 100 * KIB, maxBytes: 990 * KIB }]) {
+    const report = await collector(limits, 100 * KIB).collect({ wantedBytes: 1200 * KIB });
+    expect(report).toMatchObject({ outcome: 'done', removedBlobs: limits.maxBytes === undefined ? 0 : 2 });
+  }
+  expect(await kept(all)).toEqual([false, false, ...Array(8).fill(true)]);
+});
+
 test('a disk with too little free is relieved, of no more than it lacks', async () => {
   const all = await blobs(10);
   await collector({ minFreeBytes: 1000 * KIB }, 750 * KIB).collect();

@@ -170,11 +170,17 @@ export class GarbageCollector {
     return run.report('done');
   }
 
-  async #goal(wantedBytes: number): Promise<Goal> {
+  async #goal(askedBytes: number): Promise<Goal> {
     const { catalog, limits, freeBytes } = this.#parts;
     const { maxBytes, maxAgeMs, minFreeBytes, spareMs } = await limits();
     const { sizeBytes } = await catalog.blobs.totals();
     const free = await freeBytes();
+    // For what would not fit anyway, as upstreams may announce it, nothing else has to go.
+    const mostBytes = Math.min(
+      maxBytes ?? Number.POSITIVE_INFINITY,
+      free === null ? Number.POSITIVE_INFINITY : free + sizeBytes - minFreeBytes,
+    );
+    const wantedBytes = askedBytes > mostBytes ? 0 : askedBytes;
     const overLimit =
       maxBytes !== null && sizeBytes + wantedBytes > maxBytes ? sizeBytes - LOW_WATER * maxBytes : 0;
     // A store without a file system that says it is full: a part of what it holds.
