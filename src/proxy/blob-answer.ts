@@ -1,10 +1,11 @@
 import type { ByteSource } from '../format/byte-source.ts';
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { Digest } from '../oci/digest.ts';
+import { isStoreFailure } from '../store/errors.ts';
 import type { Answer, ProxyRequest } from './answer.ts';
 import { blobHeaders, streamed, whatIsAsked } from './blob-part.ts';
 import { answerPassed, SurvivingReader } from './blob-passing.ts';
-import { type Blobs, isNoRoom, leave } from './blobs.ts';
+import { type Blobs, leave } from './blobs.ts';
 import { conditionalAnswer } from './conditions.ts';
 import type { Download } from './download.ts';
 import { HELD_BACK_BYTES } from './held-back.ts';
@@ -44,7 +45,7 @@ export async function answerBlob(
     return streamed(reader, asked, () => reader.close());
   } catch (error) {
     await leave(found);
-    if (isNoRoom(error)) return answerPassed(blobs, target, digest, request);
+    if (isStoreFailure(error)) return answerPassed(blobs, target, digest, request);
     throw error;
   }
 }

@@ -1,7 +1,8 @@
 import type { Digest } from '../oci/digest.ts';
+import { isStoreFailure } from '../store/errors.ts';
 import type { Answer, ProxyRequest } from './answer.ts';
 import { type Asked, streamed, whatIsAsked } from './blob-part.ts';
-import { type Blobs, isNoRoom, type Passer } from './blobs.ts';
+import type { Blobs, Passer } from './blobs.ts';
 import type { DownloadReader } from './download.ts';
 import { HELD_BACK_BYTES } from './held-back.ts';
 import { warningHeader } from './manifest-answer.ts';
@@ -10,10 +11,10 @@ import type { ByteRange } from './range.ts';
 import { PIECE_BYTES, type StreamSource } from './stream.ts';
 import type { Target } from './upstreams.ts';
 
-const UNVERIFIED = 'the cache is full: these bytes are handed on from upstream unverified';
+const UNVERIFIED = 'the cache cannot keep this: these bytes are handed on from upstream unverified';
 
 /**
- * GET of a blob for which there is no room: from upstream to this client alone. A whole blob is verified while it
+ * GET of a blob that cannot be kept: from upstream to this client alone. A whole blob is verified while it
  * streams; of a part that is impossible, and the answer says so.
  */
 export async function answerPassed(
@@ -50,7 +51,7 @@ async function answerPart(passer: Passer, { status, headers, range }: Asked): Pr
 }
 
 /**
- * Reads along with a download and, should the disk be full in the middle of it, goes on with upstream for this reader
+ * Reads along with a download and, should the disk be full, or fail, in the middle of it, goes on with upstream for this reader
  * alone. What it had before counts: the whole blob is verified all the same.
  */
 export class SurvivingReader implements StreamSource {
@@ -68,7 +69,7 @@ export class SurvivingReader implements StreamSource {
     try {
       return await this.#reader.readableTo(range, signal);
     } catch (error) {
-      if (!isNoRoom(error)) throw error;
+      if (!isStoreFailure(error)) throw error;
       this.#passed = await this.#goOn(range.start);
       return this.#passed.readableTo(range);
     }

@@ -7,9 +7,9 @@ import { discard } from '../oci/registry-http.ts';
 import type { BlobDownload } from '../oci/registry-requests.ts';
 import type { BlobStore, LocalFile } from '../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../store/catalog.ts';
-import { StoreError } from '../store/errors.ts';
+import { isStoreFailure, StoreError } from '../store/errors.ts';
 import { Download, type DownloadReader } from './download.ts';
-import { tryToKeep } from './keep.ts';
+import { tryToKeep, tryToRead } from './keep.ts';
 import type { NegativeAnswers } from './negative-answers.ts';
 import { PassedBlob, type Verification } from './passed-blob.ts';
 import { ResumedBody } from './resumed-body.ts';
@@ -19,7 +19,7 @@ import { isSameRepository, type Target } from './upstreams.ts';
 export type FoundBlob =
   | { readonly kind: 'stored'; readonly source: ByteSource }
   | { readonly kind: 'download'; readonly download: Download; readonly reader: DownloadReader }
-  /** Not kept, and there was no room for it a moment ago: see {@link Blobs.passer}. */
+  /** Not kept, and it could not be kept a moment ago, mostly for want of room: see {@link Blobs.passer}. */
   | { readonly kind: 'no-room' };
 
 /** Gets a blob from upstream for one reader, keeping nothing. */
@@ -36,7 +36,7 @@ export interface Passer {
   }): Promise<PassedBlob>;
 }
 
-/** So long, a blob for which there was no room is not tried to be kept again. */
+/** So long, a blob that could not be kept is not tried to be kept again. */
 const NO_ROOM_MS = 5_000;
 const MAX_NO_ROOM = 10_000;
 
@@ -99,7 +99,7 @@ export class Blobs {
    * the signal's reason.
    */
   async find(target: Target, digest: Digest, signal: AbortSignal): Promise<FoundBlob> {
-    const source = await this.#store.open(digest);
+    const source = await tryToRead(this.#log, () => this.#store.open(digest));
     const running = this.#downloads.get(downloadKey(target, digest));
     // One that is begun for this repository needs no permission: upstream will answer for it.
     if (source === null && running === undefined) {
@@ -126,7 +126,7 @@ export class Blobs {
   /** Bytes of the blob, without downloading it. */
   async sizeBytes(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
     if (await this.#catalog.isLinked(target.where, digest)) {
-      const stored = await this.#store.stat(digest);
+      const stored = await tryToRead(this.#log, () => this.#store.stat(digest));
       if (stored !== null) return stored.sizeBytes;
     }
     return this.#askUpstream(target, digest, signal);
@@ -136,7 +136,7 @@ export class Blobs {
   async whole(target: Target, digest: Digest, signal: AbortSignal): Promise<ByteSource> {
     const found = await this.find(target, digest, signal);
     if (found.kind === 'stored') return found.source;
-    if (found.kind === 'no-room') throw new StoreError('ERR_STORE_FULL', `there is no room for ${digest}`);
+    if (found.kind === 'no-room') throw new StoreError('ERR_STORE_FULL', `${digest} cannot be kept`);
     found.reader.leave();
     await unlessAborted(found.download.finished, signal);
     return this.whole(target, digest, signal);
@@ -214,10 +214,10 @@ export class Blobs {
     download.finished.then(forget, (error: unknown) => {
       forget();
       this.#negatives.failed(target, `blob ${digest}`, error);
-      if (!isNoRoom(error)) return;
+      if (!isStoreFailure(error)) return;
       this.#noRoom.set(digest, true);
-      this.#log.warn({ digest, ...where }, 'there is no room to keep a blob: it is passed through');
-      this.#onNoRoom(download.progress.totalBytes ?? 0);
+      this.#log.warn({ err: error, digest, ...where }, 'a blob cannot be kept: it is passed through');
+      if (error.code === 'ERR_STORE_FULL') this.#onNoRoom(download.progress.totalBytes ?? 0);
     });
     // Upstream answers for it.
     download.sizeBytes.then(
@@ -260,11 +260,6 @@ function downloadKey({ where }: Target, digest: Digest): string {
 export async function leave(found: FoundBlob): Promise<void> {
   if (found.kind === 'stored') await found.source.close();
   else if (found.kind === 'download') found.reader.leave();
-}
-
-/** Whether the disk is full. */
-export function isNoRoom(error: unknown): boolean {
-  return error instanceof StoreError && error.code === 'ERR_STORE_FULL';
 }
 
 /** Whether what came is not the blob that was asked for. */

@@ -6,8 +6,8 @@ import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import { layerFormat, MANIFEST_ACCEPT } from '../oci/media-types.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog, TagRecord } from '../store/catalog.ts';
-import { StoreError } from '../store/errors.ts';
-import { tryToKeep } from './keep.ts';
+import { isStoreFailure } from '../store/errors.ts';
+import { tryToKeep, tryToRead } from './keep.ts';
 import type { NegativeAnswers } from './negative-answers.ts';
 import type { Outages } from './outages.ts';
 import { SingleFlight } from './single-flight.ts';
@@ -136,7 +136,7 @@ export class Manifests {
     const coming = this.#coming.get(digest);
     if (coming !== undefined) return { ...coming.manifest, source: 'cache' };
     const mediaType = await this.#catalog.manifestMediaType(digest);
-    const source = mediaType === null ? null : await this.#store.open(digest);
+    const source = mediaType === null ? null : await tryToRead(this.#log, () => this.#store.open(digest));
     if (mediaType === null || source === null) return null;
     try {
       const bytes = Buffer.alloc(source.size);
@@ -202,7 +202,7 @@ export class Manifests {
     this.#coming.set(digest, { manifest, stored });
   }
 
-  /** False if there is no room for it: it is served all the same. */
+  /** False if that cannot be, as for want of room: it is served all the same. */
   async #tryToStore(digest: Digest, bytes: Buffer): Promise<boolean> {
     try {
       const writer = await this.#store.writer({ digest, sizeBytes: bytes.length });
@@ -210,8 +210,8 @@ export class Manifests {
       await writer.commit();
       return true;
     } catch (error) {
-      if (!(error instanceof StoreError) || error.code !== 'ERR_STORE_FULL') throw error;
-      this.#log.warn({ err: error, digest }, 'there is no room to keep a manifest');
+      if (!isStoreFailure(error)) throw error;
+      this.#log.warn({ err: error, digest }, 'a manifest cannot be kept');
       return false;
     }
   }

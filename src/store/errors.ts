@@ -25,6 +25,11 @@ export class StoreError extends Error {
   }
 }
 
+/** Whether the store could not do it now, as when it is full or out of reach: nothing is wrong with the bytes. */
+export function isStoreFailure(error: unknown): error is StoreError {
+  return error instanceof StoreError && (error.code === 'ERR_STORE_FULL' || error.code === 'ERR_STORE_IO');
+}
+
 /** Of system calls, of SQLite, and of PostgreSQL (disk_full). */
 const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG', 'SQLITE_FULL', '53100']);
 
