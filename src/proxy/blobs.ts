@@ -65,7 +65,7 @@ export class Blobs {
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   readonly #negatives: NegativeAnswers;
-  readonly #onNoRoom: (wantedBytes: number) => void;
+  readonly #onNotKept: (failure: StoreError, wantedBytes: number) => void;
   /** By upstream and digest: what one sends slowly, or wrong, is no reason for others' readers to wait for it. */
   readonly #downloads = new Map<string, Running>();
   readonly #hidesOthers: boolean;
@@ -73,7 +73,7 @@ export class Blobs {
 
   /**
    * @param parts.hidesOthers whether no answer may tell what only other repositories have: where rights differ
-   * @param parts.onNoRoom told how large a blob is that could not be kept
+   * @param parts.onNotKept told why a blob could not be kept, and how large it is
    * @param parts.signal ends the downloads: they belong to no single reader
    */
   constructor(parts: {
@@ -81,12 +81,12 @@ export class Blobs {
     catalog: Catalog;
     negatives: NegativeAnswers;
     hidesOthers: boolean;
-    onNoRoom: (wantedBytes: number) => void;
+    onNotKept: (failure: StoreError, wantedBytes: number) => void;
     log: Logger;
     signal: AbortSignal;
   }) {
     this.#negatives = parts.negatives;
-    this.#onNoRoom = parts.onNoRoom;
+    this.#onNotKept = parts.onNotKept;
     this.#store = parts.store;
     this.#catalog = parts.catalog;
     this.#hidesOthers = parts.hidesOthers;
@@ -217,7 +217,7 @@ export class Blobs {
       if (!isStoreFailure(error)) return;
       this.#noRoom.set(digest, true);
       this.#log.warn({ err: error, digest, ...where }, 'a blob cannot be kept: it is passed through');
-      if (error.code === 'ERR_STORE_FULL') this.#onNoRoom(download.progress.totalBytes ?? 0);
+      this.#onNotKept(error, download.progress.totalBytes ?? 0);
     });
     // Upstream answers for it.
     download.sizeBytes.then(

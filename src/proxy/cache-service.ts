@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { Catalog } from '../store/catalog.ts';
+import type { StoreError } from '../store/errors.ts';
 import { RecordedBlobStore } from '../store/recorded-blob-store.ts';
 import { UseRecorder } from '../store/use-recorder.ts';
 import { type CacheConfig, freeBytesOf, limitsOf, verifyEveryMsOf } from './cache-config.ts';
@@ -63,6 +64,13 @@ export class CacheService {
   /** Begins to work in the background. */
   start(): void {
     this.#work.push(this.#run());
+  }
+
+  /** A blob could not be kept: room is made if that is what it takes. */
+  notKept({ code }: StoreError, wantedBytes: number): void {
+    // What is in a bucket is not in the way of what this machine's disk has no room for.
+    const full = this.#parts.directory === null ? 'ERR_STORE_BUCKET_FULL' : 'ERR_STORE_FULL';
+    if (code === full) this.collector.makeRoom(wantedBytes);
   }
 
   /** Ends what runs in the background, and writes down what was used. */

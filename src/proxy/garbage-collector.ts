@@ -90,7 +90,7 @@ export class GarbageCollector {
     return this.#running;
   }
 
-  /** The disk is full: room is made in the background. */
+  /** The store is full: room is made in the background. */
   makeRoom(wantedBytes: number): void {
     const nowMs = performance.now();
     if (nowMs - this.#urgentMs < URGENT_PAUSE_MS) return;

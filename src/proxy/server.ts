@@ -103,7 +103,7 @@ async function openAll(
   const referrers = new ReferrerLists({ store, catalog, manifests, ttlMs, outages, log, signal });
   const blobs = new Blobs({
     ...{ store, catalog, negatives, hidesOthers, log, signal },
-    onNoRoom: (wantedBytes) => collector.makeRoom(wantedBytes),
+    onNotKept: (failure, wantedBytes) => cache.notKept(failure, wantedBytes),
   });
   opened.add(() => blobs.close());
 

@@ -89,6 +89,38 @@ test('while the bucket is out of reach images come from upstream, those that are
   }
 });
 
+test("a replica's full disk is no reason to remove what is in the bucket, a full bucket is", async () => {
+  const { bucket, endpoint, credentials } = server.location;
+  const image = upstream.putImage([BIG], '1');
+  const other = upstream.putBlob(randomBytes(1_000_000));
+  const storage = { kind: 's3', bucket, endpoint, credentials, prefix: 'full' };
+  const proxy = await TestProxy.start({ ...config(storage), cache: { spareMs: 0 } });
+  const kept = async () => {
+    // The run that is under way, if there is one.
+    await proxy.adminFetch('/dadi/v1/gc', { method: 'POST' });
+    return ((await (await proxy.adminFetch('/dadi/v1/cache')).json()) as { blobs: number }).blobs;
+  };
+  try {
+    await pull(proxy, [image.config, ...image.layers]);
+    await vi.waitFor(async () => expect(await kept()).toBe(3), LONG);
+    const writer = vi.spyOn(DirectoryBlobStore.prototype, 'writer');
+    writer.mockRejectedValue(new StoreError('ERR_STORE_FULL', 'no space left'));
+    await pull(proxy, [other]);
+    expect(await kept()).toBe(3);
+    writer.mockRestore();
+    server.intercept = (what, _request, response) => {
+      if (!what.startsWith('PUT')) return false;
+      response.writeHead(400, { 'content-type': 'application/xml' });
+      response.end('<Error><Code>QuotaExceeded</Code></Error>');
+      return true;
+    };
+    await pull(proxy, [upstream.putBlob(randomBytes(2_000_000))]);
+    await vi.waitFor(async () => expect(await kept()).toBeLessThan(3), LONG);
+  } finally {
+    await proxy.remove();
+  }
+});
+
 test('with a disk that takes nothing any more images are passed through', async () => {
   const image = upstream.putImage([BIG], '1');
   const proxy = await TestProxy.start(config({ kind: 'directory' }));

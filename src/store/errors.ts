@@ -3,8 +3,10 @@ export type StoreErrorCode =
   | 'ERR_STORE_DIGEST'
   /** More or fewer bytes than were announced. */
   | 'ERR_STORE_SIZE'
-  /** No space, quota or inodes left. */
+  /** No space, quota or inodes left on this machine. */
   | 'ERR_STORE_FULL'
+  /** The bucket takes no more. */
+  | 'ERR_STORE_BUCKET_FULL'
   /** Another process works on the same directory. */
   | 'ERR_STORE_LOCKED'
   /** The catalog was written by a newer version. */
@@ -25,9 +27,15 @@ export class StoreError extends Error {
   }
 }
 
+const FAILURES: ReadonlySet<StoreErrorCode> = new Set([
+  'ERR_STORE_FULL',
+  'ERR_STORE_BUCKET_FULL',
+  'ERR_STORE_IO',
+]);
+
 /** Whether the store could not do it now, as when it is full or out of reach: nothing is wrong with the bytes. */
 export function isStoreFailure(error: unknown): error is StoreError {
-  return error instanceof StoreError && (error.code === 'ERR_STORE_FULL' || error.code === 'ERR_STORE_IO');
+  return error instanceof StoreError && FAILURES.has(error.code);
 }
 
 /** Of system calls, of SQLite, and of PostgreSQL (disk_full). */

@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import { testBlobStore } from '../../test/support/blob-store-suite.ts';
 import { readAll } from '../../test/support/byte-sources.ts';
-import { freePort } from '../../test/support/processes.ts';
+import { requireCapability } from '../../test/support/capabilities.ts';
+import { freePort, run } from '../../test/support/processes.ts';
 import {
   another,
   asked,
@@ -137,6 +138,31 @@ describe('stores that share a bucket', () => {
       await source.close();
     }
   });
+
+  test.skipIf(!requireCapability('root'))(
+    'on a small disk local copies make room for what comes, and not for what never fits',
+    async () => {
+      const small = mkdtempSync(join(directory, 'small-'));
+      await run('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', small]);
+      const location = { ...server.location, prefix };
+      const store = await S3BlobStore.open(small, location, { cacheBytes: 64 * MIB });
+      try {
+        const digests = [];
+        for (let at = 0; at < 5; at++) digests.push(await store.put(randomBytes(10 * MIB)));
+        const file = (await store.localFile(digests[0]!))!;
+        expect(digestOf(readFileSync(file.path))).toBe(digests[0]);
+        await file.close();
+        const copies = () => readdirSync(join(small, 'blobs', 'sha256'), { recursive: true }).length;
+        const before = copies();
+        const tooLarge = store.writer({ digest: digests[1]!, sizeBytes: 100 * MIB });
+        await expect(tooLarge).rejects.toMatchObject({ code: 'ERR_STORE_FULL' });
+        expect(copies()).toBe(before);
+      } finally {
+        await store.close();
+        await run('umount', [small]);
+      }
+    },
+  );
 
   test('a large blob is sent in parts; if one cannot be sent, the upload is given up and nothing is left here', async () => {
     const bytes = randomBytes(40 * MIB);

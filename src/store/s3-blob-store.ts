@@ -125,7 +125,7 @@ export class S3BlobStore implements BlobStore {
   }
 
   async writer(expected: ExpectedBlob | null): Promise<BlobWriter> {
-    return new S3BlobWriter(await this.#local.writer(expected), (blob) => this.#keep(blob.digest));
+    return new S3BlobWriter(await this.#copies.writer(expected), (blob) => this.#keep(blob.digest));
   }
 
   async adopt(path: string, digest: Digest): Promise<void> {
@@ -246,7 +246,8 @@ export class S3BlobStore implements BlobStore {
     const parts = { objects, key, blob, table };
     return new S3RemoteBlob({
       ...parts,
-      startFill: () => new S3Fill({ ...parts, local: this.#local, signal: this.#stop.signal }),
+      startFill: () =>
+        new S3Fill({ ...parts, local: this.#local, copies: this.#copies, signal: this.#stop.signal }),
       dropDamaged: async () => {
         forget();
         await this.#dropDamaged(blob);

@@ -6,6 +6,7 @@ import { type ChunkTable, DEFAULT_CHUNK_BYTES, verifyChunk } from '../format/chu
 import { unlessAborted } from '../format/unless-aborted.ts';
 import type { BlobStore, BlobWriter, HeldBlob, StoredBlob } from './blob-store.ts';
 import { StoreError } from './errors.ts';
+import type { LocalCopies } from './local-copies.ts';
 import type { S3Objects } from './s3-objects.ts';
 
 const readFd = promisify(read);
@@ -20,6 +21,8 @@ interface FillParts {
   /** Lets readers have chunks before all of the blob is there. */
   readonly table: ChunkTable | null;
   readonly local: BlobStore;
+  /** What is in it. */
+  readonly copies: LocalCopies;
   readonly signal: AbortSignal;
 }
 
@@ -73,8 +76,8 @@ export class S3Fill implements Pick<ByteSource, 'read'> {
   }
 
   async #run(): Promise<HeldBlob> {
-    const { blob, local } = this.#parts;
-    const writer = await local.writer(blob);
+    const { blob, local, copies } = this.#parts;
+    const writer = await copies.writer(blob);
     try {
       this.#fd = openSync(writer.path, 'r');
       for (let failures = 0; writer.bytesWritten < blob.sizeBytes; ) {

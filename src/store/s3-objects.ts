@@ -52,7 +52,7 @@ const PART_BYTES = 16 * 1024 * 1024;
 const MAX_PARTS = 10_000;
 const RETRY_DELAY_MS = 200;
 const NOT_FOR_US = new Set([400, 403, 405, 501]);
-const FULL = new Set(['InsufficientStorage', 'XMinioStorageFull', 'QuotaExceeded', 'EntityTooLarge']);
+const FULL = new Set(['InsufficientStorage', 'XMinioStorageFull', 'QuotaExceeded']);
 
 /** Objects of one bucket under one prefix, by keys without it. All methods reject with StoreError. */
 export class S3Objects {
@@ -231,7 +231,7 @@ export class S3Objects {
     const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
     const isFull = cause instanceof Error && FULL.has(cause.name);
     const message = `${where}: ${doing} (${reason}); ${remedy(cause)}`;
-    return new StoreError(isFull ? 'ERR_STORE_FULL' : 'ERR_STORE_IO', message, { cause });
+    return new StoreError(isFull ? 'ERR_STORE_BUCKET_FULL' : 'ERR_STORE_IO', message, { cause });
   }
 }
 
