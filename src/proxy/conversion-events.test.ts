@@ -2,6 +2,9 @@ import { expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../test/support/tar-blocks.ts';
 import { digestOf } from '../oci/digest.ts';
+import type { StreamedBody } from './answer.ts';
+import { ConversionEvents } from './conversion-events.ts';
+import { ConversionNews } from './conversion-news.ts';
 import type { ConversionStatus } from './conversion-status.ts';
 
 useProxiedRegistry({ tagTtlMs: 60_000, conversion: { concurrency: 1 } });
@@ -60,3 +63,20 @@ test('the stream ends cleanly when the proxy is stopped', async () => {
   expect((await events).map(({ event }) => event)).not.toContain('done');
   await proxy.start();
 }, 60_000);
+
+test('no more listen than are allowed, also of those that come at once; each that ends makes room', async () => {
+  const events = new ConversionEvents(new ConversionNews());
+  const asked = Promise.withResolvers<ConversionStatus>();
+  const many = Array.from({ length: 210 }, () => events.answer(() => asked.promise));
+  asked.resolve({ state: 'running' } as ConversionStatus);
+  const outcomes = await Promise.allSettled(many);
+  const given = outcomes.filter((outcome) => outcome.status === 'fulfilled');
+  expect(given).toHaveLength(200);
+  const body = given[0]!.value.body as StreamedBody;
+  await body.close();
+  await expect(events.answer(() => Promise.reject(new Error('no such conversion')))).rejects.toThrow(
+    'no such conversion',
+  );
+  await expect(events.answer(() => asked.promise)).resolves.toMatchObject({ status: 200 });
+  await expect(events.answer(() => asked.promise)).rejects.toThrow('200 listen already');
+});

@@ -34,8 +34,12 @@ export class ConversionEvents {
         headers: { 'retry-after': '30' },
       });
     }
-    const first = await status();
+    // Counted before anything is waited for: many come at once.
     this.#streams++;
+    const first = await status().catch((error: unknown) => {
+      this.#streams--;
+      throw error;
+    });
     const body: StreamedBody = {
       send: (outgoing, signal) => this.#send(outgoing, first, status, signal),
       close: async () => void this.#streams--,
