@@ -118,7 +118,7 @@ async function convertLayers(
         imageLimits.layer(record.tarSizeBytes, layer.descriptor.size);
         progress.finish(index);
         return record;
-      });
+      }, signal);
       // The first failure ends the others; each is awaited below.
       task.catch((error: unknown) => failure.abort(error));
       running.push(task);

@@ -1,13 +1,15 @@
 import { expect, test, vi } from 'vitest';
 import { type ImageTurns, LayerTurns } from './layer-turns.ts';
 
+const never = new AbortController().signal;
+
 /** Asks for a turn that ends when it is told to. */
-function ask(turns: ImageTurns, name: string, begun: string[]) {
+function ask(turns: ImageTurns, name: string, begun: string[], signal = never) {
   const end = Promise.withResolvers<void>();
   const over = turns.run(async () => {
     begun.push(name);
     await end.promise;
-  });
+  }, signal);
   return { end: () => end.resolve(), over };
 }
 
@@ -67,6 +69,34 @@ test('the more urgent image has the next turn, as soon as it is more urgent', as
 
 test('a turn that fails is over', async () => {
   const image = new LayerTurns(1, () => {}).image(() => 0);
-  await expect(image.run(() => Promise.reject(new Error('broken')))).rejects.toThrow('broken');
-  expect(await image.run(async () => 'next')).toBe('next');
+  await expect(image.run(() => Promise.reject(new Error('broken')), never)).rejects.toThrow('broken');
+  expect(await image.run(async () => 'next', never)).toBe('next');
+});
+
+test('who gives up before its turn waits for none, and is not in the way of others', async () => {
+  const onIdle = vi.fn();
+  const turns = new LayerTurns(1, onIdle);
+  const begun: string[] = [];
+  const first = ask(
+    turns.image(() => 0),
+    'first',
+    begun,
+  );
+  const stop = new AbortController();
+  const urgent = turns.image(() => 1);
+  const given = ['urgent 1', 'urgent 2'].map((name) => ask(urgent, name, begun, stop.signal));
+  const last = ask(
+    turns.image(() => 0),
+    'last',
+    begun,
+  );
+  stop.abort(new Error('enough'));
+  for (const { over } of given) await expect(over).rejects.toThrow('enough');
+  await expect(urgent.run(async () => 'late', stop.signal)).rejects.toThrow('enough');
+  first.end();
+  await first.over;
+  last.end();
+  await last.over;
+  expect(begun).toEqual(['first', 'last']);
+  expect(onIdle).toHaveBeenCalledTimes(1);
 });
