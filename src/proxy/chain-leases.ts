@@ -72,9 +72,10 @@ export class ChainLeases implements ChainGuard {
   ): Promise<{ readonly value: T } | null> {
     const name = `chain:${this.#profile}:${chainId}`;
     const take = (untilMs: number) => this.#leases.take(name, untilMs, Date.now());
-    if (!(await take(Date.now() + this.#leaseMs))) return null;
+    const untilMs = Date.now() + this.#leaseMs;
+    if (!(await take(untilMs))) return null;
     const log = this.#log.child({ chain: chainId });
-    const lease = new KeptLease({ renew: take, leaseMs: this.#leaseMs, log });
+    const lease = new KeptLease({ untilMs, renew: take, leaseMs: this.#leaseMs, log });
     try {
       // It may have been finished between the look and the lease.
       const found = await known();

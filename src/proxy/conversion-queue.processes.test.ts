@@ -25,8 +25,6 @@ test('what another process queues in the same catalog is seen', async () => {
 });
 
 test('a conversion that another process has taken meanwhile is given up, and its outcome not spoiled', async () => {
-  vi.useRealTimers();
-  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
   const aborted = vi.fn();
   start((_record, { signal }) => {
     signal.addEventListener('abort', aborted);
@@ -42,8 +40,6 @@ test('a conversion that another process has taken meanwhile is given up, and its
 });
 
 test('a conversion whose lease cannot be renewed is given up when it ends', async () => {
-  vi.useRealTimers();
-  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
   const aborted = vi.fn();
   start((_record, { signal }) => {
     signal.addEventListener('abort', aborted);

@@ -242,8 +242,9 @@ export class ConversionQueue {
       try {
         const nowMs = Date.now();
         await conversions.giveUpInterrupted(this.#interrupted(), nowMs);
-        const record = await this.#takeNext(nowMs);
-        if (record !== null) await this.#begin(record);
+        const leaseUntilMs = nowMs + this.#leaseMs;
+        const record = await this.#takeNext(leaseUntilMs, nowMs);
+        if (record !== null) await this.#begin(record, leaseUntilMs);
         // When a place is free again, or a node waits, it is woken.
         else if (this.#running.size >= this.#images) await this.#idle(null);
         else await this.#idle(await conversions.nextStartMs(this.#profile));
@@ -256,20 +257,20 @@ export class ConversionQueue {
   }
 
   /** Null also if all places are taken: then there is one more, for an image that a node waits for. */
-  async #takeNext(nowMs: number): Promise<ConversionRecord | null> {
+  async #takeNext(leaseUntilMs: number, nowMs: number): Promise<ConversionRecord | null> {
     const taken = this.#running.size;
     if (taken > this.#images) return null;
     const leastPriority = taken < this.#images ? null : PRIORITY.waitingNode;
-    return this.#catalog.conversions.takeNext(this.#profile, nowMs + this.#leaseMs, nowMs, leastPriority);
+    return this.#catalog.conversions.takeNext(this.#profile, leaseUntilMs, nowMs, leastPriority);
   }
 
-  async #begin(record: ConversionRecord): Promise<void> {
+  async #begin(record: ConversionRecord, leaseUntilMs: number): Promise<void> {
     const { digest, priority } = record;
     // Its lease has ended though we were at it: that is being given up.
     await this.#running.get(digest)?.over;
     const running: Running = { priority, over: Promise.resolve() };
     this.#running.set(digest, running);
-    running.over = this.#work(record, running)
+    running.over = this.#work(record, leaseUntilMs, running)
       .catch((error: unknown) => {
         this.#log.error({ err: error, conversion: digest }, 'the outcome of a conversion cannot be written');
       })
@@ -301,7 +302,7 @@ export class ConversionQueue {
     if (timer !== null) clearTimeout(timer);
   }
 
-  async #work(record: ConversionRecord, running: Readonly<Running>): Promise<void> {
+  async #work(record: ConversionRecord, leaseUntilMs: number, running: Readonly<Running>): Promise<void> {
     const { digest, profile, kind, upstream, repository, platform } = record;
     const { conversions } = this.#catalog;
     const log = this.#log.child({ conversion: digest, kind, upstream, repository, platform });
@@ -312,6 +313,7 @@ export class ConversionQueue {
     log.info('conversion started');
     this.#news.announce();
     const lease = new KeptLease({
+      untilMs: leaseUntilMs,
       renew: (untilMs) => conversions.renew(digest, profile, untilMs),
       leaseMs: this.#leaseMs,
       log,

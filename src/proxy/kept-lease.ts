@@ -7,39 +7,64 @@ const RENEWAL_PART = 1 / 3;
 export class KeptLease {
   /** Fires when somebody else may have it: at the latest when it has ended without being renewed. */
   readonly signal: AbortSignal;
-  readonly #timer: NodeJS.Timeout;
-  #renewing: Promise<void> = Promise.resolve();
+  readonly #renewals: NodeJS.Timeout;
+  #expiry: NodeJS.Timeout;
+  #renewing: Promise<void> | null = null;
 
-  /** @param renew false if it is no longer ours */
+  /**
+   * @param untilMs when it ends unless it is renewed
+   * @param renew false if it is no longer ours
+   */
   constructor({
+    untilMs,
     renew,
     leaseMs,
     log,
   }: {
+    untilMs: number;
     renew: (untilMs: number) => Promise<boolean>;
     leaseMs: number;
     log: Logger;
   }) {
     const lost = new AbortController();
     this.signal = lost.signal;
-    let untilMs = Date.now() + leaseMs;
-    const lose = () => lost.abort(new Error('another process may be at the same'));
-    this.#timer = setInterval(() => {
-      if (Date.now() >= untilMs) return lose();
+    const lose = () => {
+      this.#stopTimers();
+      lost.abort(new Error('another process may be at the same'));
+    };
+    let endMs = untilMs;
+    const watch = () => {
+      const leftMs = endMs - Date.now();
+      if (leftMs <= 0) return lose();
+      this.#expiry = setTimeout(watch, leftMs);
+    };
+    this.#expiry = setTimeout(watch, untilMs - Date.now());
+    this.#renewals = setInterval(() => {
+      // One at a time: none is to be under way when the lease is given back.
+      if (this.#renewing !== null) return;
       const nextMs = Date.now() + leaseMs;
-      this.#renewing = renew(nextMs).then(
-        (isOurs) => {
-          if (isOurs) untilMs = nextMs;
-          else lose();
-        },
-        (error: unknown) => log.warn({ err: error }, 'a lease could not be renewed'),
-      );
+      this.#renewing = renew(nextMs)
+        .then(
+          (isOurs) => {
+            if (isOurs) endMs = nextMs;
+            else lose();
+          },
+          (error: unknown) => log.warn({ err: error }, 'a lease could not be renewed'),
+        )
+        .finally(() => {
+          this.#renewing = null;
+        });
     }, leaseMs * RENEWAL_PART);
   }
 
   /** Resolves when it is not renewed any more; giving it back is the caller's. */
   async end(): Promise<void> {
-    clearInterval(this.#timer);
+    this.#stopTimers();
     await this.#renewing;
+  }
+
+  #stopTimers(): void {
+    clearInterval(this.#renewals);
+    clearTimeout(this.#expiry);
   }
 }

@@ -28,7 +28,7 @@ export let begun: Digest[];
 /** Gives each test of a file an empty catalog, whose clock the test moves on by {@link tick}, and ends its queue. */
 export function useConversionQueue(): void {
   beforeEach(async () => {
-    vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
+    vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
     directory = mkdtempSync(join(tmpdir(), 'dadi-queue-'));
     catalog = await openCatalog();
     begun = [];
