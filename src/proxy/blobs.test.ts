@@ -6,6 +6,7 @@ import { afterEach, expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { bytesOf, errorOf } from '../../test/support/test-proxy.ts';
 import { Catalog } from '../store/catalog.ts';
+import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
 
 const BIG = randomBytes(8 * 1024 * 1024);
 
@@ -33,6 +34,45 @@ test('a repository gets its blob although another one was refused it at the same
   go.resolve();
   expect((await refused).status).toBe(404);
   expect((await bytesOf(await given)).equals(BIG)).toBe(true);
+});
+
+test('a blob that is kept while another reader is looking for it is not downloaded again', async () => {
+  const digest = upstream.putBlob(BIG);
+  const asked = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  upstream.intercept = (_request, response) => {
+    asked.resolve();
+    void go.promise.then(() => response.writeHead(200, { 'content-length': BIG.length }).end(BIG));
+    return true;
+  };
+  const first = proxy.fetch(`/v2/lib/a/blobs/${digest}`);
+  await asked.promise;
+  const open = DirectoryBlobStore.prototype.open;
+  const looked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<void>();
+  vi.spyOn(DirectoryBlobStore.prototype, 'open').mockImplementationOnce(async function (
+    this: DirectoryBlobStore,
+    ...wanted
+  ) {
+    const found = await open.apply(this, wanted);
+    looked.resolve();
+    await answer.promise;
+    return found;
+  });
+  const second = proxy.fetch(`/v2/lib/a/blobs/${digest}`);
+  await looked.promise;
+  go.resolve();
+  expect((await bytesOf(await first)).equals(BIG)).toBe(true);
+  await vi.waitFor(
+    async () => {
+      const status = (await (await proxy.adminFetch('/dadi/v1/status')).json()) as { downloads: object[] };
+      expect(status.downloads).toEqual([]);
+    },
+    { timeout: 30_000 },
+  );
+  answer.resolve();
+  expect((await bytesOf(await second)).equals(BIG)).toBe(true);
+  expect(upstream.count('GET', digest)).toBe(1);
 });
 
 test('a store that cannot take a blob lets go of the connection to upstream', async () => {

@@ -99,8 +99,14 @@ export class Blobs {
    * the signal's reason.
    */
   async find(target: Target, digest: Digest, signal: AbortSignal): Promise<FoundBlob> {
+    const key = downloadKey(target, digest);
+    const before = this.#downloads.get(key);
     const source = await tryToRead(this.#log, () => this.#store.open(digest));
-    const running = this.#downloads.get(downloadKey(target, digest));
+    const running = this.#downloads.get(key);
+    // It ended while the store was looking for what was not there yet.
+    if (source === null && running === undefined && before !== undefined) {
+      return this.find(target, digest, signal);
+    }
     // One that is begun for this repository needs no permission: upstream will answer for it.
     if (source === null && running === undefined) {
       this.#negatives.check(target, `blob ${digest}`);
