@@ -3,6 +3,7 @@ import {
   begun,
   catalog,
   convertedFrom,
+  enqueue,
   gated,
   image,
   index,
@@ -114,6 +115,27 @@ test('a node that waits for a running image makes it more urgent than the other 
   expect(now()).toEqual([PRIORITY.pulled, PRIORITY.preheat]);
   await queue.offer(WHERE, two, PRIORITY.waitingNode);
   expect(now()).toEqual([PRIORITY.pulled, PRIORITY.waitingNode]);
+});
+
+test('an image that begins just when a node asks for it is as urgent as one that runs', async () => {
+  let priority = () => -1;
+  const { convert } = gated();
+  start((record, options) => {
+    priority = options.priority;
+    return convert(record, options);
+  });
+  await tick();
+  const one = image('one');
+  await enqueue(one);
+  const get = catalog.conversions.get.bind(catalog.conversions);
+  vi.spyOn(catalog.conversions, 'get').mockImplementationOnce(async (digest, profile) => {
+    await queue.retry(digestOf('another one'));
+    await tick();
+    return get(digest, profile);
+  });
+  await queue.offer(WHERE, one, PRIORITY.waitingNode);
+  expect(begun).toEqual([one.digest]);
+  expect(priority()).toBe(PRIORITY.waitingNode);
 });
 
 test('what is pulled goes before what is preheated', async () => {

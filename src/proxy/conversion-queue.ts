@@ -132,6 +132,9 @@ export class ConversionQueue {
   ): Promise<void> {
     try {
       await this.#enqueue(where, served, priority);
+      // Not before: it may have begun meanwhile, as what it was worth till then.
+      const running = this.#running.get(served.digest);
+      if (running !== undefined) running.priority = Math.max(running.priority, priority);
     } catch (error) {
       this.#log.error({ err: error, ...where, digest: served.digest }, 'an image could not be queued');
     }
@@ -146,8 +149,6 @@ export class ConversionQueue {
   async #enqueue(where: RepositoryName, served: ServedManifest, priority: number): Promise<void> {
     const nowMs = Date.now();
     const { digest } = served;
-    const running = this.#running.get(digest);
-    if (running !== undefined) running.priority = Math.max(running.priority, priority);
     const record = await this.#catalog.conversions.get(digest, this.#profile);
     if (await this.#isSettled(record)) return;
     const tags = this.#selection.hasPatterns ? await this.#catalog.tagsOf(where, digest) : [];
