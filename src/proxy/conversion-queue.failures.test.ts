@@ -16,6 +16,7 @@ import {
   WHERE,
 } from '../../test/support/conversion-queue.ts';
 import { ConvertError } from '../convert/errors.ts';
+import { RegistryError } from '../oci/errors.ts';
 import { StoreError } from '../store/errors.ts';
 import type { Converter } from './conversion-queue.ts';
 import { conversionStatus } from './conversion-status.ts';
@@ -107,6 +108,24 @@ test('a failure that passes is tried again by itself, later and later; pulls do 
   await tick(2 * 24 * 60 * MINUTE_MS);
   expect(begun).toHaveLength(24);
   expect(await status()).toMatchObject({ state: 'failed', attempts: 24, nextAttemptAt: null });
+});
+
+test('a time too far away for a timer is no reason to look at the queue all the time', async () => {
+  start(async () => {
+    throw new RegistryError(
+      'ERR_REGISTRY_RATE_LIMITED',
+      { ...WHERE, host: 'reg.example', reference: null },
+      '',
+      {
+        retryAfterMs: 60 * 24 * 60 * MINUTE_MS,
+      },
+    );
+  });
+  await queue.offer(WHERE, image('one'));
+  await tick();
+  const takeNext = vi.spyOn(catalog.conversions, 'takeNext');
+  await tick(1000);
+  expect(takeNext).not.toHaveBeenCalled();
 });
 
 test('what is tried again waits behind what was not tried yet', async () => {

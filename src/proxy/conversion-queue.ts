@@ -44,6 +44,8 @@ const INDEX_DELAY_MS = 2_000;
 const MAX_INTERRUPTIONS = 3;
 const PROGRESS_INTERVAL_MS = 200;
 const CATALOG_RETRY_MS = 5_000;
+/** Timers know no time much further away: they take it for now. */
+const MAX_IDLE_MS = 24 * 60 * 60_000;
 
 interface Running {
   priority: number;
@@ -297,7 +299,8 @@ export class ConversionQueue {
     const { promise, resolve } = this.#wake;
     const onStop = () => resolve();
     this.#stop.signal.addEventListener('abort', onStop);
-    const timer = untilMs === null ? null : setTimeout(resolve, Math.max(0, untilMs - Date.now()));
+    const timer =
+      untilMs === null ? null : setTimeout(resolve, Math.min(MAX_IDLE_MS, Math.max(0, untilMs - Date.now())));
     await promise;
     this.#stop.signal.removeEventListener('abort', onStop);
     if (timer !== null) clearTimeout(timer);
