@@ -11,9 +11,6 @@ export interface RegistryQuota {
   readonly observedAtMs: number;
 }
 
-/** A longer Retry-After is taken for this: nobody stays away for good because of one answer. */
-const MAX_PAUSE_MS = 24 * 60 * 60_000;
-
 /** What counts against limits of pulls: Docker Hub counts the GETs of manifests, nothing else. */
 export type Counted = 'pull' | 'other';
 
@@ -58,7 +55,7 @@ export class RateLimits {
   /** To be told of what the registry refused: where it names a time, that is kept to. */
   refused(counted: Counted, error: RegistryError): void {
     if (error.code !== 'ERR_REGISTRY_RATE_LIMITED' || error.retryAfterMs === null) return;
-    this.#pauses.set(counted, performance.now() + Math.min(error.retryAfterMs, MAX_PAUSE_MS));
+    this.#pauses.set(counted, performance.now() + error.retryAfterMs);
   }
 }
 

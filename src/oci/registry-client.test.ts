@@ -296,6 +296,14 @@ test('a long Retry-After, or none, is handed on at once', async () => {
   expect(seen).toHaveLength(2);
 });
 
+test.each(['999999999', 'Fri, 31 Dec 9999 23:59:59 GMT'])(
+  'a Retry-After of %s is taken for a day: nobody stays away for good',
+  async (retryAfter) => {
+    const { url } = await serve(answer(503, { 'retry-after': retryAfter }));
+    await expect(clientOf(url).blob('lib/a', digest)).rejects.toMatchObject({ retryAfterMs: 86_400_000 });
+  },
+);
+
 test('nothing listens: unreachable, naming the host', async () => {
   const { url } = await serve(ok);
   await cleanups.pop()?.();

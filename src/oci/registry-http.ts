@@ -150,12 +150,15 @@ async function readErrorBody(body: Readable): Promise<string> {
   return Buffer.concat(pieces).toString('utf8');
 }
 
+/** A longer Retry-After is taken for this: nobody stays away for good because of one answer. */
+const MAX_RETRY_AFTER_MS = 24 * 60 * 60_000;
+
 /** RFC 9110, 10.2.3: seconds or a date. Null if there is no such header or it is neither. */
 export function parseRetryAfter(value: string | null, nowMs: number): number | null {
   if (value === null) return null;
-  if (/^[0-9]{1,9}$/.test(value.trim())) return Number(value) * 1000;
+  if (/^[0-9]{1,9}$/.test(value.trim())) return Math.min(Number(value) * 1000, MAX_RETRY_AFTER_MS);
   const date = Date.parse(value);
-  return Number.isNaN(date) ? null : Math.max(0, date - nowMs);
+  return Number.isNaN(date) ? null : Math.min(Math.max(0, date - nowMs), MAX_RETRY_AFTER_MS);
 }
 
 /**
