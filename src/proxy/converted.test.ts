@@ -1,7 +1,10 @@
-import { expect, test } from 'vitest';
+import { getPriority } from 'node:os';
+import process from 'node:process';
+import { afterEach, expect, test, vi } from 'vitest';
 import { ended, layerOf } from '../../test/support/conversions.ts';
 import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-registry.ts';
 import { bytesOf, errorOf } from '../../test/support/test-proxy.ts';
+import { threadPriorities } from '../../test/support/thread-priorities.ts';
 import {
   CHUNK_TABLE_DIGEST_ANNOTATION,
   OVERLAYBD_ARTIFACT_TYPE,
@@ -10,9 +13,14 @@ import {
 } from '../oci/annotations.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { type ImageManifest, type IndexManifest, parseManifest } from '../oci/manifest.ts';
+import { Catalog } from '../store/catalog.ts';
 import type { ConversionStatus } from './conversion-status.ts';
 
 useProxiedRegistry({ tagTtlMs: 60_000, conversion: { concurrency: 2 } });
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
 
 async function statusOf(digest: Digest): Promise<ConversionStatus> {
   return (await (await proxy.fetch(`/dadi/v1/conversions/${digest}`)).json()) as ConversionStatus;
@@ -85,12 +93,35 @@ test('pull and conversion together download each layer once', async () => {
 
 test('images that are converted at the same time convert their common base once', async () => {
   const base = layerOf('base', 3_000_000);
-  const images = ['one', 'two'].map((name) => upstream.putImage([base, layerOf(name)], name));
-  await Promise.all(['one', 'two'].map((tag) => proxy.fetch(`/v2/lib/a/manifests/${tag}`)));
+  const images = [upstream.putImage([base], 'one'), upstream.putImage([base, layerOf('two')], 'two')];
+  const go = Promise.withResolvers<void>();
+  upstream.intercept = ({ url = '' }, response) => {
+    if (!url.endsWith(digestOf(base))) return false;
+    void go.promise.then(() => response.writeHead(200, { 'content-length': base.length }).end(base));
+    return true;
+  };
+  const layer = vi.spyOn(Catalog.prototype, 'layer');
+  const looks = () => layer.mock.calls.filter(([chain]) => chain === digestOf(base)).length;
+  // Whoever makes it looks before and after it has got hold of it, and has one of the two turns.
+  await proxy.fetch('/v2/lib/a/manifests/one');
+  await vi.waitFor(() => expect(looks()).toBe(2), { timeout: 60_000 });
+  // With the other turn, the other one looks and finds nothing.
+  await proxy.fetch('/v2/lib/a/manifests/two');
+  await vi.waitFor(() => expect(looks()).toBeGreaterThanOrEqual(3), { timeout: 60_000 });
+  go.resolve();
   for (const image of images) expect(await ended(proxy, image.digest)).toMatchObject({ state: 'done' });
   const chains = proxy.logged.filter(({ msg }) => msg === 'chain converted').map(({ chain }) => chain);
-  expect(chains).toHaveLength(3);
-  expect(new Set(chains).size).toBe(3);
+  expect(chains).toHaveLength(2);
+  expect(new Set(chains).size).toBe(2);
+}, 60_000);
+
+test('the threads of conversions go behind all others', async () => {
+  const own = getPriority(process.pid);
+  const image = upstream.putImage([layerOf('one')], '1');
+  await proxy.fetch('/v2/lib/a/manifests/1');
+  await ended(proxy, image.digest);
+  expect(threadPriorities()).toContain(Math.max(own, 10));
+  expect(getPriority(process.pid)).toBe(own);
 });
 
 test('to ask for the converted image is enough to have it made, and says how far it is', async () => {
