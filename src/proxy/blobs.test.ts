@@ -8,6 +8,7 @@ import { proxy, upstream, useProxiedRegistry } from '../../test/support/proxied-
 import { bytesOf } from '../../test/support/test-proxy.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
+import { StoreError } from '../store/errors.ts';
 
 const BIG = randomBytes(8 * 1024 * 1024);
 
@@ -88,6 +89,26 @@ test('a store that cannot take a blob lets go of the connection to upstream', as
   expect((await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${digest}`))).equals(BIG)).toBe(true);
   expect(upstream.count('GET', digest)).toBe(2);
   await Promise.all(closed);
+});
+
+test('what is kept but cannot be read is not downloaded again and again', async () => {
+  const image = upstream.putImage([BIG], '1');
+  vi.spyOn(DirectoryBlobStore.prototype, 'open').mockRejectedValue(
+    new StoreError('ERR_STORE_IO', 'no rights'),
+  );
+  const begun = await proxy.adminFetch('/dadi/v1/preheat?image=reg.example/lib/a:1', { method: 'POST' });
+  const { id } = (await begun.json()) as { id: string };
+  await vi.waitFor(
+    async () => {
+      const job = await (await proxy.adminFetch(`/dadi/v1/preheat/${id}`)).json();
+      expect(job).toMatchObject({
+        isOver: true,
+        images: [{ state: 'failed', error: expect.stringContaining('no rights') }],
+      });
+    },
+    { timeout: 20_000 },
+  );
+  expect(upstream.count('GET', image.layers[0]!)).toBe(1);
 });
 
 test('with a catalog that cannot be written, what is at hand is served all the same', async () => {

@@ -145,7 +145,8 @@ export class Blobs {
     if (found.kind === 'no-room') throw new StoreError('ERR_STORE_FULL', `${digest} cannot be kept`);
     found.reader.leave();
     await unlessAborted(found.download.finished, signal);
-    return this.whole(target, digest, signal);
+    // A store that cannot be read now says so: to download it again would change nothing.
+    return (await this.#store.open(digest)) ?? this.whole(target, digest, signal);
   }
 
   /** A local file with the blob's bytes, verified, waiting for its download if need be. The caller closes it. */
