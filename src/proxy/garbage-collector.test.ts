@@ -128,6 +128,18 @@ test('what is held stays: by a reader, a conversion, or by name', async () => {
   expect((await collector({ maxBytes: 1 }).collect()).removedBlobs).toBe(3);
 });
 
+test('what is being read is in use as long as that goes on, also for replicas that cannot see who holds it', async () => {
+  const [digest] = (await blobs(1)) as [Digest];
+  const source = (await store.open(digest))!;
+  await recorder.flush();
+  await catalog.blobs.remove([digest]);
+  await catalog.blobs.add([{ digest, sizeBytes: 100 * KIB, modifiedAtMs: Date.now() - 1_000_000 }]);
+  await source.read(0, Buffer.alloc(KIB));
+  await recorder.flush();
+  expect((await catalog.blobs.get(digest))?.usedAtMs).toBeGreaterThan(Date.now() - 500_000);
+  await source.close();
+});
+
 test('what was used a moment ago is spared, also if only its manifest was', async () => {
   const all = await blobs(3);
   await catalog.putManifest(all[0]!, 'application/x', 1, [all[1]!]);

@@ -28,8 +28,7 @@ export class RecordedBlobStore implements BlobStore {
     this.#recorder.used(digest);
     return new WatchedSource(source, {
       failed: () => this.#onUnreadable(digest),
-      // A slow reader uses it to the end.
-      closed: () => this.#recorder.used(digest),
+      used: () => this.#recorder.used(digest),
     });
   }
 
@@ -99,18 +98,20 @@ export class RecordedBlobStore implements BlobStore {
   }
 }
 
+/** A slow reader uses a blob to the end: that it is held here, other replicas do not see. */
 class WatchedSource implements ByteSource {
   readonly size: number;
   readonly #source: ByteSource;
-  readonly #tell: { readonly failed: () => void; readonly closed: () => void };
+  readonly #tell: { readonly failed: () => void; readonly used: () => void };
 
-  constructor(source: ByteSource, tell: { readonly failed: () => void; readonly closed: () => void }) {
+  constructor(source: ByteSource, tell: { readonly failed: () => void; readonly used: () => void }) {
     this.#source = source;
     this.size = source.size;
     this.#tell = tell;
   }
 
   async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {
+    this.#tell.used();
     try {
       await this.#source.read(offset, target, signal);
     } catch (error) {
@@ -120,7 +121,7 @@ class WatchedSource implements ByteSource {
   }
 
   async close(): Promise<void> {
-    this.#tell.closed();
+    this.#tell.used();
     await this.#source.close();
   }
 }
