@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { pino } from 'pino';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
@@ -194,6 +194,18 @@ test('a blob that the disk has damaged is found and removed, an intact one is no
   expect(await kept([good, bad])).toEqual([true, false]);
   expect(await catalog.blobs.get(bad)).toBeNull();
   expect(await catalog.blobs.nextToVerify(Date.now() - 1000)).toBeNull();
+});
+
+test('however many reads of a blob fail at once, it is checked once', async () => {
+  const [digest] = (await blobs(1)) as [Digest];
+  const verify = vi.spyOn(inner, 'verify');
+  const scrubber = new Scrubber({ store: inner, catalog, log, signal: stop.signal });
+  for (let reader = 0; reader < 20; reader++) scrubber.suspect(digest);
+  await scrubber.idle();
+  expect(verify).toHaveBeenCalledTimes(1);
+  scrubber.suspect(digest);
+  await scrubber.idle();
+  expect(verify).toHaveBeenCalledTimes(2);
 });
 
 test('a blob whose size a read finds wrong is checked at once', async () => {

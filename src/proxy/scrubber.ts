@@ -21,7 +21,7 @@ export interface ScrubberParts {
 /** Finds blobs that a disk has damaged, and removes them: whoever asks for one next has it fetched or made anew. */
 export class Scrubber {
   readonly #parts: ScrubberParts;
-  readonly #checking = new Set<Promise<void>>();
+  readonly #suspects = new Map<Digest, Promise<void>>();
 
   constructor(parts: ScrubberParts) {
     this.#parts = parts;
@@ -49,16 +49,17 @@ export class Scrubber {
     return catalog.blobs.nextToVerify(nowMs - everyMs);
   }
 
-  /** Has a blob checked that could not be read. */
+  /** Has a blob checked that could not be read: once, however many find that. */
   suspect(digest: Digest): void {
+    if (this.#suspects.has(digest)) return;
     const { log, signal } = this.#parts;
-    const work: Promise<void> = this.check(digest)
+    const work = this.check(digest)
       .then(() => {})
       .catch((error: unknown) => {
         if (!signal.aborted) log.error({ err: error, digest }, 'a blob cannot be checked');
       })
-      .finally(() => this.#checking.delete(work));
-    this.#checking.add(work);
+      .finally(() => this.#suspects.delete(digest));
+    this.#suspects.set(digest, work);
   }
 
   /** Reads a blob; a damaged one is removed, with all that needs it. Rejects with StoreError. */
@@ -79,6 +80,6 @@ export class Scrubber {
   }
 
   async idle(): Promise<void> {
-    await Promise.all(this.#checking);
+    await Promise.all(this.#suspects.values());
   }
 }
