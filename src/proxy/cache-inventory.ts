@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import type { Digest } from '../oci/digest.ts';
 import type { BlobStore, ListedBlob } from '../store/blob-store.ts';
 import type { Catalog } from '../store/catalog.ts';
 import { partsOf } from './manifests.ts';
@@ -10,6 +11,8 @@ const BATCH = 500;
 export interface InventoryParts {
   readonly store: BlobStore;
   readonly catalog: Catalog;
+  /** Takes back what was promised with a blob that is lost. */
+  readonly forget: (digest: Digest) => Promise<void>;
   readonly log: Logger;
   readonly signal: AbortSignal;
 }
@@ -66,7 +69,7 @@ async function addFound({ store, catalog, signal }: InventoryParts) {
 
 /** What the catalog believes in and the store has no more: what needs it is not promised any longer. */
 async function removeLost(
-  { store, catalog, signal }: InventoryParts,
+  { store, catalog, forget, signal }: InventoryParts,
   present: ReadonlySet<string>,
   startedMs: number,
 ): Promise<number> {
@@ -77,16 +80,11 @@ async function removeLost(
       signal.throwIfAborted();
       if (present.has(digest) || addedAtMs >= startedMs) continue;
       if ((await store.stat(digest)) !== null) continue;
-      await forgetLost(catalog, digest);
+      await forget(digest);
       lost++;
     }
     const last = page.at(-1);
     if (last === undefined) return lost;
     after = last.digest;
   }
-}
-
-async function forgetLost(catalog: Catalog, digest: ListedBlob['digest']): Promise<void> {
-  await catalog.content.withdraw(digest);
-  await catalog.blobs.remove([digest]);
 }

@@ -5,9 +5,9 @@ import type { StoreError } from '../store/errors.ts';
 import { RecordedBlobStore } from '../store/recorded-blob-store.ts';
 import { UseRecorder } from '../store/use-recorder.ts';
 import { type CacheConfig, freeBytesOf, limitsOf, verifyEveryMsOf } from './cache-config.ts';
-import { takeInventory } from './cache-inventory.ts';
+import { type InventoryParts, takeInventory } from './cache-inventory.ts';
 import { GarbageCollector } from './garbage-collector.ts';
-import { Scrubber } from './scrubber.ts';
+import { Scrubber, type ScrubberParts } from './scrubber.ts';
 
 export interface CacheServiceParts {
   readonly store: BlobStore;
@@ -31,6 +31,7 @@ export class CacheService {
   readonly collector: GarbageCollector;
   readonly recorder: UseRecorder;
   readonly #parts: CacheServiceParts;
+  readonly #upkeep: InventoryParts & ScrubberParts;
   readonly #scrubber: Scrubber;
   readonly #stop = new AbortController();
   readonly #work: Promise<void>[] = [];
@@ -44,8 +45,6 @@ export class CacheService {
     this.recorder = new UseRecorder(catalog.blobs, (error) =>
       log.error({ err: error }, 'the use of blobs cannot be kept'),
     );
-    this.#scrubber = new Scrubber({ store, catalog, log, signal });
-    this.store = new RecordedBlobStore(store, this.recorder, (digest) => this.#scrubber.suspect(digest));
     this.collector = new GarbageCollector({
       ...{ store, catalog, log, signal, recorder: this.recorder },
       limits: () => limitsOf(config(), directory),
@@ -55,6 +54,10 @@ export class CacheService {
         this.#freedBytes += freedBytes;
       },
     });
+    this.#upkeep = { store, catalog, log, signal, forget: (digest) => this.collector.forget(digest) };
+    const scrubber = new Scrubber(this.#upkeep);
+    this.#scrubber = scrubber;
+    this.store = new RecordedBlobStore(store, this.recorder, (digest) => scrubber.suspect(digest));
   }
 
   get counts(): CacheCounts {
@@ -82,10 +85,10 @@ export class CacheService {
   }
 
   async #run(): Promise<void> {
-    const { store, catalog, config, directory, log } = this.#parts;
+    const { config, directory, log } = this.#parts;
     const { signal } = this.#stop;
     try {
-      await takeInventory({ store, catalog, log, signal });
+      await takeInventory(this.#upkeep);
     } catch (error) {
       if (!signal.aborted) log.error({ err: error }, 'the cache cannot be listed');
     }

@@ -51,6 +51,11 @@ function collector(limits: Partial<CacheLimits>, freeBytes: number | null = null
   });
 }
 
+function upkeep() {
+  const forget = (digest: Digest) => collector({}).forget(digest);
+  return { store: inner, catalog, log, signal: stop.signal, forget };
+}
+
 /** Blobs of a size, the first one used the longest ago. */
 async function blobs(count: number, sizeBytes = 100 * KIB): Promise<Digest[]> {
   const digests: Digest[] = [];
@@ -176,11 +181,32 @@ test('the catalog is made to agree with the store', async () => {
   await catalog.putManifest(all[0]!, 'application/x', 1, []);
   await inner.remove(all[0]!);
   const found = await inner.put(randomBytes(77));
-  await takeInventory({ store: inner, catalog, log, signal: stop.signal });
+  await takeInventory(upkeep());
   expect(await catalog.blobs.get(all[0]!)).toBeNull();
   expect(await catalog.manifestMediaType(all[0]!)).toBeNull();
   expect(await catalog.blobs.get(found)).toMatchObject({ sizeBytes: 77 });
   expect((await catalog.blobs.totals()).count).toBe(3);
+});
+
+test('with a converted layer that is lost goes the image that was made of it, unless it is held', async () => {
+  for (const isHeld of [false, true]) {
+    const [original, layer, made] = (await blobs(3)) as [Digest, Digest, Digest];
+    const common = { profile: 'p', upstream: 'reg.example', repository: 'a', platform: null };
+    await catalog.conversions.enqueue(
+      { digest: original, kind: 'image', ...common, priority: 0, notBeforeMs: 0, policy: '' },
+      1,
+    );
+    await catalog.putManifest(made, 'application/x', 1, [layer]);
+    const converted = { digest: made, mediaType: 'application/x', sizeBytes: 1, layerBytes: 1 };
+    await catalog.conversions.setDone(original, 'p', converted, 1);
+    const held = isHeld ? await inner.hold(made) : null;
+    await inner.remove(layer);
+    await takeInventory(upkeep());
+    expect(await catalog.conversions.get(original, 'p')).toBeNull();
+    expect(await kept([original, layer, made])).toEqual([true, false, isHeld]);
+    expect((await catalog.blobs.get(made)) !== null).toBe(isHeld);
+    await held?.close();
+  }
 });
 
 test('a blob that the disk has damaged is found and removed, an intact one is not read again', async () => {
@@ -188,7 +214,7 @@ test('a blob that the disk has damaged is found and removed, an intact one is no
   const file = await inner.localFile(bad);
   writeFileSync(file!.path, randomBytes(100 * KIB));
   await file?.close();
-  const scrubber = new Scrubber({ store: inner, catalog, log, signal: stop.signal });
+  const scrubber = new Scrubber(upkeep());
   expect(await scrubber.check(good)).toBe('intact');
   expect(await scrubber.check(bad)).toBe('damaged');
   expect(await kept([good, bad])).toEqual([true, false]);
@@ -199,7 +225,7 @@ test('a blob that the disk has damaged is found and removed, an intact one is no
 test('however many reads of a blob fail at once, it is checked once', async () => {
   const [digest] = (await blobs(1)) as [Digest];
   const verify = vi.spyOn(inner, 'verify');
-  const scrubber = new Scrubber({ store: inner, catalog, log, signal: stop.signal });
+  const scrubber = new Scrubber(upkeep());
   for (let reader = 0; reader < 20; reader++) scrubber.suspect(digest);
   await scrubber.idle();
   expect(verify).toHaveBeenCalledTimes(1);
@@ -252,7 +278,7 @@ test('blobs that come, are read and are removed at the same time: a reader has a
   await collecting;
   expect(reads).toBeGreaterThan(0);
   await gc.collect();
-  await takeInventory({ store: inner, catalog, log, signal: stop.signal });
+  await takeInventory(upkeep());
   expect((await catalog.blobs.totals()).sizeBytes).toBeLessThanOrEqual(300 * KIB);
   const listed: string[] = [];
   for await (const { digest } of inner.list()) listed.push(digest);

@@ -113,10 +113,19 @@ export class GarbageCollector {
    * @returns the bytes that are free again; null if somebody holds it
    */
   async remove(digest: Digest): Promise<number | null> {
-    const { catalog } = this.#parts;
-    // What was made for it alone first: from then on nobody finds the rest by it.
-    for (const other of await catalog.content.withdraw(digest)) await this.#removeBytes(other);
+    await this.#withdraw(digest);
     return this.#removeBytes(digest);
+  }
+
+  /** The store has lost a blob: what was promised with it is taken back. */
+  async forget(digest: Digest): Promise<void> {
+    await this.#withdraw(digest);
+    await this.#parts.catalog.blobs.remove([digest]);
+  }
+
+  /** What was made for it alone goes too: from then on nobody finds the rest by it. */
+  async #withdraw(digest: Digest): Promise<void> {
+    for (const other of await this.#parts.catalog.content.withdraw(digest)) await this.#removeBytes(other);
   }
 
   async #removeBytes(digest: Digest): Promise<number | null> {

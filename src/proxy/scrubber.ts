@@ -14,6 +14,8 @@ const IDLE_MS = 60_000;
 export interface ScrubberParts {
   readonly store: BlobStore;
   readonly catalog: Catalog;
+  /** Takes back what was promised with a blob that is lost. */
+  readonly forget: (digest: Digest) => Promise<void>;
   readonly log: Logger;
   readonly signal: AbortSignal;
 }
@@ -64,18 +66,14 @@ export class Scrubber {
 
   /** Reads a blob; a damaged one is removed, with all that needs it. Rejects with StoreError. */
   async check(digest: Digest): Promise<'intact' | 'damaged' | 'absent'> {
-    const { store, catalog, log, signal } = this.#parts;
+    const { store, catalog, forget, log, signal } = this.#parts;
     const found = await store.verify(digest, signal);
     if (found === 'intact') {
       await catalog.blobs.setVerified(digest, Date.now());
       return found;
     }
     if (found === 'damaged') log.error({ digest }, 'a blob on the disk was damaged: it is removed');
-    for (const other of await catalog.content.withdraw(digest)) {
-      await store.remove(other);
-      await catalog.blobs.remove([other]);
-    }
-    await catalog.blobs.remove([digest]);
+    await forget(digest);
     return found;
   }
 
