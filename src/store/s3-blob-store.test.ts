@@ -164,6 +164,30 @@ describe('stores that share a bucket', () => {
     },
   );
 
+  test('of many blobs that come at once a few are sent at a time: what is sent is in memory', async () => {
+    const store = await another();
+    const go = Promise.withResolvers<void>();
+    let sending = 0;
+    let most = 0;
+    server.intercept = (what, _request, response) => {
+      if (!/^PUT .*blobs\/sha256/.test(what)) return false;
+      most = Math.max(most, ++sending);
+      void go.promise.then(() => {
+        sending--;
+        response.writeHead(200, { etag: '"x"' }).end();
+      });
+      return true;
+    };
+    const coming = Array.from({ length: 40 }, () => store.put(randomBytes(1000)));
+    await vi.waitFor(() => expect(asked(/^HEAD .*blobs\/sha256/)).toHaveLength(40), 20_000);
+    // One question later those that may be sent are on their way.
+    await store.stat(digestOf('another'));
+    go.resolve();
+    await Promise.all(coming);
+    expect(asked(/^PUT .*blobs\/sha256/)).toHaveLength(40);
+    expect(most).toBeLessThanOrEqual(16);
+  });
+
   test('a large blob is sent in parts; if one cannot be sent, the upload is given up and nothing is left here', async () => {
     const bytes = randomBytes(40 * MIB);
     const digest = digestOf(bytes);

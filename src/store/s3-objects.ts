@@ -14,6 +14,7 @@ import {
   S3ServiceException,
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
+import pLimit, { type LimitFunction } from 'p-limit';
 import { StoreError } from './errors.ts';
 
 /** Where objects are kept, and as whom to ask for them. */
@@ -50,6 +51,9 @@ const MAX_SOCKETS = 128;
 /** Larger objects are sent in parts: a failure costs a part, and four are under way at once. */
 const PART_BYTES = 16 * 1024 * 1024;
 const MAX_PARTS = 10_000;
+/** Files that are sent at once, those of several parts and others: what is being sent is in memory. */
+const LARGE_AT_ONCE = 4;
+const SMALL_AT_ONCE = 16;
 const RETRY_DELAY_MS = 200;
 const NOT_FOR_US = new Set([400, 403, 405, 501]);
 const FULL = new Set(['InsufficientStorage', 'XMinioStorageFull', 'QuotaExceeded']);
@@ -58,6 +62,8 @@ const FULL = new Set(['InsufficientStorage', 'XMinioStorageFull', 'QuotaExceeded
 export class S3Objects {
   readonly #client: S3Client;
   readonly #location: S3Location;
+  readonly #large: LimitFunction = pLimit(LARGE_AT_ONCE);
+  readonly #small: LimitFunction = pLimit(SMALL_AT_ONCE);
 
   constructor(location: S3Location) {
     const { endpoint, credentials } = location;
@@ -155,9 +161,14 @@ export class S3Objects {
     }
   }
 
-  /** Sends a file. The object is there when all of it is. */
-  async upload(key: string, path: string, sizeBytes: number): Promise<void> {
+  /** Sends a file, when its turn comes. The object is there when all of it is. */
+  upload(key: string, path: string, sizeBytes: number): Promise<void> {
     if (sizeBytes === 0) return this.put(key, Buffer.alloc(0));
+    const limit = sizeBytes > PART_BYTES ? this.#large : this.#small;
+    return limit(() => this.#upload(key, path, sizeBytes));
+  }
+
+  async #upload(key: string, path: string, sizeBytes: number): Promise<void> {
     const partSize = Math.max(PART_BYTES, Math.ceil(sizeBytes / MAX_PARTS));
     const body = createReadStream(path, { highWaterMark: 1024 * 1024 });
     try {
