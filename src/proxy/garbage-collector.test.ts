@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { Catalog } from '../store/catalog.ts';
 import { DirectoryBlobStore } from '../store/directory-blob-store.ts';
+import { StoreError } from '../store/errors.ts';
 import { RecordedBlobStore } from '../store/recorded-blob-store.ts';
 import { UseRecorder } from '../store/use-recorder.ts';
 import { takeInventory } from './cache-inventory.ts';
@@ -143,6 +144,19 @@ test('what is being read is in use as long as that goes on, also for replicas th
   await recorder.flush();
   expect((await catalog.blobs.get(digest))?.usedAtMs).toBeGreaterThan(Date.now() - 500_000);
   await source.close();
+});
+
+test('a blob that cannot be removed does not keep the others, a store that cannot remove any ends the run', async () => {
+  const all = await blobs(30);
+  const remove = vi.spyOn(inner, 'remove');
+  remove.mockRejectedValueOnce(new StoreError('ERR_STORE_IO', 'cannot remove it: EIO'));
+  await collector({ maxBytes: 2900 * KIB }).collect();
+  expect(await kept(all)).toEqual([true, ...Array(4).fill(false), ...Array(25).fill(true)]);
+  remove.mockReset();
+  remove.mockRejectedValue(new StoreError('ERR_STORE_IO', 'bucket out of reach'));
+  await expect(collector({ maxBytes: 1 }).collect()).rejects.toMatchObject({ code: 'ERR_STORE_IO' });
+  expect(remove.mock.calls.length).toBeLessThan(20);
+  remove.mockRestore();
 });
 
 test('what was used a moment ago is spared, also if only its manifest was', async () => {

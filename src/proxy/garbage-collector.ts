@@ -3,6 +3,7 @@ import type { Digest } from '../oci/digest.ts';
 import type { BlobStore } from '../store/blob-store.ts';
 import type { BlobRecord } from '../store/blob-table.ts';
 import type { Catalog } from '../store/catalog.ts';
+import { isStoreFailure } from '../store/errors.ts';
 import type { UseRecorder } from '../store/use-recorder.ts';
 
 const LEASE = 'garbage-collection';
@@ -11,6 +12,8 @@ const LEASE_MS = 60_000;
 /** How far below its limit the cache is brought, so that not every blob that comes costs a collection. */
 const LOW_WATER = 0.9;
 const PAGE = 200;
+/** So many blobs that cannot be removed end a run: then it is not they. */
+const MAX_FAILURES = 5;
 /** A disk that stays full because of others is no reason to try without a pause. */
 const URGENT_PAUSE_MS = 5_000;
 /** In a report: an operator reads the first ones. */
@@ -160,12 +163,18 @@ export class GarbageCollector {
     }
     if (!(await this.#takeLease())) return run.report('busy');
     const startedMs = performance.now();
+    let failures = 0;
     try {
       const goesOn = () => this.#takeLease();
       for await (const blob of this.#candidates(goal, () => run.freedBytes, goesOn)) {
-        const freedBytes = await this.remove(blob.digest);
-        if (freedBytes === null) run.heldBlobs++;
-        else run.removed(blob, freedBytes);
+        try {
+          const freedBytes = await this.remove(blob.digest);
+          if (freedBytes === null) run.heldBlobs++;
+          else run.removed(blob, freedBytes);
+        } catch (error) {
+          if (++failures >= MAX_FAILURES || !isStoreFailure(error)) throw error;
+          log.error({ err: error, digest: blob.digest }, 'a blob cannot be removed');
+        }
       }
       if (run.removedBlobs > 0) await catalog.content.sweep();
     } finally {
