@@ -80,8 +80,7 @@ export class S3Objects {
       requestHandler: {
         connectionTimeout: CONNECT_TIMEOUT_MS,
         socketTimeout: IDLE_TIMEOUT_MS,
-        requestTimeout: IDLE_TIMEOUT_MS,
-        throwOnRequestTimeout: true,
+        socketAcquisitionWarningTimeout: IDLE_TIMEOUT_MS,
         httpAgent: { keepAlive: true, maxSockets: MAX_SOCKETS },
         httpsAgent: { keepAlive: true, maxSockets: MAX_SOCKETS },
       },
