@@ -27,7 +27,8 @@ export class Outages {
   }
 
   /**
-   * The answer to `question`, if upstream gives one soon. The question goes on when it does not.
+   * The answer to `question`, if upstream gives one soon. The question goes on when it does not, as long as its client
+   * waits: what comes of it late, it keeps for the next one who asks.
    * @throws RegistryError, also the one of a moment ago
    */
   async ask<T>({ where, client }: Target, question: () => Promise<T>): Promise<T> {

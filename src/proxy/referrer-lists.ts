@@ -73,11 +73,13 @@ export class ReferrerLists {
   async #ask(target: Target, digest: Digest, known: TagRecord | null, key: string): Promise<ReferrerList> {
     const { where, client } = target;
     try {
-      const descriptors = await this.#outages.ask(target, () =>
-        client.referrers(where.repository, digest, { signal: this.#signal }),
-      );
-      if (descriptors.length > 0) await this.#keep(target, digest, descriptors);
-      else await this.#forget(target, digest, known, key);
+      const descriptors = await this.#outages.ask(target, async () => {
+        const found = await client.referrers(where.repository, digest, { signal: this.#signal });
+        // Here, so that what comes too late for this one is there for the next.
+        if (found.length > 0) await this.#keep(target, digest, found);
+        else await this.#forget(target, digest, known, key);
+        return found;
+      });
       return { descriptors, warning: null };
     } catch (error) {
       this.#signal.throwIfAborted();
