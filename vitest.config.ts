@@ -6,7 +6,7 @@ const WORKERS = 3;
 /** The proxy as its clients and operators have it: real registries, clients and databases, each test with its own. */
 const PROXY = [
   'test/distribution-spec/**/*.test.ts',
-  'test/{access,cache,clients.*,crash,postgres,proxy,registry-client,replicas,service,upstreams}.test.ts',
+  'test/{access,cache,clients.*,crash,postgres,proxy,proxy-tls,registry-client,replicas,service,upstreams}.test.ts',
 ];
 
 export default defineConfig({

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { digestOf } from '../src/oci/digest.ts';
-import type { ConversionStatus } from '../src/proxy/conversion-status.ts';
+import type { ConversionStatus } from '../src/proxy/conversion/conversion-status.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { clientImage, platformsIndex, startFilledRegistry } from './support/client-images.ts';
 import { Containerd, writeHosts } from './support/containerd.ts';

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { Digest } from '../src/oci/digest.ts';
 import { ImageLayout } from '../src/oci/image-layout.ts';
-import type { ConversionStatus } from '../src/proxy/conversion-status.ts';
+import type { ConversionStatus } from '../src/proxy/conversion/conversion-status.ts';
 import { Catalog } from '../src/store/catalog.ts';
 import { DirectoryBlobStore } from '../src/store/directory-blob-store.ts';
 import { requireCapability } from './support/capabilities.ts';

@@ -6,7 +6,7 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Digest, digestOf } from '../src/oci/digest.ts';
 import { ImageLayout } from '../src/oci/image-layout.ts';
-import type { ConversionStatus } from '../src/proxy/conversion-status.ts';
+import type { ConversionStatus } from '../src/proxy/conversion/conversion-status.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { pushImage } from './support/images.ts';
 import { putOneLayerImage } from './support/one-layer-image.ts';

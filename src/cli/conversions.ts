@@ -1,6 +1,6 @@
 import { Command, Option } from 'commander';
 import { z } from 'zod';
-import { STATUS_STATES } from '../proxy/conversion-status.ts';
+import { STATUS_STATES } from '../proxy/conversion/conversion-status.ts';
 import { askProxy, proxyOption } from './ask-proxy.ts';
 import { formatTable, printJson } from './output.ts';
 

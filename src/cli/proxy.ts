@@ -6,7 +6,7 @@ import { httpProxiesOf } from '../oci/http-proxies.ts';
 import { LOG_LEVELS, type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
 import { isSet, mergeSettings, readConfigFile, type Settings } from '../proxy/config-file.ts';
 import { type RunningProxy, startProxy } from '../proxy/server.ts';
-import { withoutUpstreamSecrets } from '../proxy/upstream-config.ts';
+import { withoutUpstreamSecrets } from '../proxy/upstream/upstream-config.ts';
 import { interruptSignal } from './interrupt.ts';
 import { type LimitFlags, limitOption, limitsHelp } from './limits.ts';
 import { printJson } from './output.ts';

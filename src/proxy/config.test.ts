@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { parseProxyConfig } from './config.ts';
-import { withoutUpstreamSecrets } from './upstream-config.ts';
+import { withoutUpstreamSecrets } from './upstream/upstream-config.ts';
 
 test('an empty configuration is a proxy of Docker Hub', () => {
   const config = parseProxyConfig({});

@@ -2,11 +2,11 @@ import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
-import { cacheSchema } from './cache-config.ts';
+import { cacheSchema } from './cache/cache-config.ts';
 import { explainIssue, explainUnknownKeys } from './config-issues.ts';
 import { ConfigError } from './errors.ts';
 import { storage } from './storage.ts';
-import { allowUpstreamsSchema, upstreamSchema } from './upstream-config.ts';
+import { allowUpstreamsSchema, upstreamSchema } from './upstream/upstream-config.ts';
 
 const hostAndPort = z
   .string()

@@ -1,21 +1,21 @@
-import { TOKEN_PATH } from './access-tokens.ts';
-import { jsonAnswer } from './answer.ts';
-import { type CacheRouteParts, cacheRoutes } from './cache-routes.ts';
-import { answerCallersConversion } from './callers-conversion.ts';
-import { answerChain, answerImage, type ChainParts } from './chains.ts';
-import { answerDistribution, type DistributionParts } from './distribution.ts';
-import { READING, type Route } from './http.ts';
-import { PassthroughAccess } from './passthrough-access.ts';
-import { answerReadiness, type Readiness } from './readiness.ts';
-import { answerStatus, type StatusParts } from './service-status.ts';
+import { TOKEN_PATH } from './access/access-tokens.ts';
+import { PassthroughAccess } from './access/passthrough-access.ts';
+import { type CacheRouteParts, cacheRoutes } from './cache/cache-routes.ts';
+import { answerCallersConversion } from './conversion/callers-conversion.ts';
+import { answerChain, answerImage, type ChainParts } from './conversion/chains.ts';
 import {
   answerConversion,
   answerConversions,
   answerEvents,
   answerRetry,
   type ConversionParts,
-} from './status.ts';
-import { answerUi } from './ui.ts';
+} from './conversion/status.ts';
+import { answerDistribution, type DistributionParts } from './distribution/distribution.ts';
+import { jsonAnswer } from './http/answer.ts';
+import { READING, type Route } from './http/http.ts';
+import { answerReadiness, type Readiness } from './operators/readiness.ts';
+import { answerStatus, type StatusParts } from './operators/service-status.ts';
+import { answerUi } from './operators/ui.ts';
 
 /** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
 export function clientRoutes(

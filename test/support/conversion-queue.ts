@@ -5,10 +5,13 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, vi } from 'vitest';
 import { type Digest, digestOf } from '../../src/oci/digest.ts';
 import { OCI_CONFIG, OCI_INDEX, OCI_LAYER_TAR, OCI_MANIFEST } from '../../src/oci/media-types.ts';
-import { ConversionNews } from '../../src/proxy/conversion-news.ts';
-import { ConversionQueue, type Converter } from '../../src/proxy/conversion-queue.ts';
-import { ConversionSelection, type SelectionOptions } from '../../src/proxy/conversion-selection.ts';
-import type { ServedManifest } from '../../src/proxy/manifests.ts';
+import type { ServedManifest } from '../../src/proxy/content/manifests.ts';
+import { ConversionNews } from '../../src/proxy/conversion/conversion-news.ts';
+import { ConversionQueue, type Converter } from '../../src/proxy/conversion/conversion-queue.ts';
+import {
+  ConversionSelection,
+  type SelectionOptions,
+} from '../../src/proxy/conversion/conversion-selection.ts';
 import { Catalog } from '../../src/store/catalog.ts';
 import { PRIORITY } from '../../src/store/conversion-priority.ts';
 import type { ConversionRecord } from '../../src/store/conversion-table.ts';

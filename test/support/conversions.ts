@@ -1,6 +1,6 @@
 import { expect, vi } from 'vitest';
 import type { Digest } from '../../src/oci/digest.ts';
-import type { ConversionStatus } from '../../src/proxy/conversion-status.ts';
+import type { ConversionStatus } from '../../src/proxy/conversion/conversion-status.ts';
 import { END_BLOCKS, tarMember } from './tar-blocks.ts';
 import type { TestProxy } from './test-proxy.ts';
 
