@@ -2,9 +2,9 @@ import { type Digest, isDigest } from '../../oci/digest.ts';
 import { isTag } from '../../oci/reference.ts';
 import type { Catalog, RepositoryName } from '../../store/catalog.ts';
 import type { UseRecorder } from '../../store/use-recorder.ts';
-import { parsePathDigest } from '../distribution/paths.ts';
 import { RequestError } from '../errors.ts';
 import { type Answer, jsonAnswer } from '../http/answer.ts';
+import { parsePathDigest } from '../http/paths.ts';
 import type { Upstreams } from '../upstream/upstreams.ts';
 import type { GarbageCollector } from './garbage-collector.ts';
 

@@ -1,8 +1,8 @@
 import type { DistributionParts } from '../distribution/distribution.ts';
-import { parsePathDigest } from '../distribution/paths.ts';
 import { RequestError } from '../errors.ts';
 import type { Answer, ProxyRequest } from '../http/answer.ts';
 import { jsonAnswer } from '../http/answer.ts';
+import { parsePathDigest } from '../http/paths.ts';
 import { isSameRepository } from '../upstream/upstreams.ts';
 import { type ConversionParts, conversionOf, neverAsked } from './status.ts';
 

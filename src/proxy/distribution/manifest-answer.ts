@@ -6,9 +6,9 @@ import type { ConvertedImages } from '../conversion/converted.ts';
 import { RequestError } from '../errors.ts';
 import { type Answer, bufferAnswer, type ProxyRequest } from '../http/answer.ts';
 import { conditionalAnswer, etagOf } from '../http/conditions.ts';
+import type { ManifestReference } from '../http/paths.ts';
 import type { Target } from '../upstream/upstreams.ts';
 import { acceptedKinds, isAccepted } from './negotiation.ts';
-import type { ManifestReference } from './paths.ts';
 
 /** What the proxy does with images beyond handing them on. */
 export interface Conversion {

@@ -5,10 +5,10 @@ import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { Hono } from 'hono';
 import type { Logger } from 'pino';
-import { unknownCode } from '../distribution/paths.ts';
 import { errorAnswer, RequestError } from '../errors.ts';
 import { type Answer, bufferAnswer, type ProxyRequest, RequestNotes, writeAnswer } from './answer.ts';
 import { onConnectionEnd } from './connection-end.ts';
+import { unknownCode } from './paths.ts';
 import { readTarget, refuseDotSegments } from './request-target.ts';
 
 export const READING: readonly string[] = ['GET', 'HEAD'];

@@ -3,8 +3,8 @@ import { DEFAULT_REGISTRY, isRepository } from '../../oci/reference.ts';
 import type { RegistryClient } from '../../oci/registry-client.ts';
 import type { EndpointState } from '../../oci/registry-route.ts';
 import type { RepositoryName } from '../../store/catalog.ts';
-import { quote } from '../distribution/paths.ts';
 import { RequestError } from '../errors.ts';
+import { quote } from '../http/paths.ts';
 
 /** A registry that the proxy may contact. */
 export interface Upstream {
