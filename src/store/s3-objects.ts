@@ -46,6 +46,10 @@ export interface S3Object {
 const CONNECT_TIMEOUT_MS = 5_000;
 /** Without a byte, in either direction. */
 const IDLE_TIMEOUT_MS = 30_000;
+/** Of a look-up or a read until its answer begins, all attempts together: somebody's pull waits for it. */
+const ANSWER_MS = 5_000;
+/** A bucket that did not answer is not looked into again for so long: each look would make a pull wait. */
+const SILENCE_MS = 10_000;
 const MAX_ATTEMPTS = 4;
 const MAX_SOCKETS = 128;
 /** Larger objects are sent in parts: a failure costs a part, and four are under way at once. */
@@ -64,6 +68,8 @@ export class S3Objects {
   readonly #location: S3Location;
   readonly #large: LimitFunction = pLimit(LARGE_AT_ONCE);
   readonly #small: LimitFunction = pLimit(SMALL_AT_ONCE);
+  /** On the clock of `performance.now()`. */
+  #silentUntilMs = 0;
 
   constructor(location: S3Location) {
     const { endpoint, credentials } = location;
@@ -100,7 +106,8 @@ export class S3Objects {
   /** Null if there is no such object. */
   async head(key: string): Promise<S3Object | null> {
     try {
-      const found = await this.#client.send(new HeadObjectCommand(this.#named(key)));
+      const command = new HeadObjectCommand(this.#named(key));
+      const found = await this.#answered((abortSignal) => this.#client.send(command, { abortSignal }));
       return {
         key,
         sizeBytes: found.ContentLength ?? 0,
@@ -121,9 +128,9 @@ export class S3Objects {
     const range = `bytes=${start}-${end - 1}`;
     try {
       const command = new GetObjectCommand({ ...this.#named(key), Range: range });
-      const { Body, ContentRange } = await this.#client.send(
-        command,
-        signal === undefined ? {} : { abortSignal: signal },
+      const { Body, ContentRange } = await this.#answered(
+        (abortSignal) => this.#client.send(command, { abortSignal }),
+        signal,
       );
       const stream = Body as Readable;
       if (start === 0 || ContentRange?.startsWith(`bytes ${start}-`)) return stream;
@@ -227,6 +234,25 @@ export class S3Objects {
 
   close(): void {
     this.#client.destroy();
+  }
+
+  /** What `ask` gets, if that begins soon, and the bucket was not silent a moment ago. */
+  async #answered<T>(ask: (abort: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    if (performance.now() < this.#silentUntilMs) throw new Error('it did not answer a moment ago');
+    const patience = new AbortController();
+    const giveUp = () => patience.abort();
+    const timer = setTimeout(giveUp, ANSWER_MS);
+    signal?.addEventListener('abort', giveUp, { once: true });
+    try {
+      return await ask(patience.signal);
+    } catch (cause) {
+      if (!patience.signal.aborted || signal?.aborted === true) throw cause;
+      this.#silentUntilMs = performance.now() + SILENCE_MS;
+      throw new Error(`it did not answer within ${ANSWER_MS} ms`, { cause });
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', giveUp);
+    }
   }
 
   #named(key: string): { Bucket: string; Key: string } {

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
+import type { ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
@@ -85,6 +86,22 @@ test('while the bucket is out of reach images come from upstream, those that are
       expect(upstream.count('GET', `lib/a/blobs/${away.layers[0]}`)).toBe(asked);
     }, LONG);
   } finally {
+    await proxy.remove();
+  }
+});
+
+test('a bucket that takes questions and answers none holds up no pull', async () => {
+  const { bucket, endpoint, credentials } = server.location;
+  const image = upstream.putImage([BIG, Buffer.from('small')], '1');
+  const storage = { kind: 's3', bucket, endpoint, credentials, prefix: 'silent' };
+  const proxy = await TestProxy.start(config(storage));
+  const unanswered: ServerResponse[] = [];
+  try {
+    server.intercept = (_what, _request, response) => unanswered.push(response) > 0;
+    for (let round = 0; round < 2; round++) await pull(proxy, [image.config, ...image.layers]);
+  } finally {
+    server.intercept = null;
+    for (const response of unanswered) response.destroy();
     await proxy.remove();
   }
 });
