@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { NbdServer } from '../src/client/nbd-server.ts';
+import { NbdServer } from '../src/client/nbd/nbd-server.ts';
 import { FileSource } from '../src/format/file-source.ts';
 
 const run = promisify(execFile);

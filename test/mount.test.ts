@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { findAttached } from '../src/client/detach.ts';
+import { findAttached } from '../src/client/attach/detach.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { layerOfDisk } from './support/device-layer.ts';
 import { golden } from './support/golden.ts';

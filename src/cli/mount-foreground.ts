@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import process from 'node:process';
-import { MountHolder, type MountOptions } from '../client/mount-holder.ts';
-import type { MountMessage } from '../client/mount-launcher.ts';
+import { MountHolder, type MountOptions } from '../client/mount/mount-holder.ts';
+import type { MountMessage } from '../client/mount/mount-launcher.ts';
 import { describeProgress, reportMount } from './mount-output.ts';
 import { ProgressLine } from './output.ts';
 

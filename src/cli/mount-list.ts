@@ -1,4 +1,4 @@
-import { listMounts } from '../client/unmount.ts';
+import { listMounts } from '../client/mount/unmount.ts';
 import { formatBytes, formatTable, printJson } from './output.ts';
 
 /** `dadi mount` without arguments. */

@@ -1,5 +1,5 @@
-import type { ConversionProgress } from '../client/conversion-wait.ts';
-import type { MountState } from '../client/mount-state.ts';
+import type { ConversionProgress } from '../client/image/conversion-wait.ts';
+import type { MountState } from '../client/mount/mount-state.ts';
 import { formatBytes, printJson } from './output.ts';
 
 export function reportMount(state: MountState, { json }: { readonly json: boolean }): void {

@@ -1,8 +1,8 @@
 import { resolve } from 'node:path';
 import process from 'node:process';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import type { MountOptions } from '../client/mount-holder.ts';
-import { launchMount } from '../client/mount-launcher.ts';
+import type { MountOptions } from '../client/mount/mount-holder.ts';
+import { launchMount } from '../client/mount/mount-launcher.ts';
 import { formatLayoutReference, parseLayoutReference } from '../oci/layout-reference.ts';
 import { httpUrl } from './arguments.ts';
 import { interruptSignal } from './interrupt.ts';

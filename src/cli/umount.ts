@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { unmountImage } from '../client/unmount.ts';
+import { unmountImage } from '../client/mount/unmount.ts';
 import { runDirectoryOption } from './mount.ts';
 import { formatBytes, printJson } from './output.ts';
 

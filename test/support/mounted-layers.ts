@@ -1,9 +1,9 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { attach, attachPaths } from '../../src/client/attach.ts';
-import { detach } from '../../src/client/detach.ts';
-import { NbdServer } from '../../src/client/nbd-server.ts';
+import { attach, attachPaths } from '../../src/client/attach/attach.ts';
+import { detach } from '../../src/client/attach/detach.ts';
+import { NbdServer } from '../../src/client/nbd/nbd-server.ts';
 import { FileSource } from '../../src/format/file-source.ts';
 import { LsmtLayer } from '../../src/format/lsmt-layer.ts';
 import { MergedDevice } from '../../src/format/merged-device.ts';

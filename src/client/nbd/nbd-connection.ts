@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import type { ByteSource } from '../format/byte-source.ts';
+import type { ByteSource } from '../../format/byte-source.ts';
 import { BufferPool } from './buffer-pool.ts';
 import {
   CLIENT_FLAGS_BYTES,

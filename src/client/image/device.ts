@@ -1,10 +1,10 @@
-import type { ByteSource } from '../format/byte-source.ts';
-import { LsmtLayer } from '../format/lsmt-layer.ts';
-import { MergedDevice } from '../format/merged-device.ts';
-import { openLayerBlob } from '../format/overlaybd-tar.ts';
+import type { ByteSource } from '../../format/byte-source.ts';
+import { LsmtLayer } from '../../format/lsmt-layer.ts';
+import { MergedDevice } from '../../format/merged-device.ts';
+import { openLayerBlob } from '../../format/overlaybd-tar.ts';
+import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import { detectFsType, type FsType } from './fs-type.ts';
 import type { ConvertedImage, ImageLayer, LayerAccess } from './image.ts';
-import { newReadStats, type ReadStats } from './read-stats.ts';
 
 /** An image as a disk. */
 export interface OpenDevice {

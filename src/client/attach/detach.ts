@@ -1,8 +1,8 @@
 import { readdir, readFile, rm, rmdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { SystemCallError } from '../format/libc.ts';
+import { SystemCallError } from '../../format/libc.ts';
+import { ClientError } from '../errors.ts';
 import { attachPaths } from './attach.ts';
-import { ClientError } from './errors.ts';
 import { listSystemMounts, unmount } from './linux-mount.ts';
 import { hasEnded, identifyProcess, type ProcessIdentity, signalProcess } from './processes.ts';
 import { runProgram } from './programs.ts';

@@ -1,9 +1,9 @@
 import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { ClientError } from './errors.ts';
+import { identifyProcess, isRunning } from '../attach/processes.ts';
+import { ClientError } from '../errors.ts';
 import { mountPaths } from './mount-paths.ts';
-import { identifyProcess, isRunning } from './processes.ts';
 
 const stateSchema = z.object({
   id: z.string(),

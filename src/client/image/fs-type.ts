@@ -1,5 +1,5 @@
-import type { ByteSource } from '../format/byte-source.ts';
-import { FormatError } from '../format/errors.ts';
+import type { ByteSource } from '../../format/byte-source.ts';
+import { FormatError } from '../../format/errors.ts';
 
 export type FsType = 'erofs' | 'ext4';
 

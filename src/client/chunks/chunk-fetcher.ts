@@ -1,7 +1,7 @@
-import { SourceError } from '../format/byte-source.ts';
-import { type ChunkTable, verifyChunk } from '../format/chunk-table.ts';
-import { unlessAborted } from '../format/unless-aborted.ts';
-import { type Digest, shortDigest } from '../oci/digest.ts';
+import { SourceError } from '../../format/byte-source.ts';
+import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import { unlessAborted } from '../../format/unless-aborted.ts';
+import { type Digest, shortDigest } from '../../oci/digest.ts';
 import { chunkLength } from './chunk-cache.ts';
 import type { ReadStats } from './read-stats.ts';
 

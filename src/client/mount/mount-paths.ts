@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { ClientError } from './errors.ts';
+import { ClientError } from '../errors.ts';
 
 export interface MountPaths {
   /** The mount's own directory in the run directory: while it exists, the mount does, or its remains. */

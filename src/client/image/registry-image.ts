@@ -1,16 +1,16 @@
 import pLimit from 'p-limit';
-import type { ByteSource } from '../format/byte-source.ts';
-import { decodeChunkTable } from '../format/chunk-table.ts';
-import { OVERLAYBD_ARTIFACT_TYPE } from '../oci/annotations.ts';
-import type { Digest } from '../oci/digest.ts';
-import { type ImageManifest, parseManifest } from '../oci/manifest.ts';
-import { selectPlatform } from '../oci/platform.ts';
-import { parseReference } from '../oci/reference.ts';
-import { RegistryClient } from '../oci/registry-client.ts';
-import { registryUrl } from '../oci/registry-url.ts';
-import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from './cached-blob.ts';
+import type { ByteSource } from '../../format/byte-source.ts';
+import { decodeChunkTable } from '../../format/chunk-table.ts';
+import { OVERLAYBD_ARTIFACT_TYPE } from '../../oci/annotations.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { type ImageManifest, parseManifest } from '../../oci/manifest.ts';
+import { selectPlatform } from '../../oci/platform.ts';
+import { parseReference } from '../../oci/reference.ts';
+import { RegistryClient } from '../../oci/registry-client.ts';
+import { registryUrl } from '../../oci/registry-url.ts';
+import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from '../chunks/cached-blob.ts';
+import { ClientError } from '../errors.ts';
 import { type ConversionProgress, waitForConversion } from './conversion-wait.ts';
-import { ClientError } from './errors.ts';
 import {
   type ConvertedImage,
   convertedLayers,

@@ -5,9 +5,9 @@ import { release } from 'node:os';
 import { join } from 'node:path';
 import { getuid } from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { SystemCallError } from '../format/libc.ts';
-import { ClientError } from './errors.ts';
-import type { FsType } from './fs-type.ts';
+import { SystemCallError } from '../../format/libc.ts';
+import { ClientError } from '../errors.ts';
+import type { FsType } from '../image/fs-type.ts';
 import { mountReadOnly } from './linux-mount.ts';
 import { missingProgram, runProgram } from './programs.ts';
 

@@ -1,7 +1,7 @@
 import { createServer, request, type Server } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { z } from 'zod';
-import { ClientError, type ClientErrorCode } from './errors.ts';
+import { ClientError, type ClientErrorCode } from '../errors.ts';
 
 const statsSchema = z.object({
   /** Requests for blob bytes, retries of a wrong chunk included. */

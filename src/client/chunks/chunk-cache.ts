@@ -1,9 +1,9 @@
 import { close, constants, ftruncate, open, read, write } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { type ChunkTable, encodeChunkTable } from '../format/chunk-table.ts';
-import { digestHex, digestOf } from '../oci/digest.ts';
-import { makePrivateDirectory } from './private-directory.ts';
+import { type ChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
+import { digestHex, digestOf } from '../../oci/digest.ts';
+import { makePrivateDirectory } from '../mount/private-directory.ts';
 
 const openAsync = promisify(open);
 const closeAsync = promisify(close);

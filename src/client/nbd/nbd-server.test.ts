@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { BufferSource } from '../format/buffer-source.ts';
-import { SourceError } from '../format/byte-source.ts';
+import { BufferSource } from '../../format/buffer-source.ts';
+import { SourceError } from '../../format/byte-source.ts';
 import type { BlockDevice, Extent } from './nbd-connection.ts';
 import { NbdServer } from './nbd-server.ts';
 

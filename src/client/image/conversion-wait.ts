@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { request } from 'undici';
 import { z } from 'zod';
-import { type Digest, isDigest } from '../oci/digest.ts';
-import { ClientError } from './errors.ts';
+import { type Digest, isDigest } from '../../oci/digest.ts';
+import { ClientError } from '../errors.ts';
 
 /** How far a conversion is. */
 export interface ConversionProgress {

@@ -1,12 +1,12 @@
-import type { ByteSource } from '../format/byte-source.ts';
-import { FileSource } from '../format/file-source.ts';
-import { OVERLAYBD_ARTIFACT_TYPE } from '../oci/annotations.ts';
-import { type Digest, shortDigest } from '../oci/digest.ts';
-import { ImageLayout } from '../oci/image-layout.ts';
-import type { LayoutReference } from '../oci/layout-reference.ts';
-import { type Descriptor, type ImageManifest, parseManifest } from '../oci/manifest.ts';
-import { selectPlatform } from '../oci/platform.ts';
-import { ClientError } from './errors.ts';
+import type { ByteSource } from '../../format/byte-source.ts';
+import { FileSource } from '../../format/file-source.ts';
+import { OVERLAYBD_ARTIFACT_TYPE } from '../../oci/annotations.ts';
+import { type Digest, shortDigest } from '../../oci/digest.ts';
+import { ImageLayout } from '../../oci/image-layout.ts';
+import type { LayoutReference } from '../../oci/layout-reference.ts';
+import { type Descriptor, type ImageManifest, parseManifest } from '../../oci/manifest.ts';
+import { selectPlatform } from '../../oci/platform.ts';
+import { ClientError } from '../errors.ts';
 import { type ConvertedImage, convertedLayers, type ImageLayer, isConverted } from './image.ts';
 
 /**

@@ -1,4 +1,4 @@
-import { parseLayoutReference } from '../oci/layout-reference.ts';
+import { parseLayoutReference } from '../../oci/layout-reference.ts';
 import type { ConvertedImage } from './image.ts';
 import { openLayoutImage } from './layout-image.ts';
 import { openRegistryImage, type RegistryImageOptions } from './registry-image.ts';

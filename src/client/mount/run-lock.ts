@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises';
-import { type NativeCall, nativeCall } from '../format/libc.ts';
+import { type NativeCall, nativeCall } from '../../format/libc.ts';
 import { makePrivateDirectory } from './private-directory.ts';
 
 const LOCK_EX = 2;

@@ -1,11 +1,11 @@
 import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { detach, detachForcibly } from './detach.ts';
-import { ClientError } from './errors.ts';
+import { detach, detachForcibly } from '../attach/detach.ts';
+import { hasEnded, signalProcess } from '../attach/processes.ts';
+import { ClientError } from '../errors.ts';
 import { type MountStats, requestStats, requestStop } from './mount-control.ts';
 import { mountPaths } from './mount-paths.ts';
 import { type FoundMount, findMounts, type MountState, removeState, removeUnclaimed } from './mount-state.ts';
-import { hasEnded, signalProcess } from './processes.ts';
 import { withRunLock } from './run-lock.ts';
 
 /** How long a process takes to end after it has taken everything down. */

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { ClientError } from './errors.ts';
+import { ClientError } from '../errors.ts';
 
 /** Where each program that we start comes from on Debian and Ubuntu. */
 const PACKAGES = { nbdfuse: 'libnbd-bin', losetup: 'mount' } as const;

@@ -1,7 +1,7 @@
-import { type ByteSource, checkRange, SourceError } from '../format/byte-source.ts';
-import { type ChunkTable, verifyChunk } from '../format/chunk-table.ts';
-import { unlessAborted } from '../format/unless-aborted.ts';
-import { type Digest, shortDigest } from '../oci/digest.ts';
+import { type ByteSource, checkRange, SourceError } from '../../format/byte-source.ts';
+import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import { unlessAborted } from '../../format/unless-aborted.ts';
+import { type Digest, shortDigest } from '../../oci/digest.ts';
 import { type CachedChunks, type ChunkCache, chunkCount } from './chunk-cache.ts';
 import { ChunkFetcher, type FetchRange } from './chunk-fetcher.ts';
 import type { ReadStats } from './read-stats.ts';

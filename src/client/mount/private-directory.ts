@@ -1,6 +1,6 @@
 import { mkdirSync, statSync } from 'node:fs';
 import { getuid } from 'node:process';
-import { ClientError } from './errors.ts';
+import { ClientError } from '../errors.ts';
 
 const WRITABLE_BY_OTHERS = 0o022;
 

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { type NativeCall, nativeCall } from '../format/libc.ts';
+import { type NativeCall, nativeCall } from '../../format/libc.ts';
 
 const MS_RDONLY = 1;
 /** Who opens a device node of the image does not get this machine's device. */

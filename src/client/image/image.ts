@@ -1,10 +1,10 @@
-import type { ByteSource } from '../format/byte-source.ts';
-import { CHUNK_TABLE_DIGEST_ANNOTATION, OVERLAYBD_BLOB_DIGEST_ANNOTATION } from '../oci/annotations.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
-import type { ImageManifest } from '../oci/manifest.ts';
-import type { ChunkCache } from './chunk-cache.ts';
-import { ClientError } from './errors.ts';
-import type { ReadStats } from './read-stats.ts';
+import type { ByteSource } from '../../format/byte-source.ts';
+import { CHUNK_TABLE_DIGEST_ANNOTATION, OVERLAYBD_BLOB_DIGEST_ANNOTATION } from '../../oci/annotations.ts';
+import { type Digest, isDigest } from '../../oci/digest.ts';
+import type { ImageManifest } from '../../oci/manifest.ts';
+import type { ChunkCache } from '../chunks/chunk-cache.ts';
+import type { ReadStats } from '../chunks/read-stats.ts';
+import { ClientError } from '../errors.ts';
 
 /** One DADI layer of a converted image. */
 export interface ImageLayer {
