@@ -1,13 +1,14 @@
 // Import directions: a folder may import only what stands in its row. See "Where things are" in README.md.
 const mayImport = {
+  config: [],
   format: [],
-  oci: ['format'],
-  store: ['format', 'oci'],
-  convert: ['format', 'oci', 'store'],
-  p2p: ['format', 'oci'],
-  client: ['format', 'oci', 'p2p'],
-  proxy: ['format', 'oci', 'store', 'convert', 'p2p'],
-  cli: ['format', 'oci', 'store', 'convert', 'p2p', 'client', 'proxy'],
+  oci: ['config', 'format'],
+  store: ['config', 'format', 'oci'],
+  convert: ['config', 'format', 'oci', 'store'],
+  p2p: ['config', 'format', 'oci'],
+  client: ['config', 'format', 'oci', 'p2p'],
+  proxy: ['config', 'format', 'oci', 'store', 'convert', 'p2p'],
+  cli: ['config', 'format', 'oci', 'store', 'convert', 'p2p', 'client', 'proxy'],
 };
 
 const directions = Object.entries(mayImport).map(([folder, below]) => ({

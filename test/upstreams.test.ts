@@ -195,7 +195,7 @@ describe.skipIf(!canRun)('an upstream over TLS', () => {
     ] as const) {
       const starting = startedProxy({ url: registry.baseUrl.href, tls });
       await expect(starting).rejects.toMatchObject({
-        code: 'ERR_PROXY_CONFIG',
+        code: 'ERR_CONFIG',
         message: expect.stringMatching(message),
       });
     }

@@ -76,7 +76,7 @@ test.each([
   [{ conversion: { level: 99 } }, /^conversion\.level: is too large; write at most 22/],
 ])('%j is refused with a message that names the key', (input, message) => {
   expect(() => parseProxyConfig(input)).toThrow(
-    expect.objectContaining({ code: 'ERR_PROXY_CONFIG', message: expect.stringMatching(message) }),
+    expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringMatching(message) }),
   );
 });
 

@@ -1,21 +1,12 @@
 import { availableParallelism } from 'node:os';
 import { z } from 'zod';
+import { hostAndPort, LOG_LEVELS } from '../config/common-values.ts';
+import { parseConfig } from '../config/parse-config.ts';
 import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
 import { cacheSchema } from './cache/cache-config.ts';
-import { explainIssue, explainUnknownKeys } from './config-issues.ts';
-import { ConfigError } from './errors.ts';
 import { storage } from './storage.ts';
 import { allowUpstreamsSchema, upstreamSchema } from './upstream/upstream-config.ts';
-
-const hostAndPort = z
-  .string()
-  .regex(/^(?:\[[0-9a-fA-F:]+\]|[^:\s[\]]+):\d{1,5}$/, 'write HOST:PORT, for example 127.0.0.1:5100')
-  .transform((text) => {
-    const colon = text.lastIndexOf(':');
-    return { host: text.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(text.slice(colon + 1)) };
-  })
-  .refine(({ port }) => port <= 65_535, 'the port is greater than 65535');
 
 /** See {@link ConversionSelection}. */
 const imagePattern = z
@@ -63,9 +54,6 @@ const catalog = z
     }),
   ])
   .default({ kind: 'sqlite' });
-
-/** What is logged: this and what is worse. */
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 
 /** Who may read; what each mode does stands with its class. */
 const access = z.discriminatedUnion('mode', [
@@ -194,16 +182,7 @@ export type ProxyConfig = Readonly<z.output<typeof schema>>;
  */
 export function parseProxyConfig(
   input: unknown,
-  source: (path: readonly PropertyKey[]) => string | null = () => null,
+  source?: (path: readonly PropertyKey[]) => string | null,
 ): ProxyConfig {
-  const result = schema.safeParse(input, { error: explainIssue });
-  if (result.success) return result.data;
-  const lines = result.error.issues.map((issue) => {
-    const { path, message } = issue;
-    const isUnknown = issue.code === 'unrecognized_keys';
-    const said = isUnknown ? explainUnknownKeys(schema, path, issue.keys) : message;
-    const where = source(isUnknown ? [...path, issue.keys[0] ?? ''] : path);
-    return `${where === null ? '' : `${where}: `}${path.join('.') || 'configuration'}: ${said}`;
-  });
-  throw new ConfigError(lines.join('\n'));
+  return parseConfig(schema, input, source);
 }

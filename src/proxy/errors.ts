@@ -1,12 +1,6 @@
 import { type DistributionErrorCode, distributionError, RegistryError } from '../oci/errors.ts';
 import { StoreError } from '../store/errors.ts';
 
-/** The configuration cannot be used. The message names the key and what to put there. */
-export class ConfigError extends Error {
-  override readonly name = 'ConfigError';
-  readonly code = 'ERR_PROXY_CONFIG';
-}
-
 /** An image whose parts do not fit together, found before its conversion. */
 export class ConversionInputError extends Error {
   override readonly name = 'ConversionInputError';

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import { ConfigError } from '../config/errors.ts';
 import { parseProxyConfig } from './config.ts';
-import { ConfigError } from './errors.ts';
 import { LiveConfig } from './live-config.ts';
 
 test('what can change at once counts at once, and the rest is named and stays as it was', () => {

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { ConfigError } from '../errors.ts';
+import { ConfigError } from '../../config/errors.ts';
 
 /** Bcrypt hashes by user name. */
 export type Passwords = ReadonlyMap<string, string>;

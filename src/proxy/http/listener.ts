@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerOptions } f
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import { getRequestListener } from '@hono/node-server';
 import type { Logger } from 'pino';
-import { ConfigError } from '../errors.ts';
+import { ConfigError } from '../../config/errors.ts';
 import { watchFiles } from '../watched-files.ts';
 import type { HttpSide } from './http.ts';
 import { readTls, type TlsFiles } from './tls-files.ts';

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
-import { ConfigError } from '../errors.ts';
+import { ConfigError } from '../../config/errors.ts';
 
 /** Paths of PEM files. */
 export interface TlsFiles {

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { ConfigError } from '../../config/errors.ts';
 import {
   CachedCredentials,
   type CredentialsProvider,
@@ -9,7 +10,6 @@ import { dockerConfigCredentials, helperCredentials, readDockerConfig } from '..
 import { OciError } from '../../oci/errors.ts';
 import type { RegistryAccess } from '../../oci/registry-client.ts';
 import { readRegistryTls } from '../../oci/registry-tls.ts';
-import { ConfigError } from '../errors.ts';
 import type { AccessConfig, CredentialsConfig } from './upstream-config.ts';
 
 /**

@@ -112,7 +112,7 @@ test.each([
   ],
 ])('what cannot be read keeps the proxy from starting: %j', async (upstream, message) => {
   await expect(opened({ upstreams: [{ name: 'a.io', ...upstream }] })).rejects.toMatchObject({
-    code: 'ERR_PROXY_CONFIG',
+    code: 'ERR_CONFIG',
     message: expect.stringMatching(message),
   });
 });

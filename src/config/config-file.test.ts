@@ -24,7 +24,7 @@ test.each([
   ['- a\n', /proxy\.yaml: this is not a list of "key: value" lines/],
 ])('%j is refused, with line and column where there are some', (text, message) => {
   expect(() => read(text)).toThrow(
-    expect.objectContaining({ code: 'ERR_PROXY_CONFIG', message: expect.stringMatching(message) }),
+    expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringMatching(message) }),
   );
 });
 
