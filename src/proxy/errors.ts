@@ -1,4 +1,11 @@
-import { type DistributionErrorCode, distributionError, RegistryError } from '../oci/errors.ts';
+import { RegistryError } from '../oci/errors.ts';
+import {
+  errorAnswer as answer,
+  type ErrorAnswer,
+  requestErrorAnswer,
+  type UnknownCode,
+} from '../oci/serving/error-answer.ts';
+import { RequestError } from '../oci/serving/request-error.ts';
 import { StoreError } from '../store/errors.ts';
 
 /** An image whose parts do not fit together, found before its conversion. */
@@ -17,47 +24,9 @@ export class ConversionNotWantedError extends Error {
   }
 }
 
-/** A request that has no other answer than one of the Distribution spec's errors. */
-export class RequestError extends Error {
-  override readonly name = 'RequestError';
-  readonly code = 'ERR_PROXY_REQUEST';
-  readonly distributionCode: DistributionErrorCode;
-  readonly detail: Readonly<Record<string, unknown>> | null;
-  readonly headers: Readonly<Record<string, string>>;
-
-  constructor(
-    distributionCode: DistributionErrorCode,
-    message: string,
-    more: {
-      readonly detail?: Readonly<Record<string, unknown>>;
-      readonly headers?: Readonly<Record<string, string>>;
-    } = {},
-  ) {
-    super(message);
-    this.distributionCode = distributionCode;
-    this.detail = more.detail ?? null;
-    this.headers = more.headers ?? {};
-  }
-}
-
-/** What a client is told about an error. */
-export interface ErrorAnswer {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body: string;
-  /** Whether something went wrong here or upstream, as opposed to a request for what is not there. */
-  readonly isFault: boolean;
-}
-
-/** What a request may ask for in vain. */
-type UnknownCode = 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN';
-
-/** `unknownCode` says what was asked for: a registry's 404 need not tell. */
-export function errorAnswer(error: unknown, unknownCode: UnknownCode): ErrorAnswer {
-  if (error instanceof RequestError) {
-    const { detail, headers } = error;
-    return answer(error.distributionCode, error.message, { detail, headers, isFault: false });
-  }
+/** What clients of the proxy are told about an error. */
+export function proxyErrorAnswer(error: unknown, unknownCode: UnknownCode): ErrorAnswer {
+  if (error instanceof RequestError) return requestErrorAnswer(error);
   if (error instanceof RegistryError) return upstreamAnswer(error, unknownCode);
   if (error instanceof StoreError) {
     const isFull = error.code === 'ERR_STORE_FULL';
@@ -93,14 +62,4 @@ function upstreamAnswer(error: RegistryError, unknownCode: UnknownCode): ErrorAn
     default:
       return answer('UNKNOWN', `upstream's answer cannot be used: ${error.message}`, { status: 502 });
   }
-}
-
-function answer(
-  code: DistributionErrorCode,
-  message: string,
-  more: Partial<Omit<ErrorAnswer, 'body'>> & { detail?: Readonly<Record<string, unknown>> | null } = {},
-): ErrorAnswer {
-  const { detail = null, status, headers = {}, isFault = true } = more;
-  const standard = distributionError(code, message, detail ?? undefined);
-  return { status: status ?? standard.status, headers, body: standard.body, isFault };
 }

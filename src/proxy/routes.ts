@@ -1,3 +1,5 @@
+import { jsonAnswer } from '../oci/serving/answer.ts';
+import { READING, type Route } from '../oci/serving/http-side.ts';
 import { TOKEN_PATH } from './access/access-tokens.ts';
 import { PassthroughAccess } from './access/passthrough-access.ts';
 import { type CacheRouteParts, cacheRoutes } from './cache/cache-routes.ts';
@@ -11,8 +13,6 @@ import {
   type ConversionParts,
 } from './conversion/status.ts';
 import { answerDistribution, type DistributionParts } from './distribution/distribution.ts';
-import { jsonAnswer } from './http/answer.ts';
-import { READING, type Route } from './http/http.ts';
 import { answerReadiness, type Readiness } from './operators/readiness.ts';
 import { answerStatus, type StatusParts } from './operators/service-status.ts';
 import { answerUi } from './operators/ui.ts';

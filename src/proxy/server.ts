@@ -2,6 +2,9 @@ import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { HttpProxies } from '../oci/http-proxies.ts';
+import { type EndedRequest, HttpSide, type Route } from '../oci/serving/http-side.ts';
+import type { Address } from '../oci/serving/listener.ts';
+import { refuseOtherHosts } from '../oci/serving/own-hosts.ts';
 import { Catalog } from '../store/catalog.ts';
 import { openAccess, warnOfPlainCredentials } from './access/configured-access.ts';
 import { CacheService } from './cache/cache-service.ts';
@@ -12,9 +15,8 @@ import { Manifests } from './content/manifests.ts';
 import { ConversionEvents } from './conversion/conversion-events.ts';
 import { openConversion } from './conversion/open-conversion.ts';
 import { ReferrerLists } from './distribution/referrer-lists.ts';
-import { type EndedRequest, HttpSide, type Route } from './http/http.ts';
-import { type Address, Listener } from './http/listener.ts';
-import { refuseOtherHosts } from './http/own-hosts.ts';
+import { proxyErrorAnswer } from './errors.ts';
+import { openListener } from './http/listener.ts';
 import { type ConfigChange, LiveConfig } from './live-config.ts';
 import { Opened } from './opened.ts';
 import { Metrics } from './operators/metrics.ts';
@@ -130,10 +132,11 @@ async function openAll(
     metrics.requestEnded(request);
     pulls.requestEnded(request);
   };
+  const http = { log, onEnd, errorAnswer: proxyErrorAnswer };
   const conversionStatus = { conversions, profile, queue, events: new ConversionEvents(news) };
   const chains = enabled ? { ...parts, images, store, profile, queue, news } : null;
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
-  const clients = new HttpSide(clientRoutes(parts, conversionStatus, chains, readiness), { log, onEnd });
+  const clients = new HttpSide(clientRoutes(parts, conversionStatus, chains, readiness), http);
   opened.add(() => clients.idle());
   const preheater = new Preheater({
     upstreams,
@@ -150,8 +153,8 @@ async function openAll(
   const cacheParts = { catalog, collector, recorder, upstreams, profile, preheater };
   const operators = adminRoutes(conversionStatus, { ...seen, conversions, profile }, cacheParts);
   // Open until the others are done: that it is being stopped can be asked here.
-  const adminAddress = await openAdmin(config, operators, { log, onEnd }, opened);
-  const listener = await Listener.open(clients, config.listen, 'listen', {
+  const adminAddress = await openAdmin(config, operators, http, opened);
+  const listener = await openListener(clients, config.listen, 'listen', {
     log,
     tls: config.tls,
     ...config.connections,
@@ -172,9 +175,9 @@ async function openAdmin(
   opened: Opened,
 ): Promise<Address | null> {
   if (admin === null) return null;
-  const refuse = refuseOtherHosts([admin.listen.host, ...admin.hosts]);
+  const refuse = refuseOtherHosts([admin.listen.host, ...admin.hosts], 'see admin.hosts');
   const operators = new HttpSide(routes, { ...parts, refuse });
-  const listener = await Listener.open(operators, admin.listen, 'admin.listen', {
+  const listener = await openListener(operators, admin.listen, 'admin.listen', {
     log: parts.log,
     tls: null,
     ...connections,

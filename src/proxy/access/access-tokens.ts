@@ -1,6 +1,6 @@
 import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from 'node:crypto';
 import { z } from 'zod';
-import type { ProxyRequest } from '../http/answer.ts';
+import type { ServedRequest } from '../../oci/serving/answer.ts';
 import { type Caller, callerOf } from '../http/caller.ts';
 
 /** Marks our own tokens, so that those of others are told apart. */
@@ -40,13 +40,13 @@ export class AccessTokens {
   }
 
   /** What `Authorization` says, our own tokens opened. Null if it is nothing that could be believed. */
-  callerOf({ headers }: Pick<ProxyRequest, 'headers'>): Opened {
+  callerOf({ headers }: Pick<ServedRequest, 'headers'>): Opened {
     const caller = callerOf(headers);
     return caller?.kind === 'bearer' ? this.open(caller.token) : caller;
   }
 
   /** The answer of a token service (Distribution, "Token Authentication Specification"). */
-  issue({ headers }: Pick<ProxyRequest, 'headers'>): object | null {
+  issue({ headers }: Pick<ServedRequest, 'headers'>): object | null {
     const caller = callerOf(headers);
     if (caller === null || caller.kind === 'bearer') return null;
     const nowMs = Date.now();

@@ -1,6 +1,6 @@
 import type { Digest } from '../../oci/digest.ts';
+import type { ServedRequest } from '../../oci/serving/answer.ts';
 import type { RepositoryName } from '../../store/catalog.ts';
-import type { ProxyRequest } from '../http/answer.ts';
 import type { Target } from '../upstream/upstreams.ts';
 
 /** What of a repository somebody wants to see. */
@@ -31,20 +31,20 @@ export interface Access {
    * To be awaited first, whatever the request is about.
    * @throws RequestError UNAUTHORIZED with a challenge, UNAVAILABLE
    */
-  admit(request: ProxyRequest): Promise<void>;
+  admit(request: ServedRequest): Promise<void>;
 
   /**
    * The base `/v2/`, where clients find out how to authenticate.
    * @throws RequestError UNAUTHORIZED with a challenge
    */
-  base(request: ProxyRequest): void;
+  base(request: ServedRequest): void;
 
   /**
    * The target as this caller may read it: on whose behalf upstream is asked is decided here.
    * @throws RequestError UNAUTHORIZED with a challenge, DENIED, UNAVAILABLE (the right cannot be checked now);
    *   RegistryError ERR_REGISTRY_NOT_FOUND; the same for what is kept and what is not
    */
-  authorise(asked: Asked, request: ProxyRequest): Promise<Target>;
+  authorise(asked: Asked, request: ServedRequest): Promise<Target>;
 
   /**
    * To be called before anything is shown that covers more than one repository (`_catalog`).
@@ -66,9 +66,9 @@ export class OpenAccess implements Access {
     this.#own = own;
   }
 
-  async admit(_request: ProxyRequest): Promise<void> {}
+  async admit(_request: ServedRequest): Promise<void> {}
 
-  base(_request: ProxyRequest): void {}
+  base(_request: ServedRequest): void {}
 
   async authorise({ target }: Asked): Promise<Target> {
     return target;

@@ -3,9 +3,9 @@ import { hash, verify } from '@node-rs/bcrypt';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Credentials } from '../../oci/credentials.ts';
+import type { ServedRequest } from '../../oci/serving/answer.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { RepositoryName } from '../../store/catalog.ts';
-import { RequestError } from '../errors.ts';
-import type { ProxyRequest } from '../http/answer.ts';
 import { callerOf } from '../http/caller.ts';
 import { SingleFlight } from '../http/single-flight.ts';
 import type { Target } from '../upstream/upstreams.ts';
@@ -63,7 +63,7 @@ export class BasicAccess extends OpenAccess {
     this.#right.clear();
   }
 
-  override async admit({ headers }: ProxyRequest): Promise<void> {
+  override async admit({ headers }: ServedRequest): Promise<void> {
     const caller = callerOf(headers);
     if (caller?.kind === 'basic' && (await this.#isRight(caller.credentials))) return;
     throw new RequestError('UNAUTHORIZED', 'this mirror wants to know who asks: log in to it', {

@@ -4,9 +4,9 @@ import { unlessAborted } from '../../format/unless-aborted.ts';
 import { RegistryError } from '../../oci/errors.ts';
 import { isRepository } from '../../oci/reference.ts';
 import type { RegistryClient } from '../../oci/registry-client.ts';
+import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { RepositoryName } from '../../store/catalog.ts';
-import { RequestError } from '../errors.ts';
-import { type Answer, jsonAnswer, type ProxyRequest } from '../http/answer.ts';
 import type { Caller } from '../http/caller.ts';
 import { SingleFlight } from '../http/single-flight.ts';
 import type { Outages } from '../upstream/outages.ts';
@@ -66,22 +66,22 @@ export class PassthroughAccess implements Access {
     this.#granted = new LRUCache({ max: MAX_DECISIONS, ttl: Math.max(1, parts.decisionTtlMs) });
   }
 
-  async admit(_request: ProxyRequest): Promise<void> {}
+  async admit(_request: ServedRequest): Promise<void> {}
 
   /** Clients look here whether to send credentials at all; what these are good for depends on the repository. */
-  base(request: ProxyRequest): void {
+  base(request: ServedRequest): void {
     if (request.headers.authorization === undefined) throw this.#challenge(request, null, null);
     this.#caller(request, null);
   }
 
   /** GET /dadi/v1/token: who the caller says it is, as a token for the requests that follow. */
-  token(request: ProxyRequest): Answer {
+  token(request: ServedRequest): Answer {
     const issued = this.#tokens.issue(request);
     if (issued === null) throw new RequestError('UNAUTHORIZED', 'send credentials as Basic, or none');
     return jsonAnswer(issued, { 'cache-control': 'no-store' });
   }
 
-  async authorise({ name, target, claim }: Asked, request: ProxyRequest): Promise<Target> {
+  async authorise({ name, target, claim }: Asked, request: ServedRequest): Promise<Target> {
     const caller = this.#caller(request, name);
     const { where } = target;
     const identity = this.#identity(caller);
@@ -126,7 +126,7 @@ export class PassthroughAccess implements Access {
     if (this.#parts.decisionTtlMs > 0) this.#granted.set(key, true);
   }
 
-  #refusal(error: unknown, request: ProxyRequest, name: string, caller: Identified): unknown {
+  #refusal(error: unknown, request: ServedRequest, name: string, caller: Identified): unknown {
     if (!(error instanceof RegistryError)) return error;
     if (error.code === 'ERR_REGISTRY_UNAUTHORIZED') {
       if (error.status === 403) return new RequestError('DENIED', `upstream refuses: ${error.message}`);
@@ -139,14 +139,14 @@ export class PassthroughAccess implements Access {
     return error;
   }
 
-  #caller(request: ProxyRequest, name: string | null): Identified {
+  #caller(request: ServedRequest, name: string | null): Identified {
     const caller = this.#tokens.callerOf(request);
     if (caller === null) throw this.#challenge(request, name, 'invalid_token');
     return caller;
   }
 
   #challenge(
-    { headers: { host = '' } }: ProxyRequest,
+    { headers: { host = '' } }: ServedRequest,
     name: string | null,
     error: 'invalid_token' | 'insufficient_scope' | null,
     message = 'authentication required',

@@ -1,10 +1,10 @@
 import { type Digest, isDigest } from '../../oci/digest.ts';
 import { isTag } from '../../oci/reference.ts';
+import { type Answer, jsonAnswer } from '../../oci/serving/answer.ts';
+import { parsePathDigest } from '../../oci/serving/paths.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { Catalog, RepositoryName } from '../../store/catalog.ts';
 import type { UseRecorder } from '../../store/use-recorder.ts';
-import { RequestError } from '../errors.ts';
-import { type Answer, jsonAnswer } from '../http/answer.ts';
-import { parsePathDigest } from '../http/paths.ts';
 import type { Upstreams } from '../upstream/upstreams.ts';
 import type { GarbageCollector } from './garbage-collector.ts';
 

@@ -1,8 +1,8 @@
 import { OciError } from '../../oci/errors.ts';
 import type { Platform } from '../../oci/manifest.ts';
-import { RequestError } from '../errors.ts';
-import { type Answer, jsonAnswer } from '../http/answer.ts';
-import { READING, type Route } from '../http/http.ts';
+import { type Answer, jsonAnswer } from '../../oci/serving/answer.ts';
+import { READING, type Route } from '../../oci/serving/http-side.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import { answerCache, answerGc, answerRemoval, type CacheAdminParts } from './cache-admin.ts';
 import type { Preheater } from './preheater.ts';
 

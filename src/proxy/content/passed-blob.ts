@@ -1,7 +1,7 @@
 import { type Digest, Digester, digestAlgorithm } from '../../oci/digest.ts';
 import { type RegistryContext, RegistryError } from '../../oci/errors.ts';
-import type { ByteRange } from '../http/range.ts';
-import type { StreamSource } from '../http/stream.ts';
+import type { ByteRange } from '../../oci/serving/range.ts';
+import type { StreamSource } from '../../oci/serving/stream.ts';
 import { HELD_BACK_BYTES } from './held-back.ts';
 import type { ResumedBody } from './resumed-body.ts';
 

@@ -1,8 +1,8 @@
+import type { Answer, ServedRequest } from '../../oci/serving/answer.ts';
+import { jsonAnswer } from '../../oci/serving/answer.ts';
+import { parsePathDigest } from '../../oci/serving/paths.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { DistributionParts } from '../distribution/distribution.ts';
-import { RequestError } from '../errors.ts';
-import type { Answer, ProxyRequest } from '../http/answer.ts';
-import { jsonAnswer } from '../http/answer.ts';
-import { parsePathDigest } from '../http/paths.ts';
 import { isSameRepository } from '../upstream/upstreams.ts';
 import { type ConversionParts, conversionOf, neverAsked } from './status.ts';
 
@@ -16,7 +16,7 @@ export async function answerCallersConversion(
   { access, upstreams, catalog }: Pick<DistributionParts, 'access' | 'upstreams' | 'catalog'>,
   conversions: ConversionParts,
   digestText: string,
-  request: ProxyRequest,
+  request: ServedRequest,
 ): Promise<Answer> {
   await access.admit(request);
   const digest = parsePathDigest(digestText);

@@ -1,15 +1,15 @@
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { chainIds } from '../../oci/chain-id.ts';
 import type { Digest } from '../../oci/digest.ts';
+import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
+import { parsePathDigest } from '../../oci/serving/paths.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { BlobStore } from '../../store/blob-store.ts';
 import type { Catalog } from '../../store/catalog.ts';
 import { PRIORITY } from '../../store/conversion-priority.ts';
 import type { Access } from '../access/access.ts';
 import type { Blobs } from '../content/blobs.ts';
 import { type Manifests, readManifest, type ServedManifest } from '../content/manifests.ts';
-import { RequestError } from '../errors.ts';
-import { type Answer, jsonAnswer, type ProxyRequest } from '../http/answer.ts';
-import { parsePathDigest } from '../http/paths.ts';
 import { isSameRepository, type Target, type Upstreams } from '../upstream/upstreams.ts';
 import type { ConversionNews } from './conversion-news.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
@@ -70,7 +70,7 @@ const POLL_MS = 1_000;
 export async function answerChain(
   parts: ChainParts,
   chainIdText: string,
-  request: ProxyRequest,
+  request: ServedRequest,
 ): Promise<Answer> {
   await parts.access.admit(request);
   const chainId = parsePathDigest(chainIdText);
@@ -105,7 +105,7 @@ export async function answerChain(
 export async function answerImage(
   parts: ChainParts,
   digestText: string,
-  request: ProxyRequest,
+  request: ServedRequest,
 ): Promise<Answer> {
   await parts.access.admit(request);
   const image = await nodeImage(parts, parsePathDigest(digestText), request);
@@ -114,7 +114,7 @@ export async function answerImage(
 }
 
 /** The image as the repository has it, by its own or upstream's word. */
-async function nodeImage(parts: ChainParts, digest: Digest, request: ProxyRequest): Promise<NodeImage> {
+async function nodeImage(parts: ChainParts, digest: Digest, request: ServedRequest): Promise<NodeImage> {
   const { query, signal } = request;
   const name = required(query, 'repository');
   const asked = {
@@ -143,7 +143,7 @@ async function nodeImage(parts: ChainParts, digest: Digest, request: ProxyReques
 async function waitForChains(
   parts: ChainParts,
   image: NodeImage,
-  { query, signal }: ProxyRequest,
+  { query, signal }: ServedRequest,
 ): Promise<{ readonly chains: readonly Chain[]; readonly state: ImageState }> {
   const untilMs = Date.now() + waitMs(query.get('wait'));
   for (let isQueued = false; ; ) {

@@ -2,7 +2,7 @@ import { expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../../test/support/tar-blocks.ts';
 import { digestOf } from '../../oci/digest.ts';
-import type { StreamedBody } from '../http/answer.ts';
+import type { StreamedBody } from '../../oci/serving/answer.ts';
 import { ConversionEvents } from './conversion-events.ts';
 import { ConversionNews } from './conversion-news.ts';
 import type { ConversionStatus } from './conversion-status.ts';

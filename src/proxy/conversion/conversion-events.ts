@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { unlessAborted } from '../../format/unless-aborted.ts';
-import { RequestError } from '../errors.ts';
-import type { Answer, StreamedBody } from '../http/answer.ts';
+import type { Answer, StreamedBody } from '../../oci/serving/answer.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { ConversionNews } from './conversion-news.ts';
 import type { ConversionStatus } from './conversion-status.ts';
 

@@ -1,11 +1,11 @@
 import type { Digest } from '../../oci/digest.ts';
 import { RegistryError } from '../../oci/errors.ts';
 import { parseManifest } from '../../oci/manifest.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { Catalog, RepositoryName } from '../../store/catalog.ts';
 import type { ConversionRecord } from '../../store/conversion-table.ts';
 import type { Holdings } from '../access/holdings.ts';
 import { type Manifests, partsOf, readManifest, type ServedManifest } from '../content/manifests.ts';
-import { RequestError } from '../errors.ts';
 import { isSameRepository, type Target } from '../upstream/upstreams.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
 import { type ConversionStatus, conversionStatus } from './conversion-status.ts';

@@ -1,8 +1,8 @@
 import type { Digest } from '../../oci/digest.ts';
+import { type Answer, jsonAnswer } from '../../oci/serving/answer.ts';
+import { parsePathDigest } from '../../oci/serving/paths.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { ConversionRecord, ConversionTable } from '../../store/conversion-table.ts';
-import { RequestError } from '../errors.ts';
-import { type Answer, jsonAnswer } from '../http/answer.ts';
-import { parsePathDigest } from '../http/paths.ts';
 import type { ConversionEvents } from './conversion-events.ts';
 import type { ConversionQueue } from './conversion-queue.ts';
 import { type ConversionStatus, conversionStatus, STATUS_STATES } from './conversion-status.ts';

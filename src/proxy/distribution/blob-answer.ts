@@ -1,15 +1,15 @@
 import type { ByteSource } from '../../format/byte-source.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Digest } from '../../oci/digest.ts';
+import type { Answer, ServedRequest } from '../../oci/serving/answer.ts';
+import { blobHeaders, streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
+import { conditionalAnswer } from '../../oci/serving/conditions.ts';
+import { PIECE_BYTES, wholeSource } from '../../oci/serving/stream.ts';
 import { isStoreFailure } from '../../store/errors.ts';
 import { type Blobs, leave } from '../content/blobs.ts';
 import type { Download } from '../content/download.ts';
 import { HELD_BACK_BYTES } from '../content/held-back.ts';
-import type { Answer, ProxyRequest } from '../http/answer.ts';
-import { conditionalAnswer } from '../http/conditions.ts';
-import { PIECE_BYTES, wholeSource } from '../http/stream.ts';
 import type { Target } from '../upstream/upstreams.ts';
-import { blobHeaders, streamed, whatIsAsked } from './blob-part.ts';
 import { answerPassed, SurvivingReader } from './blob-passing.ts';
 
 /** How long a short answer's headers wait for the verdict on the blob. */
@@ -23,7 +23,7 @@ export async function answerBlob(
   blobs: Blobs,
   target: Target,
   digest: Digest,
-  request: ProxyRequest,
+  request: ServedRequest,
 ): Promise<Answer> {
   const { method, headers, signal } = request;
   const decided = conditionalAnswer(headers, digest);
@@ -67,7 +67,7 @@ async function whenVerified({ verified }: Download, lengthBytes: number, signal:
 }
 
 /** Takes over the source: it is closed when the answer is out. */
-async function answerStored(source: ByteSource, digest: Digest, request: ProxyRequest): Promise<Answer> {
+async function answerStored(source: ByteSource, digest: Digest, request: ServedRequest): Promise<Answer> {
   try {
     const asked = whatIsAsked(request, digest, source.size);
     const { status, headers, range } = asked;

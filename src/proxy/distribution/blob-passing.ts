@@ -1,14 +1,14 @@
 import type { Digest } from '../../oci/digest.ts';
+import type { Answer, ServedRequest } from '../../oci/serving/answer.ts';
+import { type Asked, streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
+import type { ByteRange } from '../../oci/serving/range.ts';
+import { PIECE_BYTES, type StreamSource } from '../../oci/serving/stream.ts';
 import { isStoreFailure } from '../../store/errors.ts';
 import type { Blobs, Passer } from '../content/blobs.ts';
 import type { DownloadReader } from '../content/download.ts';
 import { HELD_BACK_BYTES } from '../content/held-back.ts';
 import { type PassedBlob, verificationOf } from '../content/passed-blob.ts';
-import type { Answer, ProxyRequest } from '../http/answer.ts';
-import type { ByteRange } from '../http/range.ts';
-import { PIECE_BYTES, type StreamSource } from '../http/stream.ts';
 import type { Target } from '../upstream/upstreams.ts';
-import { type Asked, streamed, whatIsAsked } from './blob-part.ts';
 import { warningHeader } from './manifest-answer.ts';
 
 const UNVERIFIED = 'the cache cannot keep this: these bytes are handed on from upstream unverified';
@@ -21,7 +21,7 @@ export async function answerPassed(
   blobs: Blobs,
   target: Target,
   digest: Digest,
-  request: ProxyRequest,
+  request: ServedRequest,
 ): Promise<Answer> {
   const passer = blobs.passer(target, digest, request.signal);
   request.notes.source = 'upstream';

@@ -1,10 +1,10 @@
 import type { Logger } from 'pino';
+import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
+import { type DistributionPath, parseDistributionPath } from '../../oci/serving/paths.ts';
 import type { Catalog } from '../../store/catalog.ts';
 import type { Access, Claim } from '../access/access.ts';
 import type { Blobs } from '../content/blobs.ts';
 import type { Manifests } from '../content/manifests.ts';
-import { type Answer, jsonAnswer, type ProxyRequest } from '../http/answer.ts';
-import { type DistributionPath, parseDistributionPath } from '../http/paths.ts';
 import type { Upstreams } from '../upstream/upstreams.ts';
 import { answerBlob } from './blob-answer.ts';
 import { answerManifest, type Conversion } from './manifest-answer.ts';
@@ -30,7 +30,7 @@ export interface DistributionParts {
  * Answers a GET or HEAD request below `/v2/`: the pull side of the Distribution spec v1.1.
  * @throws RequestError, RegistryError, StoreError; the request's signal's reason
  */
-export async function answerDistribution(parts: DistributionParts, request: ProxyRequest): Promise<Answer> {
+export async function answerDistribution(parts: DistributionParts, request: ServedRequest): Promise<Answer> {
   const { access } = parts;
   await access.admit(request);
   const path = parseDistributionPath(request.pathname);

@@ -1,12 +1,12 @@
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { RegistryError } from '../../oci/errors.ts';
+import { type Answer, bufferAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
+import { conditionalAnswer, etagOf } from '../../oci/serving/conditions.ts';
+import type { ManifestReference } from '../../oci/serving/paths.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { Manifests, ServedManifest } from '../content/manifests.ts';
 import type { ConversionQueue } from '../conversion/conversion-queue.ts';
 import type { ConvertedImages } from '../conversion/converted.ts';
-import { RequestError } from '../errors.ts';
-import { type Answer, bufferAnswer, type ProxyRequest } from '../http/answer.ts';
-import { conditionalAnswer, etagOf } from '../http/conditions.ts';
-import type { ManifestReference } from '../http/paths.ts';
 import type { Target } from '../upstream/upstreams.ts';
 import { acceptedKinds, isAccepted } from './negotiation.ts';
 
@@ -25,7 +25,7 @@ export async function answerManifest(
   conversion: Conversion | null,
   target: Target,
   reference: ManifestReference,
-  { method, headers, signal, notes }: ProxyRequest,
+  { method, headers, signal, notes }: ServedRequest,
 ): Promise<Answer> {
   const kinds = acceptedKinds(headers.accept);
   const served = await unlessAborted(find(manifests, conversion, target, reference, kinds), signal);

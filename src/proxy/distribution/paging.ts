@@ -1,4 +1,4 @@
-import { RequestError } from '../errors.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 
 /** Which part of a list a request asks for (distribution-spec, "Listing Tags"). */
 export interface PageRequest {

@@ -2,9 +2,9 @@ import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { type Descriptor, MAX_MANIFEST_BYTES } from '../../oci/manifest.ts';
 import { OCI_INDEX } from '../../oci/media-types.ts';
+import { type Answer, bufferAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
 import { readManifest } from '../content/manifests.ts';
 import type { ConvertedImages } from '../conversion/converted.ts';
-import { type Answer, bufferAnswer, type ProxyRequest } from '../http/answer.ts';
 import type { Target } from '../upstream/upstreams.ts';
 import { warningHeader } from './manifest-answer.ts';
 import { byBytes, linkHeader, type Page, type PageRequest, pageOf, readPage } from './paging.ts';
@@ -24,7 +24,7 @@ export async function answerReferrers(
   target: Target,
   name: string,
   digest: Digest,
-  { query, signal }: ProxyRequest,
+  { query, signal }: ServedRequest,
 ): Promise<Answer> {
   const asked = readPage(query);
   const artifactType = query.get('artifactType') || null;

@@ -1,5 +1,5 @@
+import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
 import type { RepositoryName } from '../../store/catalog.ts';
-import { type Answer, jsonAnswer, type ProxyRequest } from '../http/answer.ts';
 import { byBytes, linkHeader, pageOf, readPage } from './paging.ts';
 
 const MAX_PAGE_NAMES = 1000;
@@ -12,7 +12,7 @@ const MAX_PAGE_NAMES = 1000;
 export function answerRepositories(
   kept: readonly RepositoryName[],
   defaultUpstream: string,
-  { query }: ProxyRequest,
+  { query }: ServedRequest,
 ): Answer {
   const { limit, last } = readPage(query);
   const names = namesOf(kept, defaultUpstream, query.get('ns')).toSorted(byBytes);

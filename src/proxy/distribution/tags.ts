@@ -1,9 +1,9 @@
 import type { Logger } from 'pino';
 import { RegistryError } from '../../oci/errors.ts';
 import { isTag } from '../../oci/reference.ts';
+import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
 import type { Catalog } from '../../store/catalog.ts';
 import { VERDICTS } from '../content/manifests.ts';
-import { type Answer, jsonAnswer, type ProxyRequest } from '../http/answer.ts';
 import type { Target } from '../upstream/upstreams.ts';
 import { warningHeader } from './manifest-answer.ts';
 import { byBytes, linkHeader, type Page, type PageRequest, pageOf, readPage } from './paging.ts';
@@ -20,7 +20,7 @@ export async function answerTags(
   catalog: Catalog,
   target: Target,
   name: string,
-  { query, signal }: ProxyRequest,
+  { query, signal }: ServedRequest,
   log: Logger,
 ): Promise<Answer> {
   const asked = readPage(query);

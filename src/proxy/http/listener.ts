@@ -1,141 +1,60 @@
-import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerOptions } from 'node:http';
-import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
-import { getRequestListener } from '@hono/node-server';
 import type { Logger } from 'pino';
 import { ConfigError } from '../../config/errors.ts';
+import type { HttpSide } from '../../oci/serving/http-side.ts';
+import { type Address, Listener, type ListenerOptions } from '../../oci/serving/listener.ts';
 import { watchFiles } from '../watched-files.ts';
-import type { HttpSide } from './http.ts';
 import { readTls, type TlsFiles } from './tls-files.ts';
 
-/** Longer than clients and load balancers keep connections: theirs to close. */
-const KEEP_ALIVE_MS = 75_000;
-const IDLE_POLL_MS = 100;
-
-const TLS_HANDSHAKE_MS = 10_000;
-/** Of a request, its line included: tokens are long, but not this long. */
-const MAX_HEADER_BYTES = 16 * 1024;
-
-export interface ListenerOptions {
+interface ProxyListenerOptions extends Omit<ListenerOptions, 'tls'> {
   readonly log: Logger;
   /** Null for plain HTTP. The files are read again when they change. */
   readonly tls: TlsFiles | null;
-  /** Connections at the same time; more are closed at once. */
-  readonly max: number;
-  /** Until a request has come whole. */
-  readonly requestTimeoutMs: number;
-  /** How long a client may take nothing of what waits for it. */
-  readonly stalledClientMs: number;
 }
 
-export interface Address {
-  readonly host: string;
-  readonly port: number;
-}
-
-/** A TCP port on which an {@link HttpSide} answers. */
-export class Listener {
-  /** Where it really listens: the port is never 0. */
-  readonly address: Address;
-  readonly #server: Server | TlsServer;
-  readonly #unwatch: () => void;
-
-  private constructor(server: Server | TlsServer, unwatch: () => void) {
-    const address = server.address();
-    if (address === null || typeof address === 'string') throw new Error('the server has no TCP address');
-    this.address = { host: address.address, port: address.port };
-    this.#server = server;
-    this.#unwatch = unwatch;
-  }
-
-  /**
-   * @param key of the configuration that names the address
-   * @throws ConfigError if nobody can listen there, or the certificate cannot be used
-   */
-  static async open(
-    http: HttpSide,
-    { host, port }: Address,
-    key: string,
-    options: ListenerOptions,
-  ): Promise<Listener> {
-    // Answers are written to Node's own response: the replaced global classes would only be in the way.
-    const answer = getRequestListener(http.fetch, { overrideGlobalObjects: false });
-    const { tls } = options;
-    const server =
-      tls === null
-        ? createServer(serverOptions(options))
-        : createTlsServer({
-            ...serverOptions(options),
-            ...(await readTls(tls)),
-            handshakeTimeout: TLS_HANDSHAKE_MS,
-          });
-    server.maxConnections = options.max;
-    server.timeout = options.stalledClientMs;
-    server.on('request', (incoming, outgoing) => {
-      // Who comes over a connection that is still open goes elsewhere for the next.
-      if (!server.listening) outgoing.shouldKeepAlive = false;
-      if (isAmbiguous(incoming)) outgoing.writeHead(400, { connection: 'close' }).end();
-      else void answer(incoming, outgoing);
-    });
-    server.listen(port, host);
-    try {
-      await once(server, 'listening');
-    } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new ConfigError(`${key}: cannot listen on ${host}:${port} (${reason}); choose another address`, {
-        cause,
-      });
-    }
-    return new Listener(server, watchTls(server, options));
-  }
-
-  /** Takes no new connections, lets running answers end, and after `drainMs` breaks them off. */
-  async close(drainMs: number): Promise<void> {
-    this.#unwatch();
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    const idle = setInterval(() => this.#server.closeIdleConnections(), IDLE_POLL_MS);
-    const timer = setTimeout(() => this.#server.closeAllConnections(), drainMs);
-    await closed;
-    clearTimeout(timer);
-    clearInterval(idle);
-  }
-}
-
-function serverOptions({ requestTimeoutMs }: ListenerOptions): ServerOptions {
+/**
+ * @param key of the configuration that names the address
+ * @throws ConfigError if nobody can listen there, or the certificate cannot be used
+ */
+export async function openListener(
+  http: HttpSide,
+  address: Address,
+  key: string,
+  options: ProxyListenerOptions,
+): Promise<Pick<Listener, 'address' | 'close'>> {
+  const tls = options.tls === null ? null : await readTls(options.tls);
+  const listener = await listen(http, address, key, { ...options, tls });
+  const unwatch = watchTls(listener, options);
   return {
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    // What is read differently here and by a proxy in front smuggles requests: the strict parser, whatever Node's flags.
-    insecureHTTPParser: false,
-    requireHostHeader: true,
-    maxHeaderSize: MAX_HEADER_BYTES,
-    headersTimeout: requestTimeoutMs,
-    requestTimeout: requestTimeoutMs,
-    connectionsCheckingInterval: Math.ceil(requestTimeoutMs / 4),
+    address: listener.address,
+    close: (drainMs) => {
+      unwatch();
+      return listener.close(drainMs);
+    },
   };
 }
 
-/** Two of these (RFC 9112, 3.2): Node takes the first, somebody in front perhaps the last. */
-const ONCE: ReadonlySet<string> = new Set(['host', 'authorization']);
-
-function isAmbiguous({ rawHeaders }: IncomingMessage): boolean {
-  let seen = '';
-  for (let at = 0; at < rawHeaders.length; at += 2) {
-    const name = rawHeaders[at]?.toLowerCase() ?? '';
-    if (!ONCE.has(name)) continue;
-    if (seen.includes(name)) return true;
-    seen += `${name} `;
+async function listen(
+  http: HttpSide,
+  address: Address,
+  key: string,
+  options: ListenerOptions,
+): Promise<Listener> {
+  try {
+    return await Listener.open(http, address, options);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    const where = `${address.host}:${address.port}`;
+    throw new ConfigError(`${key}: cannot listen on ${where} (${reason}); choose another address`, { cause });
   }
-  return false;
 }
 
-/** New connections get the new certificate. One that cannot be used leaves the old one in place. */
-function watchTls(server: Server | TlsServer, { tls, log }: ListenerOptions): () => void {
-  if (tls === null || !('setSecureContext' in server)) return () => {};
+/** A certificate that cannot be used leaves the old one in place. */
+function watchTls(listener: Listener, { tls, log }: ProxyListenerOptions): () => void {
+  if (tls === null) return () => {};
   const reload = () =>
     readTls(tls).then(
       (context) => {
-        server.setSecureContext(context);
+        listener.useCertificate(context);
         log.info(tls, 'the certificate was read again');
       },
       (err: unknown) => log.error({ err }, 'the certificate cannot be used: the one before holds on'),

@@ -6,7 +6,7 @@ import { expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../../test/support/tar-blocks.ts';
 import { bytesOf } from '../../../test/support/test-proxy.ts';
-import { RequestNotes } from '../http/answer.ts';
+import { RequestNotes } from '../../oci/serving/answer.ts';
 import { Metrics } from './metrics.ts';
 
 useProxiedRegistry({ tagTtlMs: 60_000 });

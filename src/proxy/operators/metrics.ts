@@ -1,9 +1,9 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { ExchangeObserver } from '../../oci/exchange-observer.ts';
 import type { RegistryQuota } from '../../oci/rate-limits.ts';
+import type { Answer } from '../../oci/serving/answer.ts';
+import type { EndedRequest } from '../../oci/serving/http-side.ts';
 import type { ConversionState } from '../../store/conversion-table.ts';
-import type { Answer } from '../http/answer.ts';
-import type { EndedRequest } from '../http/http.ts';
 import type { UpstreamState } from '../upstream/upstreams.ts';
 
 const PREFIX = 'dadi_proxy_';

@@ -1,8 +1,8 @@
 import { digestOf } from '../../oci/digest.ts';
+import { type Answer, jsonAnswer } from '../../oci/serving/answer.ts';
 import type { BlobStore } from '../../store/blob-store.ts';
 import type { Catalog } from '../../store/catalog.ts';
 import { StoreError } from '../../store/errors.ts';
-import { type Answer, jsonAnswer } from '../http/answer.ts';
 
 /** Probes come often and from many: the parts are asked this often at most. */
 const KEPT_MS = 1_000;

@@ -1,4 +1,4 @@
-import type { EndedRequest } from '../http/http.ts';
+import type { EndedRequest } from '../../oci/serving/http-side.ts';
 
 const KEPT = 50;
 

@@ -1,8 +1,8 @@
 import type { RegistryQuota } from '../../oci/rate-limits.ts';
 import type { EndpointState } from '../../oci/registry-route.ts';
+import { type Answer, jsonAnswer } from '../../oci/serving/answer.ts';
 import type { ConversionTable } from '../../store/conversion-table.ts';
 import type { Blobs } from '../content/blobs.ts';
-import { type Answer, jsonAnswer } from '../http/answer.ts';
 import type { Outages } from '../upstream/outages.ts';
 import type { UpstreamState, Upstreams } from '../upstream/upstreams.ts';
 import type { Metrics } from './metrics.ts';

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type Answer, bufferAnswer } from '../http/answer.ts';
+import { type Answer, bufferAnswer } from '../../oci/serving/answer.ts';
 import { UI_SCRIPT } from './ui-script.ts';
 
 const STYLE = `

@@ -2,9 +2,9 @@ import type { RegistryQuota } from '../../oci/rate-limits.ts';
 import { DEFAULT_REGISTRY, isRepository } from '../../oci/reference.ts';
 import type { RegistryClient } from '../../oci/registry-client.ts';
 import type { EndpointState } from '../../oci/registry-route.ts';
+import { quote } from '../../oci/serving/paths.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { RepositoryName } from '../../store/catalog.ts';
-import { RequestError } from '../errors.ts';
-import { quote } from '../http/paths.ts';
 
 /** A registry that the proxy may contact. */
 export interface Upstream {

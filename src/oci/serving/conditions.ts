@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import type { Digest } from '../../oci/digest.ts';
+import type { Digest } from '../digest.ts';
 import { type Answer, bufferAnswer } from './answer.ts';
 
 /** Quotes do not occur in our tags, nor commas. */

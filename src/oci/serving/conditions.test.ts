@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { digestOf } from '../../oci/digest.ts';
+import { digestOf } from '../digest.ts';
 import { conditionalAnswer } from './conditions.ts';
 
 const DIGEST = digestOf('this');

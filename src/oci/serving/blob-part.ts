@@ -1,9 +1,9 @@
-import type { Digest } from '../../oci/digest.ts';
-import { RequestError } from '../errors.ts';
-import type { Answer, ProxyRequest } from '../http/answer.ts';
-import { etagOf } from '../http/conditions.ts';
-import { type ByteRange, decideRange } from '../http/range.ts';
-import { type StreamSource, sendRange } from '../http/stream.ts';
+import type { Digest } from '../digest.ts';
+import type { Answer, ServedRequest } from './answer.ts';
+import { etagOf } from './conditions.ts';
+import { type ByteRange, decideRange } from './range.ts';
+import { RequestError } from './request-error.ts';
+import { type StreamSource, sendRange } from './stream.ts';
 
 /** The part of a blob that a request is answered with. */
 export interface Asked {
@@ -13,7 +13,7 @@ export interface Asked {
 }
 
 /** @throws RequestError RANGE_INVALID */
-export function whatIsAsked({ headers }: ProxyRequest, digest: Digest, sizeBytes: number): Asked {
+export function whatIsAsked({ headers }: ServedRequest, digest: Digest, sizeBytes: number): Asked {
   const decision = decideRange(headers.range, headers['if-range']?.toString(), etagOf(digest), sizeBytes);
   switch (decision.kind) {
     case 'whole':

@@ -5,10 +5,11 @@ import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { Hono } from 'hono';
 import type { Logger } from 'pino';
-import { errorAnswer, RequestError } from '../errors.ts';
-import { type Answer, bufferAnswer, type ProxyRequest, RequestNotes, writeAnswer } from './answer.ts';
+import { type Answer, bufferAnswer, RequestNotes, type ServedRequest, writeAnswer } from './answer.ts';
 import { onConnectionEnd } from './connection-end.ts';
+import type { ErrorAnswerer } from './error-answer.ts';
 import { unknownCode } from './paths.ts';
+import { RequestError } from './request-error.ts';
 import { readTarget, refuseDotSegments } from './request-target.ts';
 
 export const READING: readonly string[] = ['GET', 'HEAD'];
@@ -22,7 +23,7 @@ export interface Route {
   /** What log and metrics call it; the handler may say it more exactly ({@link RequestNotes}). */
   readonly kind: string;
   /** May throw: the error becomes the spec's JSON. `parameters` are the path's parts with a colon, decoded. */
-  handle(request: ProxyRequest, parameters: Readonly<Record<string, string>>): Answer | Promise<Answer>;
+  handle(request: ServedRequest, parameters: Readonly<Record<string, string>>): Answer | Promise<Answer>;
 }
 
 /** A request that is over. */
@@ -39,8 +40,9 @@ export interface EndedRequest {
 interface HttpSideParts {
   readonly log: Logger;
   readonly onEnd: (request: EndedRequest) => void;
+  readonly errorAnswer: ErrorAnswerer;
   /** Throws for a request that is not to be looked at; left out, all are. */
-  readonly refuse?: (request: ProxyRequest) => void;
+  readonly refuse?: (request: ServedRequest) => void;
 }
 
 /** One listener's HTTP side: routing, headers that all answers have, errors, and one log line a request. */
@@ -48,12 +50,14 @@ export class HttpSide {
   readonly fetch: Hono<{ Bindings: HttpBindings }>['fetch'];
   readonly #log: Logger;
   readonly #onEnd: (request: EndedRequest) => void;
-  readonly #refuse: (request: ProxyRequest) => void;
+  readonly #errorAnswer: ErrorAnswerer;
+  readonly #refuse: (request: ServedRequest) => void;
   readonly #running = new Set<Promise<void>>();
 
-  constructor(routes: readonly Route[], { log, onEnd, refuse = () => {} }: HttpSideParts) {
+  constructor(routes: readonly Route[], { log, onEnd, errorAnswer, refuse = () => {} }: HttpSideParts) {
     this.#log = log;
     this.#onEnd = onEnd;
+    this.#errorAnswer = errorAnswer;
     this.#refuse = refuse;
     const app = new Hono<{ Bindings: HttpBindings }>();
     for (const route of [...routes, ELSEWHERE]) {
@@ -124,7 +128,7 @@ export class HttpSide {
   /** The handler's answer, or the one for its error. */
   async #settle(
     route: Route,
-    request: ProxyRequest,
+    request: ServedRequest,
     parameters: Record<string, string>,
     log: Logger,
   ): Promise<Answer> {
@@ -135,7 +139,7 @@ export class HttpSide {
       if (!READING.includes(request.method)) refuseOtherSites(request);
       return await route.handle(request, parameters);
     } catch (error) {
-      const { status, headers, body, isFault } = errorAnswer(error, unknownCode(request.pathname));
+      const { status, headers, body, isFault } = this.#errorAnswer(error, unknownCode(request.pathname));
       if (isFault && !request.signal.aborted)
         log.warn({ err: error, path: request.pathname }, 'request failed');
       return bufferAnswer(status, Buffer.from(body), { 'content-type': 'application/json', ...headers });
@@ -193,19 +197,19 @@ function loggedPath(url: string): string {
 }
 
 /** A page of another site must not have a browser change something here. Programs send no origin. */
-function refuseOtherSites({ headers }: ProxyRequest): void {
+function refuseOtherSites({ headers }: ServedRequest): void {
   const { origin, host } = headers;
   if (origin === undefined || (URL.canParse(origin) && new URL(origin).host === host)) return;
   throw new RequestError('DENIED', 'a page of another site may not do this');
 }
 
-function notServed({ method, pathname }: ProxyRequest, methods: readonly string[]): RequestError {
+function notServed({ method, pathname }: ServedRequest, methods: readonly string[]): RequestError {
   const hint = pathname.startsWith('/v2') ? ': this is a mirror, push to the registry it mirrors' : '';
   const headers = { allow: methods.join(', ') };
   return new RequestError('UNSUPPORTED', `${method} is not served${hint}`, { headers });
 }
 
-function commonHeaders({ pathname, query }: ProxyRequest): Record<string, string> {
+function commonHeaders({ pathname, query }: ServedRequest): Record<string, string> {
   if (!pathname.startsWith('/v2')) return {};
   const namespace = query.get('ns');
   return {

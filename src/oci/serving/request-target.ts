@@ -1,4 +1,4 @@
-import { RequestError } from '../errors.ts';
+import { RequestError } from './request-error.ts';
 
 /** What a request line names. */
 export interface RequestTarget {

@@ -1,6 +1,6 @@
-import { type Digest, isDigest } from '../../oci/digest.ts';
-import { isTag } from '../../oci/reference.ts';
-import { RequestError } from '../errors.ts';
+import { type Digest, isDigest } from '../digest.ts';
+import { isTag } from '../reference.ts';
+import { RequestError } from './request-error.ts';
 
 /** Tag or digest, as a path's last part names a manifest. */
 export type ManifestReference =

@@ -26,12 +26,12 @@ export class RequestNotes {
 }
 
 /** A request as far as handlers look at it. */
-export interface ProxyRequest {
+export interface ServedRequest {
   readonly method: string;
   readonly pathname: string;
   readonly query: URLSearchParams;
   readonly headers: IncomingHttpHeaders;
-  /** Fires when the client goes away, or the proxy has to end. */
+  /** Fires when the client goes away, or the server has to end. */
   readonly signal: AbortSignal;
   readonly notes: RequestNotes;
 }
@@ -70,7 +70,7 @@ export function bufferAnswer(
 export async function writeAnswer(
   outgoing: ServerResponse,
   { status, headers, body }: Answer,
-  request: Pick<ProxyRequest, 'method' | 'signal'>,
+  request: Pick<ServedRequest, 'method' | 'signal'>,
 ): Promise<void> {
   try {
     outgoing.writeHead(status, headers);

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { digestOf } from '../../oci/digest.ts';
+import { digestOf } from '../digest.ts';
 import { parseDistributionPath, unknownCode } from './paths.ts';
 
 const DIGEST = digestOf('x');
