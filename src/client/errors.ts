@@ -19,6 +19,8 @@ export type ClientErrorCode =
   | 'ERR_IMAGE_NOT_CONVERTED'
   | 'ERR_CONVERSION_FAILED'
   | 'ERR_CONVERSION_TIMEOUT'
+  /** No dadi proxy is configured. */
+  | 'ERR_NO_PROXY'
   /** A well-formed image of a kind that is not read here. */
   | 'ERR_IMAGE_UNSUPPORTED'
   /** Parts of the image contradict each other. */

@@ -56,16 +56,13 @@ export interface RegistryAccess {
   readonly credentials?: Credentials | CredentialsProvider | null;
   /** Null for what Node.js trusts by itself. */
   readonly tls?: RegistryTls | null;
-}
-
-export interface MirrorAccess extends RegistryAccess {
   /** Which registry is meant, told to a mirror of several (Distribution spec, "Registry Proxying"). */
   readonly namespace?: string;
 }
 
 export interface RegistryClientOptions extends RegistryAccess {
   /** Asked before the registry, in this order. */
-  readonly mirrors?: readonly MirrorAccess[];
+  readonly mirrors?: readonly RegistryAccess[];
   /** How long a mirror that failed is passed over. */
   readonly mirrorRestMs?: number;
   readonly userAgent?: string;
@@ -105,17 +102,17 @@ export class RegistryClient {
 
   /** @param shared connections of another client to the same registry, which closes them */
   constructor(options: RegistryClientOptions, shared: RegistryConnections | null = null) {
-    const { baseUrl, credentials = null, mirrors = [], mirrorRestMs } = options;
+    const { baseUrl, credentials = null, namespace = null, mirrors = [], mirrorRestMs } = options;
     this.host = baseUrl.host;
     this.#options = options;
     this.#connections = shared ?? connect(options, options);
-    this.#registry = new Endpoint(transport(this.#connections, credentials), { isMirror: false });
+    this.#registry = new Endpoint(transport(this.#connections, credentials), { isMirror: false, namespace });
     const endpoints = mirrors.map((mirror) => {
-      const { namespace = null, credentials: theirs = null } = mirror;
+      const { credentials: theirs = null } = mirror;
       const timeouts = { ...options.timeouts, ...mirrorTimeouts(options.timeouts) };
       const rest = mirrorRestMs === undefined ? {} : { restMs: mirrorRestMs };
       const to = transport(connect({ ...options, timeouts, reach: 'any' }, mirror), theirs);
-      return new Endpoint(to, { isMirror: true, namespace, ...rest });
+      return new Endpoint(to, { isMirror: true, namespace: mirror.namespace ?? null, ...rest });
     });
     this.#owned = [
       ...(shared === null ? [this.#connections] : []),
@@ -278,6 +275,25 @@ export class RegistryClient {
     }, signal);
   }
 
+  /**
+   * What a registry answers beside the Distribution API to who may pull from a repository: anything with a status
+   * of 200 to 299.
+   * @param path below its address, with its query
+   */
+  async extension(
+    path: string,
+    repository: string,
+    { maxBytes, signal }: Waiting & { readonly maxBytes: number },
+  ): Promise<{ readonly status: number; readonly bytes: Buffer }> {
+    checkRepository(repository);
+    const request = { method: 'GET', kind: 'list', path, repository, headers: {}, signal } as const;
+    return this.#route.ask(async (endpoint) => {
+      const context = { host: endpoint.host, repository, reference: null };
+      const response = await send(endpoint, request, context);
+      return { status: response.statusCode, bytes: await readSmall(response, maxBytes, context) };
+    }, signal);
+  }
+
   /** How much the registry itself lets us pull, by what it said last; null if it does not say. */
   quota(): RegistryQuota | null {
     return this.#registry.state.quota;
@@ -291,9 +307,13 @@ export class RegistryClient {
   /**
    * The registry itself, without its mirrors, over the same connections on behalf of somebody else; it ends with
    * this client.
+   * @param more.namespace another registry that the same address serves
    */
-  withCredentials(credentials: Credentials | CredentialsProvider | null): RegistryClient {
-    return new RegistryClient({ ...this.#options, credentials, mirrors: [] }, this.#connections);
+  withCredentials(
+    credentials: Credentials | CredentialsProvider | null,
+    more: { readonly namespace?: string } = {},
+  ): RegistryClient {
+    return new RegistryClient({ ...this.#options, ...more, credentials, mirrors: [] }, this.#connections);
   }
 
   /**

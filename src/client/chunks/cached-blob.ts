@@ -18,6 +18,8 @@ export interface CachedBlobOptions {
   readonly stats: ReadStats;
   /** How long a chunk may take to come, retries included, before reads of it fail. Milliseconds. */
   readonly timeoutMs?: number;
+  /** Told of what `fetch` gave, if a chunk of it is wrong. */
+  readonly onWrongBytes?: (bytes: Buffer) => void;
 }
 
 /**

@@ -21,6 +21,8 @@ export interface ChunkFetcherOptions {
   readonly stats: ReadStats;
   /** Bound on one range, whatever `fetch` tries. Milliseconds. */
   readonly timeoutMs: number;
+  /** Told of what `fetch` gave, if a chunk of it is wrong. */
+  readonly onWrongBytes?: (bytes: Buffer) => void;
 }
 
 /** Gets chunks from the network. Nobody sees one that does not match the chunk table. */
@@ -44,6 +46,7 @@ export class ChunkFetcher {
       if (tries === CORRUPT_TRIES) throw this.#corrupt(missing[0]!.first);
       const bad: { first: number; count: number }[] = [];
       for (const range of missing) {
+        const badBefore = bad.length;
         const bytes = await this.#bytes(range.first, range.count, signal, timeout);
         for (let index = range.first; index < range.first + range.count; index++) {
           const start = (index - range.first) * this.#options.table.chunkSize;
@@ -53,6 +56,7 @@ export class ChunkFetcher {
             deliver(index, chunk);
           } else bad.push({ first: index, count: 1 });
         }
+        if (bad.length > badBefore) this.#options.onWrongBytes?.(bytes);
       }
       missing = bad;
     }

@@ -58,7 +58,7 @@ test.each(['registry', 'layout'])(
     expect(device.fsType).toBe('ext4');
     expect(device.stats.chunksFetched > 0).toBe(where === 'registry');
     const tree = JSON.parse(
-      readFileSync(new URL('../../test/golden/ext4/tree-1-3.json', import.meta.url), 'utf8'),
+      readFileSync(new URL('../../../test/golden/ext4/tree-1-3.json', import.meta.url), 'utf8'),
     );
     expect(sha256(await readAll(device.device))).toBe(tree.device_sha256);
     await device.close();

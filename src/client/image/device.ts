@@ -4,7 +4,7 @@ import { MergedDevice } from '../../format/merged-device.ts';
 import { openLayerBlob } from '../../format/overlaybd-tar.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import { detectFsType, type FsType } from './fs-type.ts';
-import type { ConvertedImage, ImageLayer, LayerAccess } from './image.ts';
+import type { ImageLayer, LayerAccess, LayeredImage } from './image.ts';
 
 /** An image as a disk. */
 export interface OpenDevice {
@@ -21,7 +21,7 @@ export interface OpenDevice {
  * @throws ClientError, FormatError, SourceError, RegistryError; the signal's reason
  */
 export async function openDevice(
-  image: ConvertedImage,
+  image: LayeredImage,
   options: Omit<LayerAccess, 'stats'>,
 ): Promise<OpenDevice> {
   const stats = newReadStats();

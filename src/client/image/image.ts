@@ -21,16 +21,20 @@ export interface LayerAccess {
   readonly signal?: AbortSignal;
 }
 
-/** A converted image, wherever it is. */
-export interface ConvertedImage {
-  /** As the user named it. */
-  readonly reference: string;
-  /** Of the converted manifest. */
-  readonly manifestDigest: Digest;
+/** Converted layers, wherever they are. */
+export interface LayeredImage {
   /** Bottom first. */
   readonly layers: readonly ImageLayer[];
   /** A layer's blob, every byte verified against its chunk table, to be closed by the caller. */
   openLayer(layer: ImageLayer, access: LayerAccess): Promise<ByteSource>;
+}
+
+/** A converted image, wherever it is. */
+export interface ConvertedImage extends LayeredImage {
+  /** As the user named it. */
+  readonly reference: string;
+  /** Of the converted manifest. */
+  readonly manifestDigest: Digest;
   /** Ends connections; layers must be closed before. */
   close(): Promise<void>;
 }

@@ -10,6 +10,7 @@ import { RegistryClient } from '../../oci/registry-client.ts';
 import { registryUrl } from '../../oci/registry-url.ts';
 import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from '../chunks/cached-blob.ts';
 import { ClientError } from '../errors.ts';
+import { maxChunkTableBytes } from '../sources/chunk-table-request.ts';
 import { type ConversionProgress, waitForConversion } from './conversion-wait.ts';
 import {
   type ConvertedImage,
@@ -38,8 +39,6 @@ const MAX_REQUESTS = 16;
  * program gets over a pause, but not over an I/O error. The rest is for the last attempt.
  */
 const RETRY_SHARE = 0.8;
-/** Of a chunk table: its header, and 32 bytes for each of the smallest chunks that there may be. */
-const maxChunkTableBytes = (blobBytes: number): number => 64 + 32 * Math.ceil(blobBytes / 4096);
 
 interface Found {
   readonly digest: Digest;

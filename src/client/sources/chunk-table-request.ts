@@ -1,0 +1,52 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Digest } from '../../oci/digest.ts';
+import { RegistryError } from '../../oci/errors.ts';
+import type { RegistryClient } from '../../oci/registry-client.ts';
+
+/** Of a chunk table: its header, and 32 bytes for each of the smallest chunks that there may be. */
+export const maxChunkTableBytes = (blobBytes: number): number => 64 + 32 * Math.ceil(blobBytes / 4096);
+
+/** Of a blob of 128 GiB, in the chunks that proxies make tables of. */
+const MAX_TABLE_BYTES = 16 * 1024 * 1024;
+/** How long one question may wait for a blob that is on its way to the proxy. */
+const WAIT_SECONDS = 5;
+/** Such a wait takes minutes: one broken connection does not end it. */
+const TRIES = 4;
+const PAUSE_MS = 1_000;
+
+/**
+ * The chunk table that a dadi proxy has, or makes, for any of its blobs: its word is all there is for it.
+ * @param ask calls `attempt` with a client of a proxy
+ * @param options.mayFetch has the proxy get a blob that it does not have, and waits for that as long as it takes
+ * @throws RegistryError ERR_REGISTRY_NOT_FOUND if the proxy does not have the blob, or is none; the signal's reason
+ */
+export async function askForChunkTable(
+  ask: <T>(attempt: (client: RegistryClient) => Promise<T>) => Promise<T>,
+  blob: { readonly repository: string; readonly digest: Digest },
+  options: { readonly mayFetch: boolean; readonly signal: AbortSignal | undefined },
+): Promise<Buffer> {
+  const { mayFetch, signal } = options;
+  const query = new URLSearchParams({ repository: blob.repository });
+  if (mayFetch) {
+    query.set('fetch', '1');
+    query.set('wait', String(WAIT_SECONDS));
+  }
+  const path = `dadi/v1/chunk-tables/${blob.digest}?${query}`;
+  const limits = { maxBytes: MAX_TABLE_BYTES, signal };
+  for (let failures = 0; ; ) {
+    try {
+      const { status, bytes } = await ask((client) => client.extension(path, blob.repository, limits));
+      if (status === 200) return bytes;
+      failures = 0;
+    } catch (error) {
+      failures++;
+      if (!mayFetch || failures === TRIES || signal?.aborted || isFinal(error)) throw error;
+      await sleep(PAUSE_MS, undefined, signal && { signal });
+    }
+  }
+}
+
+function isFinal(error: unknown): boolean {
+  if (!(error instanceof RegistryError)) return true;
+  return error.code === 'ERR_REGISTRY_NOT_FOUND' || error.code === 'ERR_REGISTRY_UNAUTHORIZED';
+}
