@@ -2,13 +2,14 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type DemoImage, demoImage } from '../demo/image.ts';
+import type { DemoImage } from '../demo/image.ts';
 import { LAYERS } from '../demo/recipe.ts';
 import type { SpaceUse } from '../src/format/erofs-space.ts';
 import { ImageLayout } from '../src/oci/image-layout.ts';
 import { type ImageManifest, parseManifest } from '../src/oci/manifest.ts';
 import { writeBigLayer } from './support/big-layer.ts';
 import { requireCapability } from './support/capabilities.ts';
+import { builtDemoImage } from './support/demo-image.ts';
 import { buildImage, unpackWithUmoci } from './support/images.ts';
 import { withMountedLayers } from './support/mounted-layers.ts';
 import { writeOddImage } from './support/odd-image.ts';
@@ -53,7 +54,7 @@ describe.skipIf(
   let result: ConvertResult;
 
   beforeAll(async () => {
-    image = await demoImage({ signal: new AbortController().signal, report: () => {} });
+    image = await builtDemoImage(new AbortController().signal);
     result = await dadiConvert(`oci:${image.layout}:latest`, layout);
   });
 
