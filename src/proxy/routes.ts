@@ -12,7 +12,6 @@ import {
   answerRetry,
   type ConversionParts,
 } from './conversion/status.ts';
-import { answerChunkTable, type ChunkTableParts } from './distribution/chunk-table-answer.ts';
 import { answerDistribution, type DistributionParts } from './distribution/distribution.ts';
 import { answerReadiness, type Readiness } from './operators/readiness.ts';
 import { answerStatus, type StatusParts } from './operators/service-status.ts';
@@ -20,7 +19,7 @@ import { answerUi } from './operators/ui.ts';
 
 /** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
 export function clientRoutes(
-  parts: DistributionParts & ChunkTableParts,
+  parts: DistributionParts,
   conversions: ConversionParts,
   chains: ChainParts | null,
   readiness: Readiness,
@@ -38,12 +37,6 @@ export function clientRoutes(
       methods: READING,
       kind: 'conversion',
       handle: (request, { digest = '' }) => answerCallersConversion(parts, conversions, digest, request),
-    },
-    {
-      path: '/dadi/v1/chunk-tables/:digest',
-      methods: READING,
-      kind: 'chunk-table',
-      handle: (request, { digest = '' }) => answerChunkTable(parts, digest, request),
     },
     ...(chains === null ? [] : chainRoutes(chains)),
     ...tokenRoutes(parts),

@@ -5,6 +5,7 @@ import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { discard } from '../../oci/registry-http.ts';
 import type { BlobDownload } from '../../oci/registry-requests.ts';
+import { ResumedBody } from '../../oci/resumed-body.ts';
 import type { BlobStore, LocalFile } from '../../store/blob-store.ts';
 import type { Catalog, RepositoryName } from '../../store/catalog.ts';
 import { isStoreFailure, StoreError } from '../../store/errors.ts';
@@ -13,7 +14,6 @@ import { isSameRepository, type Target } from '../upstream/upstreams.ts';
 import { Download, type DownloadReader } from './download.ts';
 import { tryToKeep, tryToRead } from './keep.ts';
 import { PassedBlob, type Verification } from './passed-blob.ts';
-import { ResumedBody } from './resumed-body.ts';
 
 /** A blob that is kept, or one on its way. */
 export type FoundBlob =
@@ -127,17 +127,6 @@ export class Blobs {
     // That another repository does not get it says nothing about this one.
     await leave(found);
     return this.find(target, digest, signal);
-  }
-
-  /** A stored, verified blob, which the caller closes; null if it is not kept. It is not downloaded for this. */
-  async kept(target: Target, digest: Digest, signal: AbortSignal): Promise<ByteSource | null> {
-    const isKept = async () => (await tryToRead(this.#log, () => this.#store.stat(digest))) !== null;
-    if (!this.#hidesOthers && !(await isKept())) return null;
-    if (!(await this.#catalog.isLinked(target.where, digest))) {
-      if (this.#hidesOthers) await this.#tryUpstream(target, digest, signal);
-      else await this.#askUpstream(target, digest, signal);
-    }
-    return tryToRead(this.#log, () => this.#store.open(digest));
   }
 
   /** Bytes of the blob, without downloading it. */

@@ -3,12 +3,12 @@ import { promisify } from 'node:util';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Digest } from '../../oci/digest.ts';
 import type { RegistryContext } from '../../oci/errors.ts';
+import { type FetchBlob, ResumedBody } from '../../oci/resumed-body.ts';
 import type { ByteRange } from '../../oci/serving/range.ts';
 import type { StreamSource } from '../../oci/serving/stream.ts';
 import type { BlobStore, BlobWriter, StoredBlob } from '../../store/blob-store.ts';
 import { HELD_BACK_BYTES } from './held-back.ts';
 import { RecentBytes } from './recent-bytes.ts';
-import { type FetchBlob, ResumedBody } from './resumed-body.ts';
 
 const readFd = promisify(read);
 const closeFd = promisify(close);

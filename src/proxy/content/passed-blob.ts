@@ -1,9 +1,9 @@
 import { type Digest, Digester, digestAlgorithm } from '../../oci/digest.ts';
 import { type RegistryContext, RegistryError } from '../../oci/errors.ts';
+import type { ResumedBody } from '../../oci/resumed-body.ts';
 import type { ByteRange } from '../../oci/serving/range.ts';
 import type { StreamSource } from '../../oci/serving/stream.ts';
 import { HELD_BACK_BYTES } from './held-back.ts';
-import type { ResumedBody } from './resumed-body.ts';
 
 /** What of a blob was hashed before, and what all of it has to come to. */
 export interface Verification {

@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
-import { batchesOf } from '../../oci/body-batches.ts';
-import { type RegistryContext, RegistryError } from '../../oci/errors.ts';
-import { discard } from '../../oci/registry-http.ts';
+import { batchesOf } from './body-batches.ts';
+import { type RegistryContext, RegistryError } from './errors.ts';
+import { discard } from './registry-http.ts';
 
 /** A running answer from upstream. */
 export interface BlobBody {

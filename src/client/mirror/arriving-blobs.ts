@@ -1,0 +1,179 @@
+import { statfs } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { unlessAborted } from '../../format/unless-aborted.ts';
+import { downloadFrom } from '../../oci/blob-download.ts';
+import { type Digest, shortDigest } from '../../oci/digest.ts';
+import { RegistryError } from '../../oci/errors.ts';
+import { discard } from '../../oci/registry-http.ts';
+import { type BlobBody, ResumedBody } from '../../oci/resumed-body.ts';
+import type { Answer } from '../../oci/serving/answer.ts';
+import { streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
+import { ArrivingBlob } from './arriving-blob.ts';
+import { askForRight } from './ask-for-right.ts';
+import type { ChunkedBlobs } from './chunked-blobs.ts';
+import { firstBytes } from './first-bytes.ts';
+import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
+import type { RelayedAnswer } from './proxy-relay.ts';
+
+export interface ArrivingBlobsParts extends MirrorContext {
+  readonly chunked: ChunkedBlobs;
+  /** Takes blobs while they arrive. */
+  readonly directory: string;
+  /** How long a blob may stop in the middle, until a proxy goes on with it. */
+  readonly patienceMs: number;
+}
+
+/** What came of asking for a blob. */
+type Begun =
+  | { readonly kind: 'arriving'; readonly blob: ArrivingBlob }
+  /** For who asked alone. */
+  | { readonly kind: 'other'; readonly answer: RelayedAnswer };
+
+const FIRST_PAUSE_MS = 100;
+const MAX_PAUSE_MS = 2_000;
+/** Of the disk; below that, blobs are handed on without being kept. */
+const MIN_FREE_BYTES = 256 * 1024 * 1024;
+
+/**
+ * Blobs of which no chunks are known yet: from a proxy, once for all who ask at the same time; taken up again where
+ * they broke off; and kept in the chunk cache once they are verified.
+ */
+export class ArrivingBlobs {
+  readonly #parts: ArrivingBlobsParts;
+  readonly #begun = new Map<string, Promise<Begun>>();
+  readonly #work = new Set<Promise<void>>();
+  readonly #closed = new AbortController();
+
+  constructor(parts: ArrivingBlobsParts) {
+    this.#parts = parts;
+  }
+
+  /** GET or HEAD. @throws ProxiesAwayError before anything was sent */
+  async answer(asked: Asked, digest: Digest): Promise<Answer> {
+    const { request, target, caller } = asked;
+    if (request.method === 'HEAD') return this.#relay(asked, digest);
+    const key = `${target.registry}/${target.repository}@${digest}`;
+    const joined = this.#begun.get(key);
+    const begun = await unlessAborted(joined ?? this.#begin(key, asked, digest), request.signal);
+    if (!this.#parts.rights.isGranted(caller, target, digest) && joined !== undefined) {
+      const refusal = await askForRight(this.#parts, asked, digest);
+      if (refusal !== null) return refusal;
+    }
+    if (begun.kind === 'arriving' && !begun.blob.isOver) return read(begun.blob, asked, digest);
+    if (begun.kind === 'other' && joined === undefined) return handBack(begun.answer, request);
+    return this.#relay(asked, digest);
+  }
+
+  /** Ends what is under way. */
+  async close(): Promise<void> {
+    this.#closed.abort(new Error('the mirror is being stopped'));
+    await Promise.all(this.#work);
+  }
+
+  /** As the proxy has it, for this client alone. */
+  async #relay(asked: Asked, digest: Digest): Promise<Answer> {
+    const { method, headers } = asked.request;
+    const options =
+      method === 'HEAD'
+        ? ({ method, lane: 'small', headers } as const)
+        : ({ method: 'GET', lane: 'bulk', headers } as const);
+    return handBack(await askFor(this.#parts, asked, `blobs/${digest}`, options), asked.request);
+  }
+
+  #begin(key: string, asked: Asked, digest: Digest): Promise<Begun> {
+    const begun = this.#ask(asked, digest);
+    this.#begun.set(key, begun);
+    const work = begun
+      .then(async (found) => {
+        if (found.kind === 'arriving') await this.#keep(found.blob, digest);
+      })
+      .finally(() => this.#begun.delete(key))
+      .catch((err: unknown) => {
+        this.#parts.logger.debug({ err, digest: shortDigest(digest) }, 'a blob was not kept');
+      })
+      .finally(() => this.#work.delete(work));
+    this.#work.add(work);
+    return begun;
+  }
+
+  /** Until that is done, who asks for the blob joins it. */
+  async #keep(blob: ArrivingBlob, digest: Digest): Promise<void> {
+    const { chunked, known } = this.#parts;
+    try {
+      const table = await blob.verified;
+      await chunked.keep(digest, table, blob.source());
+      known.putTable(digest, table);
+    } finally {
+      blob.close();
+    }
+  }
+
+  /** Asks for the whole blob, whoever wants which part of it. */
+  async #ask(asked: Asked, digest: Digest): Promise<Begun> {
+    const { directory, rights } = this.#parts;
+    const { target, caller } = asked;
+    const giveUp = new AbortController();
+    const signal = AbortSignal.any([giveUp.signal, this.#closed.signal]);
+    const get = (offset: number) => {
+      const headers = offset === 0 ? {} : { range: `bytes=${offset}-` };
+      const options = { method: 'GET', lane: 'bulk', headers, signal } as const;
+      return askFor(this.#parts, asked, `blobs/${digest}`, options);
+    };
+    const answer = await get(0);
+    if (answer.response.statusCode !== 200) return { kind: 'other', answer };
+    rights.grant(caller, target, digest);
+    const context = { host: answer.host, repository: target.repository, reference: digest };
+    const first = bodyOf(answer, 0);
+    if (!(await hasRoom(directory, first.sizeBytes))) return { kind: 'other', answer };
+    const resume = async (offset: number): Promise<BlobBody> => bodyOf(await get(offset), offset);
+    const fetch = async (offset: number) =>
+      offset === 0 ? first : this.#insist(() => resume(offset), signal);
+    const body = await ResumedBody.begin({ start: 0 }, fetch, context, signal);
+    return { kind: 'arriving', blob: await ArrivingBlob.begin(digest, directory, body, giveUp) };
+  }
+
+  async #insist<T>(attempt: () => Promise<T>, signal: AbortSignal): Promise<T> {
+    const untilMs = performance.now() + this.#parts.patienceMs;
+    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, MAX_PAUSE_MS)) {
+      try {
+        return await attempt();
+      } catch (error) {
+        if (signal.aborted || performance.now() > untilMs) throw error;
+        await sleep(pauseMs, undefined, { signal });
+      }
+    }
+  }
+}
+
+async function read(blob: ArrivingBlob, { request }: Asked, digest: Digest): Promise<Answer> {
+  blob.join();
+  try {
+    if (blob.sizeBytes === 0) await unlessAborted(blob.verified, request.signal);
+    const part = whatIsAsked(request, digest, blob.sizeBytes);
+    request.notes.source = 'fill';
+    if (part.range.start === 0) await firstBytes(blob, part.range, request.signal);
+    return streamed(blob, part, async () => blob.leave());
+  } catch (error) {
+    blob.leave();
+    throw error;
+  }
+}
+
+/** @throws RegistryError for an answer that is not the blob from there on */
+function bodyOf({ response, host }: RelayedAnswer, offset: number): BlobBody {
+  const context = { host, repository: null, reference: null };
+  if (response.statusCode >= 300) {
+    discard(response.body);
+    const message = `the proxy answers ${response.statusCode} in the middle of a blob`;
+    throw new RegistryError('ERR_REGISTRY_STATUS', context, message, { status: response.statusCode });
+  }
+  const { sizeBytes, offsetBytes, body } = downloadFrom(response, { offset }, context);
+  if (sizeBytes !== null) return { sizeBytes, offsetBytes, body };
+  discard(body);
+  throw new RegistryError('ERR_REGISTRY_PROTOCOL', context, 'the proxy does not say how large the blob is');
+}
+
+async function hasRoom(directory: string, sizeBytes: number): Promise<boolean> {
+  const { bavail, bsize } = await statfs(directory);
+  return bavail * bsize - sizeBytes >= MIN_FREE_BYTES;
+}

@@ -1,0 +1,263 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
+import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
+import { randomBytes } from '../../../test/support/random-bytes.ts';
+import { TestMirror } from '../../../test/support/test-mirror.ts';
+import { bytesOf, errorOf } from '../../../test/support/test-proxy.ts';
+import { digestOf } from '../../oci/digest.ts';
+
+useProxiedRegistry({ tagTtlMs: 0, conversion: { enabled: false } });
+
+const NS = 'ns=reg.example';
+const LARGE = randomBytes(3_000_001, 41);
+const LONG_MS = 30_000;
+
+let relay: FaultyRelay;
+let mirror: TestMirror;
+
+beforeEach(async () => {
+  relay = await FaultyRelay.start(proxy.url);
+  mirror = await TestMirror.start([relay.url]);
+});
+
+afterEach(async () => {
+  await mirror.remove();
+  await relay.stop();
+});
+
+async function blob(path: string, init?: RequestInit): Promise<Buffer> {
+  const response = await mirror.fetch(path, init);
+  if (!response.ok) throw new Error(`${response.status}`);
+  return bytesOf(response);
+}
+
+/** Pulls a blob as a client would that has nothing, and waits until the mirror keeps it. */
+async function pullAndKeep(path: string): Promise<Buffer> {
+  const bytes = await blob(path);
+  await vi.waitFor(
+    async () => {
+      // Neither from the proxy nor from the file that it arrived in.
+      const before = { requests: relay.requests.length, hits: mirror.server.stats.cacheHits };
+      await blob(path, { headers: { range: 'bytes=0-0' } });
+      expect(relay.requests).toHaveLength(before.requests);
+      expect(mirror.server.stats.cacheHits).toBeGreaterThan(before.hits);
+    },
+    { timeout: LONG_MS },
+  );
+  return bytes;
+}
+
+describe('manifests', () => {
+  test('come by tag and by digest as the proxy has them, with their headers', async () => {
+    const image = upstream.putImage([LARGE], '1');
+    for (const reference of ['1', image.digest]) {
+      const path = `/v2/lib/a/manifests/${reference}?${NS}`;
+      const [mine, direct] = await Promise.all([mirror.fetch(path), proxy.fetch(path)]);
+      expect(mine.status).toBe(200);
+      expect((await bytesOf(mine)).equals(await bytesOf(direct))).toBe(true);
+      for (const name of [
+        'content-type',
+        'docker-content-digest',
+        'etag',
+        'oci-namespace',
+        'content-length',
+      ]) {
+        expect(mine.headers.get(name), name).toBe(direct.headers.get(name));
+      }
+      const head = await mirror.fetch(path, { method: 'HEAD' });
+      expect(head.headers.get('docker-content-digest')).toBe(image.digest);
+      expect(head.headers.get('content-length')).toBe(mine.headers.get('content-length'));
+    }
+  });
+
+  test('a byte that was changed on the way is never given out: it is asked for again', async () => {
+    const image = upstream.putImage([LARGE], '1');
+    let faults = 1;
+    relay.fault = () => (faults-- > 0 ? { kind: 'flip', atByte: 10 } : null);
+    const response = await mirror.fetch(`/v2/lib/a/manifests/${image.digest}?${NS}`);
+    expect(digestOf(await bytesOf(response))).toBe(image.digest);
+    relay.fault = () => ({ kind: 'flip', atByte: 10 });
+    expect(await errorOf(await mirror.fetch(`/v2/lib/a/manifests/1?${NS}`))).toMatchObject({ status: 503 });
+  });
+
+  test('by digest, what came through before is there when no proxy is; by tag, and what did not, the client is sent on', async () => {
+    const image = upstream.putImage([LARGE], '1');
+    const other = upstream.putImage([Buffer.from('other')], '2');
+    await mirror.fetch(`/v2/lib/a/manifests/1?${NS}`);
+    await relay.stop();
+    expect((await mirror.fetch('/v2/')).status).toBe(200);
+    const held = await mirror.fetch(`/v2/lib/a/manifests/${image.digest}?${NS}`);
+    expect(digestOf(await bytesOf(held))).toBe(image.digest);
+    expect(held.headers.get('warning')).toMatch(/^299 - "/);
+    for (const reference of ['1', other.digest]) {
+      const answer = await mirror.fetch(`/v2/lib/a/manifests/${reference}?${NS}`);
+      expect(await errorOf(answer)).toMatchObject({ status: 503, code: 'UNAVAILABLE' });
+    }
+    // What one repository has, another one does not have for that reason.
+    expect((await mirror.fetch(`/v2/lib/b/manifests/${image.digest}?${NS}`)).status).toBe(503);
+    await relay.resume();
+  });
+});
+
+describe('blobs', () => {
+  test('a second pull costs no blob bytes from the proxy', async () => {
+    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    expect((await pullAndKeep(path)).equals(LARGE)).toBe(true);
+    const before = relay.requests.length;
+    expect((await blob(path)).equals(LARGE)).toBe(true);
+    expect(relay.requests.slice(before)).toEqual([]);
+    expect(mirror.server.stats.bytesFetched).toBe(0);
+  });
+
+  test('any part of one comes as asked for, on its way or kept', async () => {
+    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    const check = async () => {
+      const size = LARGE.length;
+      for (const [range, start, end] of [
+        ['bytes=0-0', 0, 1],
+        ['bytes=1000000-', 1_000_000, size],
+        ['bytes=-5', size - 5, size],
+        ['bytes=262143-262144', 262_143, 262_145],
+        [`bytes=${size - 1}-${size + 10}`, size - 1, size],
+      ] as const) {
+        const response = await mirror.fetch(path, { headers: { range } });
+        expect(response.status).toBe(206);
+        expect(response.headers.get('content-range')).toBe(`bytes ${start}-${end - 1}/${size}`);
+        expect((await bytesOf(response)).equals(LARGE.subarray(start, end)), range).toBe(true);
+      }
+      const beyond = await mirror.fetch(path, { headers: { range: `bytes=${size}-` } });
+      expect(beyond.headers.get('content-range')).toBe(`bytes */${size}`);
+      expect(await errorOf(beyond)).toMatchObject({ status: 416, code: 'RANGE_INVALID' });
+      const head = await mirror.fetch(path, { method: 'HEAD' });
+      expect([head.status, head.headers.get('content-length')]).toEqual([200, String(size)]);
+      const known = await mirror.fetch(path, { headers: { 'if-none-match': `"${layer}"` } });
+      expect(known.status).toBe(304);
+    };
+    await check();
+    await pullAndKeep(path);
+    await check();
+  });
+
+  test('many clients at once cost one request', async () => {
+    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    const all = await Promise.all(Array.from({ length: 8 }, () => blob(path)));
+    for (const bytes of all) expect(bytes.equals(LARGE)).toBe(true);
+    expect(upstream.count('GET', layer!)).toBe(1);
+    expect(relay.count(`/blobs/${layer}`)).toBe(1);
+  });
+
+  test.each([
+    { fault: { kind: 'cut', afterBytes: 1_000_000 } as const, times: 2 },
+    { fault: { kind: 'status', status: 503 } as const, times: 1 },
+  ])('one that breaks off on the way ($fault.kind) comes whole', async ({ fault, times }) => {
+    const [layer] = upstream.putImage([LARGE], '1').layers;
+    let left = times;
+    relay.fault = (path) => (path.includes('/blobs/') && left-- > 0 ? fault : null);
+    const second = await TestMirror.start([relay.url, proxy.url]);
+    try {
+      const response = await second.fetch(`/v2/lib/a/blobs/${layer}?${NS}`);
+      expect((await bytesOf(response)).equals(LARGE)).toBe(true);
+      expect(left).toBeLessThanOrEqual(0);
+    } finally {
+      await second.remove();
+    }
+  });
+
+  test('one whose proxy goes away in the middle comes whole when it is back', async () => {
+    const [layer] = upstream.putImage([LARGE], '1').layers;
+    relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'cut', afterBytes: 1_000_000 } : null);
+    const response = await mirror.fetch(`/v2/lib/a/blobs/${layer}?${NS}`);
+    await relay.stop();
+    relay.fault = () => null;
+    const body = bytesOf(response);
+    await relay.resume();
+    expect((await body).equals(LARGE)).toBe(true);
+  });
+
+  test('a wrong byte never reaches the end of an answer', async () => {
+    const [layer] = upstream.putImage([LARGE], '1').layers;
+    relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'flip', atByte: 2_000_000 } : null);
+    await expect(blob(`/v2/lib/a/blobs/${layer}?${NS}`)).rejects.toThrow();
+    relay.fault = () => null;
+    expect((await blob(`/v2/lib/a/blobs/${layer}?${NS}`)).equals(LARGE)).toBe(true);
+  });
+
+  test('what this host has whole is there when no proxy is, after a restart too; of what it has not, nothing is begun', async () => {
+    const { layers } = upstream.putImage([LARGE, Buffer.from('other')], '1');
+    const path = `/v2/lib/a/blobs/${layers[0]}?${NS}`;
+    await pullAndKeep(path);
+    await relay.stop();
+    for (const _ of ['running', 'restarted']) {
+      expect((await blob(path)).equals(LARGE)).toBe(true);
+      const lacking = await mirror.fetch(`/v2/lib/a/blobs/${layers[1]}?${NS}`);
+      expect(await errorOf(lacking)).toMatchObject({ status: 503, code: 'UNAVAILABLE' });
+      expect((await mirror.fetch(`/v2/lib/b/blobs/${layers[0]}?${NS}`)).status).toBe(503);
+      await mirror.stop();
+      await mirror.start();
+    }
+    await relay.resume();
+  });
+
+  test('what the proxy does not have is not here', async () => {
+    const digest = digestOf('nobody has this');
+    const answer = await mirror.fetch(`/v2/lib/a/blobs/${digest}?${NS}`);
+    expect(await errorOf(answer)).toMatchObject({ status: 404, code: 'BLOB_UNKNOWN' });
+  });
+
+  test('an empty one comes', async () => {
+    const digest = upstream.putBlob(Buffer.alloc(0));
+    for (const _ of ['first', 'second']) {
+      const response = await mirror.fetch(`/v2/lib/a/blobs/${digest}?${NS}`);
+      expect([response.status, (await bytesOf(response)).length]).toEqual([200, 0]);
+    }
+  });
+});
+
+describe('which registry is meant', () => {
+  test('by ns, by a path that begins with a host, or the default one', async () => {
+    upstream.putImage([LARGE], '1');
+    const other = await TestMirror.start([relay.url], { defaultRegistry: 'reg.example' });
+    try {
+      expect((await mirror.fetch(`/v2/lib/a/manifests/1?${NS}`)).status).toBe(200);
+      expect((await mirror.fetch('/v2/reg.example/lib/a/manifests/1')).status).toBe(200);
+      expect((await mirror.fetch('/v2/lib/a/manifests/1')).status).toBe(404);
+      expect((await other.fetch('/v2/lib/a/manifests/1')).status).toBe(200);
+    } finally {
+      await other.remove();
+    }
+  });
+
+  test('tags come page by page', async () => {
+    for (const tag of ['1', '2', '3']) upstream.putImage([LARGE], tag);
+    const first = await mirror.fetch('/v2/reg.example/lib/a/tags/list?n=2');
+    const next = /^<(?<path>[^>]+)>; rel="next"$/.exec(first.headers.get('link') ?? '')?.groups?.['path'];
+    const second = await mirror.fetch(next ?? '');
+    const tags = [await first.json(), await second.json()] as { tags: string[] }[];
+    expect(tags.map((page) => page.tags)).toEqual([['1', '2'], ['3']]);
+  });
+});
+
+describe('requests that have no business here', () => {
+  test('nothing is written', async () => {
+    for (const method of ['POST', 'PUT', 'PATCH', 'DELETE']) {
+      const answer = await mirror.fetch(`/v2/lib/a/blobs/uploads/`, { method });
+      expect(await errorOf(answer)).toMatchObject({ status: 405, code: 'UNSUPPORTED' });
+    }
+    expect(relay.requests).toEqual([]);
+  });
+
+  test('no path leads to anything of the proxy but what it is to lead to', async () => {
+    for (const path of [
+      '/dadi/v1/status',
+      '/metrics',
+      '/v2/%2e%2e/metrics',
+      '/v2/lib/a/manifests/..%2f..%2fx',
+    ]) {
+      expect((await mirror.fetch(path)).status, path).toBeGreaterThanOrEqual(400);
+    }
+    expect(relay.requests).toEqual([]);
+  });
+});
