@@ -1,16 +1,10 @@
-import { chmod, lchown, lstat, mkdir, open, readdir, rm } from 'node:fs/promises';
+import { chmod, lchown, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 const PRIVATE_MODE = 0o700;
 /** As the root directory of a container has to be; the process's umask has no say. */
 const FS_MODE = 0o755;
 const WORK_MODE = 0o711;
-
-/** Who a directory belongs to. */
-export interface Owner {
-  readonly uid: number;
-  readonly gid: number;
-}
 
 /** The directories of snapshots, `ID/fs` and `ID/work`, as overlayfs takes them. */
 export class SnapshotDirectories {
@@ -37,7 +31,7 @@ export class SnapshotDirectories {
   }
 
   /** Makes a snapshot's directories, lets `enter` put them into the database, and removes them if that fails. */
-  async make<T>(id: number, owner: Owner | null, enter: () => T): Promise<T> {
+  async make<T>(id: number, enter: () => T): Promise<T> {
     this.#beingMade.add(id);
     try {
       await mkdir(join(this.#root, String(id)), { mode: PRIVATE_MODE });
@@ -45,7 +39,6 @@ export class SnapshotDirectories {
       await chmod(this.fs(id), FS_MODE);
       await mkdir(this.work(id));
       await chmod(this.work(id), WORK_MODE);
-      if (owner !== null) await lchown(this.fs(id), owner.uid, owner.gid);
       // What the database names must be there after a power cut, too.
       for (const path of [this.#root, join(this.#root, String(id))]) await syncDirectory(path);
       return enter();
@@ -57,8 +50,10 @@ export class SnapshotDirectories {
     }
   }
 
-  async owner(id: number): Promise<Owner> {
-    return lstat(this.fs(id));
+  /** Gives a snapshot's root directory the owner that another directory has. */
+  async own(id: number, like: string): Promise<void> {
+    const { uid, gid } = await stat(like);
+    await lchown(this.fs(id), uid, gid);
   }
 
   async remove(id: number): Promise<void> {

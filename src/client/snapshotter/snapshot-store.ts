@@ -1,4 +1,7 @@
 import Database from 'better-sqlite3';
+import type { Digest } from '../../oci/digest.ts';
+import type { LazyChain } from '../sources/lazy-chain.ts';
+import { REF_LABEL } from './layer-decision.ts';
 import { SnapshotError } from './snapshot-error.ts';
 import type { Labels, SnapshotKind } from './snapshots-api.ts';
 
@@ -7,10 +10,20 @@ export interface Usage {
   readonly sizeBytes: number;
 }
 
+/** Where what a snapshot itself holds is. */
+export type SnapshotContent =
+  /** In its directory. */
+  | { readonly kind: 'directory' }
+  /** In converted layers, with all that is below it. */
+  | { readonly kind: 'lazy'; readonly chain: LazyChain };
+
 /** A snapshot as it is kept. */
 export interface Snapshot {
   /** Names its directory; never given to another. */
   readonly id: number;
+  readonly content: SnapshotContent;
+  /** The chain of converted layers that it stands on, or is; null if there is none. */
+  readonly chainId: Digest | null;
   /** The key of an active snapshot or a view, the name of a committed one: one name space. */
   readonly name: string;
   readonly kind: SnapshotKind;
@@ -33,6 +46,8 @@ interface SnapshotRow {
   readonly updated_at_ms: number;
   readonly inodes: number;
   readonly size_bytes: number;
+  readonly chain: string | null;
+  readonly chain_id: Digest | null;
 }
 
 const SCHEMA = `
@@ -45,14 +60,24 @@ CREATE TABLE snapshots (
   created_at_ms INTEGER NOT NULL,
   updated_at_ms INTEGER NOT NULL,
   inodes INTEGER NOT NULL DEFAULT 0,
-  size_bytes INTEGER NOT NULL DEFAULT 0
+  size_bytes INTEGER NOT NULL DEFAULT 0,
+  -- Of a lazy one: what the runtime calls the layer, and the converted layers (LazyChain, as JSON).
+  ref TEXT,
+  chain TEXT,
+  -- Of a lazy one and of all that stand on it.
+  chain_id TEXT,
+  CHECK ((ref IS NULL) = (chain IS NULL))
 ) STRICT;
 CREATE INDEX snapshots_by_parent ON snapshots (parent_id);
+CREATE INDEX snapshots_by_chain ON snapshots (chain_id) WHERE kind <> 'committed';
+CREATE UNIQUE INDEX snapshots_by_ref ON snapshots (ref, ifnull(parent_id, 0)) WHERE ref IS NOT NULL;
+CREATE TABLE mounted_chains (chain_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 `;
 const SCHEMA_VERSION = 1;
 
 const SELECT = `
-SELECT s.id, s.name, s.kind, p.name AS parent, s.labels, s.created_at_ms, s.updated_at_ms, s.inodes, s.size_bytes
+SELECT s.id, s.name, s.kind, p.name AS parent, s.labels, s.created_at_ms, s.updated_at_ms, s.inodes, s.size_bytes,
+  s.chain, s.chain_id
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent_id`;
 
 /** The snapshots' metadata, in a file that one process at a time has open. Each change is on disk when it returns. */
@@ -104,16 +129,19 @@ export class SnapshotStore {
     return this.#all<SnapshotRow>(`${SELECT} ORDER BY s.id`).map(toSnapshot);
   }
 
-  /** The snapshots that a snapshot stands on, its parent first. */
-  ancestors(id: number): { readonly id: number }[] {
-    return this.#all<{ id: number }>(
-      `WITH RECURSIVE lineage (id, depth) AS (
-        SELECT parent_id, 1 FROM snapshots WHERE id = ?
-        UNION ALL SELECT s.parent_id, depth + 1 FROM lineage l JOIN snapshots s ON s.id = l.id
+  /** The snapshots that a snapshot stands on, its parent first, down to the first lazy one: that has all below it. */
+  ancestors(id: number): { readonly id: number; readonly content: SnapshotContent }[] {
+    const rows = this.#all<{ id: number; chain: string | null }>(
+      `WITH RECURSIVE lineage (id, parent_id, chain, depth) AS (
+        SELECT id, parent_id, NULL, 0 FROM snapshots WHERE id = ?
+        UNION ALL
+        SELECT s.id, s.parent_id, s.chain, depth + 1
+        FROM lineage l JOIN snapshots s ON s.id = l.parent_id WHERE l.chain IS NULL
       )
-      SELECT id FROM lineage WHERE id IS NOT NULL ORDER BY depth`,
+      SELECT id, chain FROM lineage WHERE depth > 0 ORDER BY depth`,
       id,
     );
+    return rows.map((row) => ({ id: row.id, content: contentOf(row.chain) }));
   }
 
   /** An id that no snapshot had, to prepare its directory before it is known. */
@@ -136,26 +164,77 @@ export class SnapshotStore {
   }): Snapshot {
     const { id, kind, name, parent, labels } = snapshot;
     return this.#transaction(() => {
-      const parentId = this.checkParent(parent);
+      const below = this.checkParent(parent);
       this.checkFree(name);
       const nowMs = Date.now();
       this.#run(
-        `INSERT INTO snapshots (id, name, kind, parent_id, labels, created_at_ms, updated_at_ms)
-        VALUES (?, ?, ?, ?, ?, ?, ?)`,
-        [id, name, kind, parentId, labelsText(labels), nowMs, nowMs],
+        `INSERT INTO snapshots (id, name, kind, parent_id, labels, created_at_ms, updated_at_ms, chain_id)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+        [id, name, kind, below?.id ?? null, labelsText(labels), nowMs, nowMs, below?.chainId ?? null],
       );
       return this.get(name);
     });
   }
 
   /**
-   * The id of what may be a parent, null for none.
+   * A committed snapshot of converted layers, which needs no directory.
+   * @throws SnapshotError ERR_SNAPSHOT_EXISTS if the parent has that layer on it already
+   */
+  createLazy(snapshot: {
+    readonly ref: string;
+    readonly parent: string;
+    readonly labels: Labels;
+    readonly chain: LazyChain;
+  }): Snapshot {
+    const { ref, parent, labels, chain } = snapshot;
+    return this.#transaction(() => {
+      const below = this.checkParent(parent);
+      this.checkNotLazy(ref, below);
+      const id = this.reserveId();
+      const name = `dadi/${id}/${ref}`;
+      const nowMs = Date.now();
+      this.#run(
+        `INSERT INTO snapshots
+        (id, name, kind, parent_id, labels, created_at_ms, updated_at_ms, ref, chain, chain_id)
+        VALUES (?, ?, 'committed', ?, ?, ?, ?, ?, ?, ?)`,
+        [
+          id,
+          name,
+          below?.id ?? null,
+          labelsText(labels),
+          nowMs,
+          nowMs,
+          ref,
+          JSON.stringify(chain),
+          chain.chainId,
+        ],
+      );
+      return this.get(name);
+    });
+  }
+
+  /**
+   * @param parent as {@link checkParent} gives it
+   * @throws SnapshotError ERR_SNAPSHOT_EXISTS if there is a lazy snapshot of a layer on that parent
+   */
+  checkNotLazy(ref: string, parent: Snapshot | null): void {
+    const found = this.#get(
+      'SELECT 1 FROM snapshots WHERE ref = ? AND ifnull(parent_id, 0) = ?',
+      ref,
+      parent?.id ?? 0,
+    );
+    if (found === null) return;
+    throw new SnapshotError('ERR_SNAPSHOT_EXISTS', `layer ${ref} is there already, to be read lazily`);
+  }
+
+  /**
+   * What may be a parent, null for none.
    * @throws SnapshotError ERR_SNAPSHOT_NOT_FOUND, ERR_SNAPSHOT_ARGUMENT
    */
-  checkParent(name: string): number | null {
+  checkParent(name: string): Snapshot | null {
     if (name === '') return null;
-    const { id, kind } = this.#row(name);
-    if (kind === 'committed') return id;
+    const snapshot = this.get(name);
+    if (snapshot.kind === 'committed') return snapshot;
     throw new SnapshotError('ERR_SNAPSHOT_ARGUMENT', `parent ${name} is not committed`);
   }
 
@@ -193,9 +272,12 @@ export class SnapshotStore {
   /** @throws SnapshotError ERR_SNAPSHOT_NOT_FOUND */
   setLabels(name: string, change: (labels: Labels) => Labels): Snapshot {
     return this.#transaction(() => {
-      const { id, labels } = this.get(name);
+      const { id, labels, content } = this.get(name);
+      const changed = change(labels);
+      // By this label containerd finds what it is told exists.
+      const kept = content.kind === 'lazy' ? { ...changed, [REF_LABEL]: labels[REF_LABEL] ?? '' } : changed;
       this.#run('UPDATE snapshots SET labels = ?, updated_at_ms = ? WHERE id = ?', [
-        labelsText(change(labels)),
+        labelsText(kept),
         Date.now(),
         id,
       ]);
@@ -222,6 +304,28 @@ export class SnapshotStore {
     });
   }
 
+  /** Remembers that a chain may be mounted from now on. */
+  noteMounted(chainId: Digest): void {
+    if (!this.isMounted(chainId)) this.#run('INSERT INTO mounted_chains VALUES (?)', [chainId]);
+  }
+
+  noteUnmounted(chainId: Digest): void {
+    this.#run('DELETE FROM mounted_chains WHERE chain_id = ?', [chainId]);
+  }
+
+  isMounted(chainId: Digest): boolean {
+    return this.#get('SELECT 1 FROM mounted_chains WHERE chain_id = ?', chainId) !== null;
+  }
+
+  mountedChains(): Digest[] {
+    return this.#all<{ chain_id: Digest }>('SELECT chain_id FROM mounted_chains').map((row) => row.chain_id);
+  }
+
+  /** Whether an active snapshot or a view stands on a chain. */
+  isUsed(chainId: Digest): boolean {
+    return this.#get(`SELECT 1 FROM snapshots WHERE chain_id = ? AND kind <> 'committed'`, chainId) !== null;
+  }
+
   #row(name: string): SnapshotRow {
     const row = this.#find(name);
     if (row !== null) return row;
@@ -236,7 +340,7 @@ export class SnapshotStore {
     return this.#database.transaction(work).immediate();
   }
 
-  #get<Row>(query: string, ...values: readonly (string | number)[]): Row | null {
+  #get<Row = object>(query: string, ...values: readonly (string | number)[]): Row | null {
     return (this.#database.prepare(query).get(values) as Row | undefined) ?? null;
   }
 
@@ -264,6 +368,8 @@ function createSchema(database: Database.Database, path: string): void {
 function toSnapshot(row: SnapshotRow): Snapshot {
   return {
     id: row.id,
+    content: contentOf(row.chain),
+    chainId: row.chain_id,
     name: row.name,
     kind: row.kind,
     parent: row.parent ?? '',
@@ -272,6 +378,10 @@ function toSnapshot(row: SnapshotRow): Snapshot {
     updatedAtMs: row.updated_at_ms,
     usage: { inodes: row.inodes, sizeBytes: row.size_bytes },
   };
+}
+
+function contentOf(chain: string | null): SnapshotContent {
+  return chain === null ? { kind: 'directory' } : { kind: 'lazy', chain: JSON.parse(chain) as LazyChain };
 }
 
 /** A label without a value is none. */

@@ -5,13 +5,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { status } from '@grpc/grpc-js';
-import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { SnapshotsClient } from '../../../test/support/snapshots-client.ts';
-import { SnapshotterServer } from './snapshotter-server.ts';
+import type { SnapshotsClient } from '../../../test/support/snapshots-client.ts';
+import { startSnapshotter, type TestSnapshotter } from '../../../test/support/snapshotter.ts';
 
 let root: string;
-let server: SnapshotterServer;
+let snapshotter: TestSnapshotter;
 let client: SnapshotsClient;
 
 beforeEach(async () => {
@@ -20,24 +19,17 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  client.close();
-  await server.close();
+  await snapshotter.stop();
   rmSync(root, { recursive: true });
 });
 
 async function start(): Promise<void> {
-  const socketPath = join(root, 's.sock');
-  server = await SnapshotterServer.start({
-    socketPath,
-    stateDirectory: join(root, 'state'),
-    logger: pino({ enabled: false }),
-  });
-  client = new SnapshotsClient(socketPath);
+  snapshotter = await startSnapshotter(root);
+  client = snapshotter.client;
 }
 
 async function restart(): Promise<void> {
-  client.close();
-  await server.close();
+  await snapshotter.stop();
   await start();
 }
 
@@ -184,8 +176,7 @@ describe('a list', () => {
 describe('a start', () => {
   test('removes the directory of a snapshot that was never finished, and gives its number to no other', async () => {
     await commitOn('', 'c');
-    client.close();
-    await server.close();
+    await snapshotter.stop();
     mkdirSync(join(root, 'state/snapshots/7/fs'), { recursive: true });
     await start();
     expect(readdirSync(join(root, 'state/snapshots'))).toEqual(['1']);
@@ -195,8 +186,7 @@ describe('a start', () => {
 
   test('forgets a snapshot whose directory is gone, unless others stand on it', async () => {
     await makeSome();
-    client.close();
-    await server.close();
+    await snapshotter.stop();
     for (const id of ['1', '4']) rmSync(join(root, 'state/snapshots', id), { recursive: true });
     await start();
     expect((await client.list()).map(({ name }) => name)).toEqual(['c1', 'c2', 'a1', 'v1', 'v2']);
@@ -204,25 +194,23 @@ describe('a start', () => {
 
   test('replaces a socket that nobody listens on, and is refused one that somebody does', async () => {
     const socketPath = join(root, 'other.sock');
-    const logger = pino({ enabled: false });
-    const options = { socketPath, stateDirectory: join(root, 'other'), logger };
+    const options = { socketPath, stateDirectory: join(root, 'other') };
     const listener = createServer().listen(socketPath);
-    await expect(SnapshotterServer.start(options)).rejects.toThrow('another process listens');
+    await expect(startSnapshotter(root, options)).rejects.toThrow('another process listens');
     listener.close();
     // A process that is killed removes no socket.
     const killed = `createServer().listen(${JSON.stringify(socketPath)}, () => process.kill(process.pid, 'SIGKILL'))`;
     spawnSync(process.execPath, ['-e', `require('node:net').${killed}`]);
     expect(existsSync(socketPath)).toBe(true);
-    const second = await SnapshotterServer.start(options);
+    const second = await startSnapshotter(root, options);
     expect(statSync(socketPath).mode & 0o777).toBe(0o600);
-    await second.close();
-    await second.close();
+    await second.stop();
+    await second.server.close();
     expect(existsSync(socketPath)).toBe(false);
   });
 
   test('is refused a state directory that another server has', async () => {
-    const options = { socketPath: join(root, 'b.sock'), logger: pino({ enabled: false }) };
-    const second = SnapshotterServer.start({ ...options, stateDirectory: join(root, 'state') });
+    const second = startSnapshotter(root, { socketPath: join(root, 'b.sock') });
     await expect(second).rejects.toMatchObject({ code: 'ERR_SNAPSHOTTER_IN_USE' });
   });
 });

@@ -10,6 +10,8 @@ import {
   status,
 } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
+import type { ChainLookup } from '../sources/chain-lookup.ts';
+import type { ChainMounter } from './chain-mounts.ts';
 import { SnapshotError, type SnapshotErrorCode } from './snapshot-error.ts';
 import type { Snapshot } from './snapshot-store.ts';
 import {
@@ -32,6 +34,12 @@ export interface SnapshotterOptions {
   readonly socketPath: string;
   /** Snapshots and what is known of them; of one process at a time, on a file system that overlayfs can write to. */
   readonly stateDirectory: string;
+  /** Tells which layers can be read lazily. */
+  readonly lookup: ChainLookup;
+  /** Mounts them. */
+  readonly mounts: ChainMounter;
+  /** How long the pull of an image waits for the conversion of its layers, all together; then it is unpacked. */
+  readonly conversionWaitMs: number;
   readonly logger: Logger;
 }
 
@@ -56,11 +64,13 @@ export class SnapshotterServer {
   readonly #server: Server;
   readonly #snapshotter: Snapshotter;
   readonly #logger: Logger;
+  readonly #stopping: AbortController;
   readonly #running = new Set<Promise<unknown>>();
   #closed: Promise<void> | null = null;
 
-  private constructor(snapshotter: Snapshotter, logger: Logger) {
+  private constructor(snapshotter: Snapshotter, stopping: AbortController, logger: Logger) {
     this.#snapshotter = snapshotter;
+    this.#stopping = stopping;
     this.#logger = logger;
     this.#server = new Server({
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
@@ -74,9 +84,10 @@ export class SnapshotterServer {
    * @throws SnapshotError ERR_SNAPSHOTTER_IN_USE
    */
   static async start(options: SnapshotterOptions): Promise<SnapshotterServer> {
-    const { socketPath, stateDirectory, logger } = options;
-    const snapshotter = await Snapshotter.open(stateDirectory, logger);
-    const server = new SnapshotterServer(snapshotter, logger);
+    const { socketPath, logger } = options;
+    const stopping = new AbortController();
+    const snapshotter = await Snapshotter.open({ ...options, stopping: stopping.signal });
+    const server = new SnapshotterServer(snapshotter, stopping, logger);
     try {
       await removeStaleSocket(socketPath);
       await server.#listen(socketPath);
@@ -87,7 +98,10 @@ export class SnapshotterServer {
     return server;
   }
 
-  /** Ends after the calls that run, and removes the socket. May be called again. */
+  /**
+   * Ends after the calls that run, and removes the socket; what is mounted stays. Pulls that wait for a conversion go
+   * on without it. May be called again.
+   */
   close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
@@ -104,6 +118,7 @@ export class SnapshotterServer {
   }
 
   async #close(): Promise<void> {
+    this.#stopping.abort();
     const timer = setTimeout(() => this.#server.forceShutdown(), CLOSE_GRACE_MS);
     await new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve()));
     clearTimeout(timer);
@@ -114,14 +129,14 @@ export class SnapshotterServer {
   #handlers() {
     const snapshotter = this.#snapshotter;
     return {
-      Prepare: this.#unary<PrepareRequest, MountsResponse>(async (request) => ({
-        mounts: await snapshotter.prepare(request),
+      Prepare: this.#unary<PrepareRequest, MountsResponse>(async (request, signal) => ({
+        mounts: await snapshotter.prepare(request, signal),
       })),
-      View: this.#unary<PrepareRequest, MountsResponse>(async (request) => ({
-        mounts: await snapshotter.view(request),
+      View: this.#unary<PrepareRequest, MountsResponse>(async (request, signal) => ({
+        mounts: await snapshotter.view(request, signal),
       })),
-      Mounts: this.#unary<KeyRequest, MountsResponse>(async ({ key }) => ({
-        mounts: await snapshotter.mounts(key),
+      Mounts: this.#unary<KeyRequest, MountsResponse>(async ({ key }, signal) => ({
+        mounts: await snapshotter.mounts(key, signal),
       })),
       Commit: this.#unary<CommitRequest, object>(async (request, signal) => {
         await snapshotter.commit(request, signal);

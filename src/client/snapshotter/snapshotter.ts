@@ -1,7 +1,10 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import type { ChainLookup } from '../sources/chain-lookup.ts';
+import { type ChainMounter, ChainMounts } from './chain-mounts.ts';
 import { diskUsage } from './disk-usage.ts';
+import { LayerDecisions, type WantedLayer, wantedLayer } from './layer-decision.ts';
 import { SnapshotDirectories } from './snapshot-directories.ts';
 import { SnapshotError } from './snapshot-error.ts';
 import { parseFilters } from './snapshot-filter.ts';
@@ -20,6 +23,17 @@ export interface NewSnapshot {
   readonly labels: Labels;
 }
 
+export interface SnapshotterParts {
+  readonly stateDirectory: string;
+  readonly lookup: ChainLookup;
+  readonly mounts: ChainMounter;
+  /** How long the pull of an image waits for the conversion of its layers, all together. */
+  readonly conversionWaitMs: number;
+  readonly logger: Logger;
+  /** Ends waiting for conversions. */
+  readonly stopping: AbortSignal;
+}
+
 /**
  * What containerd takes a snapshotter for (its package snapshots): snapshots stand on committed ones; active ones are
  * written to and committed, views only read. All errors that are a caller's are SnapshotErrors.
@@ -27,28 +41,32 @@ export interface NewSnapshot {
 export class Snapshotter {
   readonly #store: SnapshotStore;
   readonly #directories: SnapshotDirectories;
+  readonly #decisions: LayerDecisions;
+  readonly #chains: ChainMounts;
   readonly #logger: Logger;
   readonly #keys = new Turns();
 
-  private constructor(store: SnapshotStore, directories: SnapshotDirectories, logger: Logger) {
+  private constructor(store: SnapshotStore, directories: SnapshotDirectories, parts: SnapshotterParts) {
     this.#store = store;
     this.#directories = directories;
-    this.#logger = logger;
+    this.#decisions = new LayerDecisions(parts);
+    this.#chains = new ChainMounts(parts.mounts, store, parts.logger);
+    this.#logger = parts.logger;
   }
 
   /**
    * Takes up what is in the state directory, or begins with nothing, and removes what a crash left.
    * @throws SnapshotError ERR_SNAPSHOTTER_IN_USE
    */
-  static async open(stateDirectory: string, logger: Logger): Promise<Snapshotter> {
-    await mkdir(stateDirectory, { recursive: true, mode: 0o700 });
-    const store = SnapshotStore.open(join(stateDirectory, 'snapshots.db'));
+  static async open(parts: SnapshotterParts): Promise<Snapshotter> {
+    await mkdir(parts.stateDirectory, { recursive: true, mode: 0o700 });
+    const store = SnapshotStore.open(join(parts.stateDirectory, 'snapshots.db'));
     try {
-      const directories = await SnapshotDirectories.open(join(stateDirectory, 'snapshots'));
-      const snapshotter = new Snapshotter(store, directories, logger);
+      const directories = await SnapshotDirectories.open(join(parts.stateDirectory, 'snapshots'));
+      const snapshotter = new Snapshotter(store, directories, parts);
       store.skipIds(Math.max(0, ...(await directories.ids())));
-      await snapshotter.cleanUp();
       await snapshotter.#forgetLost();
+      await snapshotter.cleanUp();
       return snapshotter;
     } catch (error) {
       store.close();
@@ -60,20 +78,30 @@ export class Snapshotter {
     this.#store.close();
   }
 
-  /** An active snapshot, and what has to be mounted to write to it. */
-  prepare(wanted: NewSnapshot): Promise<Mount[]> {
-    return this.#keys.take(wanted.key, () => this.#create('active', wanted));
+  /**
+   * An active snapshot, and what has to be mounted to write to it.
+   * @throws SnapshotError ERR_SNAPSHOT_EXISTS, too, if it is to take a layer that is there now, to be read lazily:
+   *   containerd then looks for a committed snapshot with the layer's label, and downloads nothing
+   */
+  prepare(wanted: NewSnapshot, signal: AbortSignal): Promise<Mount[]> {
+    const work = async () => {
+      const layer = wantedLayer(wanted.labels);
+      if (layer !== null) await this.#takeLazily(layer, wanted, signal);
+      return this.#create('active', wanted, signal);
+    };
+    return this.#keys.take(wanted.key, work, signal);
   }
 
   /** A view of a committed snapshot, or of nothing, and what has to be mounted to read it. */
-  view(wanted: NewSnapshot): Promise<Mount[]> {
-    return this.#keys.take(wanted.key, () => this.#create('view', wanted));
+  view(wanted: NewSnapshot, signal: AbortSignal): Promise<Mount[]> {
+    return this.#keys.take(wanted.key, () => this.#create('view', wanted, signal), signal);
   }
 
-  mounts(key: string): Promise<Mount[]> {
+  /** What has to be mounted for an active snapshot or a view, whatever a restart has unmounted. */
+  mounts(key: string, signal: AbortSignal): Promise<Mount[]> {
     return this.#keys.take(key, async () => {
       const snapshot = this.#store.get(key);
-      if (snapshot.kind !== 'committed') return this.#mountsOf(snapshot);
+      if (snapshot.kind !== 'committed') return [this.#mount(snapshot, await this.#lower(snapshot, signal))];
       throw new SnapshotError(
         'ERR_SNAPSHOT_STATE',
         `snapshot ${key} is committed: only a view of it can be mounted`,
@@ -83,20 +111,18 @@ export class Snapshotter {
 
   commit(
     { key, name, labels }: { key: string; name: string; labels: Labels },
-    signal?: AbortSignal,
+    signal: AbortSignal,
   ): Promise<void> {
     return this.#keys.take(key, async () => {
       this.#store.checkFree(name);
-      const { id } = this.#store.checkActive(key);
+      const { id, chainId } = this.#store.checkActive(key);
       this.#store.commit(key, name, await diskUsage(this.#directories.fs(id), signal), labels);
+      if (chainId !== null) await this.#chains.release(chainId);
     });
   }
 
   remove(key: string): Promise<void> {
-    return this.#keys.take(key, async () => {
-      const { id } = this.#store.remove(key);
-      await this.#removeDirectory(id);
-    });
+    return this.#keys.take(key, async () => this.#clear(this.#store.remove(key)));
   }
 
   stat(key: string): Snapshot {
@@ -128,37 +154,80 @@ export class Snapshotter {
   }
 
   /** What a snapshot takes on disk without those below it. */
-  usage(key: string, signal?: AbortSignal): Promise<Usage> {
+  usage(key: string, signal: AbortSignal): Promise<Usage> {
     return this.#keys.take(key, async () => {
       const { id, kind, usage } = this.#store.get(key);
       return kind === 'active' ? diskUsage(this.#directories.fs(id), signal) : usage;
     });
   }
 
-  /** Removes the directories of snapshots that are no more. */
+  /** Removes the directories of snapshots that are no more, and unmounts what none uses. */
   async cleanUp(): Promise<void> {
     const ids = await this.#directories.ids();
     const known = new Set(this.#store.all().map(({ id }) => id));
     for (const id of ids) if (!known.has(id)) await this.#removeDirectory(id);
+    await this.#chains.releaseUnused();
   }
 
-  async #create(kind: 'active' | 'view', { key, parent, labels }: NewSnapshot): Promise<Mount[]> {
-    const parentId = this.#store.checkParent(parent);
+  /** @throws SnapshotError ERR_SNAPSHOT_EXISTS once the layer is there, lazily; returns if it has to be unpacked */
+  async #takeLazily(
+    layer: WantedLayer,
+    { key, parent, labels }: NewSnapshot,
+    signal: AbortSignal,
+  ): Promise<void> {
+    this.#store.checkFree(key);
+    this.#store.checkNotLazy(layer.ref, this.#store.checkParent(parent));
+    const decision = await this.#decisions.decide(layer, signal);
+    if (decision.kind === 'ordinary') return;
+    const { name } = this.#store.createLazy({ ref: layer.ref, parent, labels, chain: decision.chain });
+    throw new SnapshotError('ERR_SNAPSHOT_EXISTS', `layer ${layer.ref} is read lazily, by snapshot ${name}`);
+  }
+
+  async #create(
+    kind: 'active' | 'view',
+    { key, parent, labels }: NewSnapshot,
+    signal: AbortSignal,
+  ): Promise<Mount[]> {
+    this.#store.checkParent(parent);
     this.#store.checkFree(key);
     const id = this.#store.reserveId();
-    // What overlayfs shows of its root directory is that of the topmost layer.
-    const owner = parentId === null ? null : await this.#directories.owner(parentId);
-    const snapshot = await this.#directories.make(id, owner, () =>
+    const snapshot = await this.#directories.make(id, () =>
       this.#store.create({ id, kind, name: key, parent, labels }),
     );
-    return this.#mountsOf(snapshot);
+    try {
+      const lower = await this.#lower(snapshot, signal);
+      // What overlayfs shows of its root directory is that of the topmost layer.
+      if (lower[0] !== undefined) await this.#directories.own(id, lower[0]);
+      return [this.#mount(snapshot, lower)];
+    } catch (error) {
+      await this.#clear(this.#store.remove(key));
+      throw error;
+    }
   }
 
-  #mountsOf({ id, kind }: Snapshot): Mount[] {
-    const lower = this.#store.ancestors(id).map((ancestor) => this.#directories.fs(ancestor.id));
+  /** The directories below a snapshot, the topmost first; mounts the converted layers among them. */
+  #lower({ id }: Snapshot, signal: AbortSignal): Promise<string[]> {
+    return Promise.all(
+      this.#store
+        .ancestors(id)
+        .map((below) =>
+          below.content.kind === 'lazy'
+            ? this.#chains.mount(below.content.chain, signal)
+            : this.#directories.fs(below.id),
+        ),
+    );
+  }
+
+  #mount({ id, kind }: Snapshot, lower: readonly string[]): Mount {
     const fs = this.#directories.fs(id);
-    if (kind === 'active') return [mountOf({ upper: { fs, work: this.#directories.work(id) }, lower })];
-    return [mountOf({ upper: null, lower: lower.length === 0 ? [fs] : lower })];
+    if (kind === 'active') return mountOf({ upper: { fs, work: this.#directories.work(id) }, lower });
+    return mountOf({ upper: null, lower: lower.length === 0 ? [fs] : lower });
+  }
+
+  /** Clears away what a snapshot had that is no longer in the database. */
+  async #clear({ id, content, chainId }: Snapshot): Promise<void> {
+    if (content.kind === 'directory') await this.#removeDirectory(id);
+    if (chainId !== null) await this.#chains.release(chainId);
   }
 
   /** What fails is tried again by the next clean-up: the snapshot is gone all the same. */
@@ -173,8 +242,8 @@ export class Snapshotter {
   /** Forgets snapshots whose directories are gone, so that images are pulled again, as far as none stands on them. */
   async #forgetLost(): Promise<void> {
     const found = new Set(await this.#directories.ids());
-    for (const { id, name } of this.#store.all().reverse()) {
-      if (found.has(id)) continue;
+    for (const { id, name, content } of this.#store.all().reverse()) {
+      if (content.kind === 'lazy' || found.has(id)) continue;
       try {
         this.#store.remove(name);
         this.#logger.warn({ snapshot: name }, 'a snapshot is forgotten: its directory is gone');
