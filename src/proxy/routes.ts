@@ -12,6 +12,7 @@ import {
   answerRetry,
   type ConversionParts,
 } from './conversion/status.ts';
+import { answerChunkTable, type ChunkTableParts } from './distribution/chunk-table-answer.ts';
 import { answerDistribution, type DistributionParts } from './distribution/distribution.ts';
 import { answerReadiness, type Readiness } from './operators/readiness.ts';
 import { answerStatus, type StatusParts } from './operators/service-status.ts';
@@ -19,7 +20,7 @@ import { answerUi } from './operators/ui.ts';
 
 /** What the listener for clients answers: container engines, node daemons, `dadi mount`. */
 export function clientRoutes(
-  parts: DistributionParts,
+  parts: DistributionParts & ChunkTableParts,
   conversions: ConversionParts,
   chains: ChainParts | null,
   readiness: Readiness,
@@ -37,6 +38,12 @@ export function clientRoutes(
       methods: READING,
       kind: 'conversion',
       handle: (request, { digest = '' }) => answerCallersConversion(parts, conversions, digest, request),
+    },
+    {
+      path: '/dadi/v1/chunk-tables/:digest',
+      methods: READING,
+      kind: 'chunk-table',
+      handle: (request, { digest = '' }) => answerChunkTable(parts, digest, request),
     },
     ...(chains === null ? [] : chainRoutes(chains)),
     ...tokenRoutes(parts),

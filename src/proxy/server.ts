@@ -11,6 +11,7 @@ import { CacheService } from './cache/cache-service.ts';
 import { Preheater } from './cache/preheater.ts';
 import type { ProxyConfig } from './config.ts';
 import { Blobs } from './content/blobs.ts';
+import { ChunkTables } from './content/chunk-tables.ts';
 import { Manifests } from './content/manifests.ts';
 import { ConversionEvents } from './conversion/conversion-events.ts';
 import { openConversion } from './conversion/open-conversion.ts';
@@ -136,7 +137,8 @@ async function openAll(
   const conversionStatus = { conversions, profile, queue, events: new ConversionEvents(news) };
   const chains = enabled ? { ...parts, images, store, profile, queue, news } : null;
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
-  const clients = new HttpSide(clientRoutes(parts, conversionStatus, chains, readiness), http);
+  const served = { ...parts, tables: new ChunkTables(signal) };
+  const clients = new HttpSide(clientRoutes(served, conversionStatus, chains, readiness), http);
   opened.add(() => clients.idle());
   const preheater = new Preheater({
     upstreams,

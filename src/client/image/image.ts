@@ -49,24 +49,25 @@ export function isConverted(manifest: ImageManifest): boolean {
 
 /**
  * The layers of a converted image.
- * @throws ClientError ERR_IMAGE_UNSUPPORTED for layers without chunk tables, ERR_IMAGE_INVALID
+ * @param tableOf gives the digest of the chunk table of a layer that names none, as other tools make them
+ * @throws ClientError ERR_IMAGE_INVALID; what `tableOf` throws
  */
-export function convertedLayers(manifest: ImageManifest): ImageLayer[] {
-  return manifest.layers.map(({ digest, size, annotations = {} }, index) => {
-    const where = `layer ${index + 1} of ${manifest.layers.length} (${digest})`;
-    if (annotations[OVERLAYBD_BLOB_DIGEST_ANNOTATION] !== digest) {
-      throw new ClientError('ERR_IMAGE_INVALID', `${where}: its annotation names another blob`);
-    }
-    const chunkTableDigest = annotations[CHUNK_TABLE_DIGEST_ANNOTATION];
-    if (chunkTableDigest === undefined) {
-      throw new ClientError(
-        'ERR_IMAGE_UNSUPPORTED',
-        `${where} has no chunk table: it was converted by other tools, whose images cannot be read yet; pull the original through a dadi proxy`,
-      );
-    }
-    if (!isDigest(chunkTableDigest)) {
-      throw new ClientError('ERR_IMAGE_INVALID', `${where}: its chunk table's digest is none`);
-    }
-    return { digest, sizeBytes: size, chunkTableDigest };
-  });
+export function convertedLayers(
+  manifest: ImageManifest,
+  tableOf: (layer: Omit<ImageLayer, 'chunkTableDigest'>, where: string) => Promise<Digest>,
+): Promise<ImageLayer[]> {
+  return Promise.all(
+    manifest.layers.map(async ({ digest, size: sizeBytes, annotations = {} }, index) => {
+      const where = `layer ${index + 1} of ${manifest.layers.length} (${digest})`;
+      if (annotations[OVERLAYBD_BLOB_DIGEST_ANNOTATION] !== digest) {
+        throw new ClientError('ERR_IMAGE_INVALID', `${where}: its annotation names another blob`);
+      }
+      const named = annotations[CHUNK_TABLE_DIGEST_ANNOTATION];
+      if (named !== undefined && !isDigest(named)) {
+        throw new ClientError('ERR_IMAGE_INVALID', `${where}: its chunk table's digest is none`);
+      }
+      const chunkTableDigest = named ?? (await tableOf({ digest, sizeBytes }, where));
+      return { digest, sizeBytes, chunkTableDigest };
+    }),
+  );
 }

@@ -21,7 +21,14 @@ export async function openLayoutImage(reference: string, where: LayoutReference)
   const { digest, manifest } = isConverted(named.manifest)
     ? named
     : await findConverted(layout, reference, named.digest);
-  return new LayoutImage(layout, reference, digest, convertedLayers(manifest));
+  return new LayoutImage(layout, reference, digest, await convertedLayers(manifest, noTable));
+}
+
+async function noTable(_layer: unknown, where: string): Promise<Digest> {
+  throw new ClientError(
+    'ERR_IMAGE_UNSUPPORTED',
+    `${where} has no chunk table: other tools made it; push the image to a registry and read it through a dadi proxy, which makes the tables`,
+  );
 }
 
 interface Found {

@@ -2,7 +2,8 @@ import pLimit from 'p-limit';
 import type { ByteSource } from '../../format/byte-source.ts';
 import { decodeChunkTable } from '../../format/chunk-table.ts';
 import { OVERLAYBD_ARTIFACT_TYPE } from '../../oci/annotations.ts';
-import type { Digest } from '../../oci/digest.ts';
+import { type Digest, digestOf } from '../../oci/digest.ts';
+import { RegistryError } from '../../oci/errors.ts';
 import { type ImageManifest, parseManifest } from '../../oci/manifest.ts';
 import { selectPlatform } from '../../oci/platform.ts';
 import { parseReference } from '../../oci/reference.ts';
@@ -10,7 +11,7 @@ import { RegistryClient } from '../../oci/registry-client.ts';
 import { registryUrl } from '../../oci/registry-url.ts';
 import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from '../chunks/cached-blob.ts';
 import { ClientError } from '../errors.ts';
-import { maxChunkTableBytes } from '../sources/chunk-table-request.ts';
+import { askForChunkTable, maxChunkTableBytes } from '../sources/chunk-table-request.ts';
 import { type ConversionProgress, waitForConversion } from './conversion-wait.ts';
 import {
   type ConvertedImage,
@@ -39,6 +40,8 @@ const MAX_REQUESTS = 16;
  * program gets over a pause, but not over an I/O error. The rest is for the last attempt.
  */
 const RETRY_SHARE = 0.8;
+/** For what the proxy has already. */
+const TABLE_TIMEOUT_MS = 20_000;
 
 interface Found {
   readonly digest: Digest;
@@ -62,7 +65,9 @@ export async function openRegistryImage(options: RegistryImageOptions): Promise<
   try {
     const finder = new Finder(client, baseUrl, repository, options);
     const { digest, manifest } = await finder.find(reference.digest ?? reference.tag ?? 'latest');
-    return new RegistryImage(client, repository, options.reference, digest, convertedLayers(manifest));
+    const tables = new MadeTables(client, repository, options);
+    const layers = await convertedLayers(manifest, (layer, where) => tables.make(layer, where));
+    return new RegistryImage({ client, repository, reference: options.reference, digest, layers, tables });
   } catch (error) {
     await client.close();
     throw error;
@@ -132,35 +137,88 @@ class Finder {
   }
 }
 
+/** The chunk tables that the proxy makes for layers which came without: whoever reads them trusts it. */
+class MadeTables {
+  readonly #client: RegistryClient;
+  readonly #repository: string;
+  readonly #options: RegistryImageOptions;
+  /** By their own digests. */
+  readonly #made = new Map<Digest, Buffer>();
+
+  constructor(client: RegistryClient, repository: string, options: RegistryImageOptions) {
+    this.#client = client;
+    this.#repository = repository;
+    this.#options = options;
+  }
+
+  /** Waits while the proxy gets the blob. @throws ClientError ERR_IMAGE_UNSUPPORTED, ERR_CONVERSION_TIMEOUT; RegistryError */
+  async make(layer: Omit<ImageLayer, 'chunkTableDigest'>, where: string): Promise<Digest> {
+    const { waitMs, signal } = this.#options;
+    const timeout = AbortSignal.timeout(waitMs + TABLE_TIMEOUT_MS);
+    const ends = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
+    const blob = { repository: this.#repository, digest: layer.digest };
+    try {
+      const options = { mayFetch: true, signal: ends };
+      const bytes = await askForChunkTable((attempt) => attempt(this.#client), blob, options);
+      const digest = digestOf(bytes);
+      this.#made.set(digest, bytes);
+      return digest;
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (timeout.aborted) {
+        throw new ClientError(
+          'ERR_CONVERSION_TIMEOUT',
+          `${this.#client.host} does not have all of ${where} after ${Math.round(waitMs / 1000)} s; it goes on: try again later, or wait longer`,
+        );
+      }
+      if (error instanceof RegistryError && error.code === 'ERR_REGISTRY_NOT_FOUND') {
+        throw new ClientError(
+          'ERR_IMAGE_UNSUPPORTED',
+          `${where} has no chunk table: other tools made it, and ${this.#client.host} makes none, as a dadi proxy would; read the image through one (--proxy)`,
+          { cause: error },
+        );
+      }
+      throw error;
+    }
+  }
+
+  get(digest: Digest): Buffer | null {
+    return this.#made.get(digest) ?? null;
+  }
+}
+
 class RegistryImage implements ConvertedImage {
   readonly reference: string;
   readonly manifestDigest: Digest;
   readonly layers: readonly ImageLayer[];
   readonly #client: RegistryClient;
   readonly #repository: string;
+  readonly #tables: MadeTables;
   readonly #limit = pLimit(MAX_REQUESTS);
 
-  constructor(
-    client: RegistryClient,
-    repository: string,
-    reference: string,
-    manifestDigest: Digest,
-    layers: readonly ImageLayer[],
-  ) {
-    this.#client = client;
-    this.#repository = repository;
-    this.reference = reference;
-    this.manifestDigest = manifestDigest;
-    this.layers = layers;
+  constructor(parts: {
+    readonly client: RegistryClient;
+    readonly repository: string;
+    readonly reference: string;
+    readonly digest: Digest;
+    readonly layers: readonly ImageLayer[];
+    readonly tables: MadeTables;
+  }) {
+    this.#client = parts.client;
+    this.#repository = parts.repository;
+    this.reference = parts.reference;
+    this.manifestDigest = parts.digest;
+    this.layers = parts.layers;
+    this.#tables = parts.tables;
   }
 
   async openLayer(layer: ImageLayer, access: LayerAccess): Promise<ByteSource> {
     const { digest, sizeBytes, chunkTableDigest } = layer;
     const maxBytes = maxChunkTableBytes(sizeBytes);
-    const bytes = await this.#client.readBlob(this.#repository, chunkTableDigest, {
-      maxBytes,
-      signal: access.signal,
-    });
+    const limits = { maxBytes, signal: access.signal };
+    const bytes =
+      this.#tables.get(chunkTableDigest) ??
+      (await this.#client.readBlob(this.#repository, chunkTableDigest, limits));
     const table = decodeChunkTable(bytes);
     if (table.blobSize !== sizeBytes) {
       throw new ClientError(

@@ -1,13 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
-import { CHUNK_TABLE_DIGEST_ANNOTATION } from '../../oci/annotations.ts';
 import { chainIds } from '../../oci/chain-id.ts';
 import { type Digest, isDigest } from '../../oci/digest.ts';
 import { RegistryError } from '../../oci/errors.ts';
-import { type ImageManifest, parseImageConfig, parseManifest } from '../../oci/manifest.ts';
+import { parseImageConfig, parseManifest } from '../../oci/manifest.ts';
 import type { RegistryClient } from '../../oci/registry-client.ts';
-import { type ImageLayer, isConverted } from '../image/image.ts';
+import { convertedLayers, type ImageLayer, isConverted } from '../image/image.ts';
 import type { ChainAnswer, ImageName } from './chain-lookup.ts';
 import type { LazyChain } from './lazy-chain.ts';
 import type { RepositoryAt } from './source-credentials.ts';
@@ -161,7 +160,10 @@ export class ImageLookup {
       signal,
     );
     const ids = chainIds(parseImageConfig(config).rootfs.diff_ids);
-    const layers = await this.#layers(image, manifest);
+    const patience = AbortSignal.any([this.#closed, AbortSignal.timeout(STOCK_TIMEOUT_MS)]);
+    const layers = await convertedLayers(manifest, (layer) =>
+      this.#sources.tableDigest(image, layer, patience),
+    );
     const described = layers.flatMap((layer, index) => {
       const chainId = ids[index];
       return chainId === undefined ? [] : [{ chainId, layer }];
@@ -170,21 +172,6 @@ export class ImageLookup {
       chains: stacked(image, described),
       rest: { state: 'over', reason: 'the image has no such chain' },
     };
-  }
-
-  #layers(where: RepositoryAt, { layers }: ImageManifest): Promise<ImageLayer[]> {
-    const signal = AbortSignal.any([this.#closed, AbortSignal.timeout(STOCK_TIMEOUT_MS)]);
-    return Promise.all(
-      layers.map(async (layer) => {
-        const named = layer.annotations?.[CHUNK_TABLE_DIGEST_ANNOTATION];
-        const sizeBytes = layer.size;
-        const chunkTableDigest =
-          named !== undefined && isDigest(named)
-            ? named
-            : await this.#sources.tableDigest(where, { digest: layer.digest, sizeBytes }, signal);
-        return { digest: layer.digest, sizeBytes, chunkTableDigest };
-      }),
-    );
   }
 }
 

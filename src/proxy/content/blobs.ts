@@ -129,6 +129,17 @@ export class Blobs {
     return this.find(target, digest, signal);
   }
 
+  /** A stored, verified blob, which the caller closes; null if it is not kept. It is not downloaded for this. */
+  async kept(target: Target, digest: Digest, signal: AbortSignal): Promise<ByteSource | null> {
+    const isKept = async () => (await tryToRead(this.#log, () => this.#store.stat(digest))) !== null;
+    if (!this.#hidesOthers && !(await isKept())) return null;
+    if (!(await this.#catalog.isLinked(target.where, digest))) {
+      if (this.#hidesOthers) await this.#tryUpstream(target, digest, signal);
+      else await this.#askUpstream(target, digest, signal);
+    }
+    return tryToRead(this.#log, () => this.#store.open(digest));
+  }
+
   /** Bytes of the blob, without downloading it. */
   async sizeBytes(target: Target, digest: Digest, signal: AbortSignal): Promise<number> {
     if (await this.#catalog.isLinked(target.where, digest)) {

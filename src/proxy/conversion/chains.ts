@@ -10,6 +10,7 @@ import { PRIORITY } from '../../store/conversion-priority.ts';
 import type { Access } from '../access/access.ts';
 import type { Blobs } from '../content/blobs.ts';
 import { type Manifests, readManifest, type ServedManifest } from '../content/manifests.ts';
+import { required, waitMs } from '../http/parameters.ts';
 import { isSameRepository, type Target, type Upstreams } from '../upstream/upstreams.ts';
 import type { ConversionNews } from './conversion-news.ts';
 import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
@@ -56,8 +57,6 @@ interface NodeImage {
   readonly layers: readonly Omit<Chain, 'converted'>[];
 }
 
-/** Less than clients and what stands between allow before headers come. */
-const MAX_WAIT_MS = 20_000;
 /** How soon a layer is seen that another replica has converted. */
 const POLL_MS = 1_000;
 
@@ -210,18 +209,4 @@ async function show({ catalog }: ChainParts, { where }: Target, chains: readonly
     converted === null ? [] : [converted.digest, converted.chunkTable],
   );
   await catalog.link(where, ...blobs);
-}
-
-function required(query: URLSearchParams, name: string): string {
-  const value = query.get(name);
-  if (value === null) throw new RequestError('NAME_INVALID', `the parameter ${name} is missing`);
-  return value;
-}
-
-function waitMs(text: string | null): number {
-  if (text === null) return 0;
-  if (!/^\d{1,6}$/.test(text)) {
-    throw new RequestError('NAME_INVALID', `${JSON.stringify(text)} is no number of seconds to wait`);
-  }
-  return Math.min(Number(text) * 1000, MAX_WAIT_MS);
 }
