@@ -11,6 +11,8 @@ export type ClientErrorCode =
   | 'ERR_MOUNT_NOT_FOUND'
   /** The directory to mount on is missing, no directory, or already a mount of ours. */
   | 'ERR_MOUNT_TARGET'
+  /** A chunk cache's directory belongs to a process that is running. */
+  | 'ERR_CACHE_IN_USE'
   /** A directory of ours is open to others. */
   | 'ERR_DIRECTORY_UNSAFE'
   /** The process that holds a mount ended, or does not answer. */

@@ -39,7 +39,7 @@ export class TestMirror {
       listen: { host: '127.0.0.1', port: 0 },
       proxies: this.#urls,
       sources: proxies,
-      cache: ChunkCache.open(join(this.directory, 'chunks')),
+      cache: await ChunkCache.open(join(this.directory, 'chunks')),
       stateDirectory: join(this.directory, 'mirror'),
       logger: pino({ level: 'silent' }),
       ...this.#options,

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import {
   mkdirSync,
   mkdtempSync,
-  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -16,9 +15,8 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { ByteSource } from '../../format/byte-source.ts';
 import type { ChunkTable } from '../../format/chunk-table.ts';
 import { digestOf } from '../../oci/digest.ts';
-import { cachedBlob } from './cached-blob.ts';
-import { CachedChunks, ChunkCache } from './chunk-cache.ts';
-import type { FetchRange } from './chunk-fetcher.ts';
+import { ChunkCache } from './chunk-cache.ts';
+import { type FetchRange, FetchRefusedError } from './chunk-fetcher.ts';
 import { newReadStats, type ReadStats } from './read-stats.ts';
 
 const CHUNK = 4096;
@@ -58,16 +56,16 @@ async function openBlob(
   fetch: FetchRange = honest,
   options: { timeoutMs?: number; cache?: ChunkCache } = {},
 ): Promise<ByteSource> {
-  const source = await cachedBlob({
+  const { cache = await ChunkCache.open(directory), timeoutMs } = options;
+  const source = await cache.openBlob({
     digest,
     table,
     stats,
-    cache: ChunkCache.open(directory),
     fetch: (offset, length, signal) => {
       requested.push([offset / CHUNK, Math.ceil(length / CHUNK)]);
       return fetch(offset, length, signal);
     },
-    ...options,
+    ...(timeoutMs !== undefined && { timeoutMs }),
   });
   open.push(source);
   return source;
@@ -204,7 +202,7 @@ test('a cache file that shrinks under a running reader is fetched again', async 
   expect((await readAt(source, 2 * CHUNK, 4 * CHUNK)).equals(blob.subarray(2 * CHUNK, 6 * CHUNK))).toBe(true);
 });
 
-test('a lie is asked about once more, then refused, and never cached', async () => {
+test('a lie is asked about a few times, then refused, and never cached', async () => {
   const liar: FetchRange = async (offset, length, signal) => {
     const bytes = await honest(offset, length, signal);
     if (offset <= 5 * CHUNK && offset + length > 5 * CHUNK) bytes[5 * CHUNK - offset]! ^= 0x80;
@@ -212,14 +210,11 @@ test('a lie is asked about once more, then refused, and never cached', async () 
   };
   const source = await openBlob(liar);
   await expect(readAt(source, 4 * CHUNK, 3 * CHUNK)).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
-  expect(requested).toEqual([
-    [4, 3],
-    [5, 1],
-  ]);
+  expect(requested).toEqual([[4, 3], ...Array.from({ length: 3 }, () => [5, 1])]);
   // Its honest neighbours are there, itself it is asked for again.
   await readAt(source, 4 * CHUNK, CHUNK);
   await readAt(source, 6 * CHUNK, CHUNK);
-  expect(requested).toHaveLength(2);
+  expect(requested).toHaveLength(4);
   await expect(readAt(source, 5 * CHUNK, 1)).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
   await source.close();
   const honestSource = await openBlob();
@@ -236,7 +231,7 @@ test('one wrong answer is got over', async () => {
 });
 
 test('an answer of another length than asked for is refused', async () => {
-  const source = await openBlob(async (_, length) => Buffer.alloc(length - 1));
+  const source = await openBlob(async (_, length) => Buffer.alloc(length - 1), { timeoutMs: 300 });
   await expect(readAt(source, 0, 10)).rejects.toMatchObject({
     code: 'ERR_SOURCE_IO',
     cause: { code: 'ERR_SOURCE_SHORT' },
@@ -244,17 +239,17 @@ test('an answer of another length than asked for is refused', async () => {
 });
 
 test('what the registry refuses is not asked for again; the reason is kept, and a later read may succeed', async () => {
-  let down = true;
+  let refuses = true;
   const source = await openBlob((offset, length, signal) => {
-    if (down) throw new Error('connection refused');
+    if (refuses) throw new FetchRefusedError('no such blob');
     return honest(offset, length, signal);
   });
   await expect(readAt(source, 0, 10)).rejects.toMatchObject({
     code: 'ERR_SOURCE_IO',
-    cause: { message: 'connection refused' },
+    cause: { code: 'ERR_FETCH_REFUSED' },
   });
   expect(requested).toHaveLength(1);
-  down = false;
+  refuses = false;
   expect((await readAt(source, 0, 10)).equals(blob.subarray(0, 10))).toBe(true);
 });
 
@@ -272,26 +267,10 @@ test('a fetch that hangs fails in bounded time, and close ends one at once', asy
   await failed;
 });
 
-test('when the disk takes nothing, reads go on from memory, without a request for each, and it is said once', async () => {
-  const told: unknown[] = [];
-  const cache = ChunkCache.open(directory, { onWriteError: (error) => told.push(error) });
-  await (await cache.blob(table)).close();
-  // Files opened for reading take no writes, as a full disk does not; what they hold can still be read.
-  const [data, map] = ['data', 'map'].map((kind) =>
-    openSync(join(directory, readdirSync(directory).find((name) => name.endsWith(kind))!), 'r'),
-  );
-  cache.blob = async () => new CachedChunks(cache, 'a', table, data!, map!);
-  const source = await openBlob(honest, { cache });
-  expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);
-  expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);
-  expect(requested).toEqual([[0, 11]]);
-  expect(told).toHaveLength(1);
-});
-
 test('where no cache files can be made, blobs are read without them, and it is said once', async () => {
   const told: unknown[] = [];
-  const cache = ChunkCache.open(directory, { onWriteError: (error) => told.push(error) });
-  await (await cache.blob(table)).close();
+  const cache = await ChunkCache.open(directory, { onWriteError: (error) => told.push(error) });
+  await (await openBlob(honest, { cache })).close();
   for (const name of readdirSync(directory)) {
     rmSync(join(directory, name));
     mkdirSync(join(directory, name));
@@ -322,9 +301,9 @@ test('what another image says to be the same blob does not change what was verif
   const other = Buffer.alloc(SIZE, 'what a registry of somebody else sends');
   const source = await openBlob();
   await readAt(source, 0, SIZE);
-  const cache = ChunkCache.open(directory);
+  const cache = await ChunkCache.open(directory);
   const fetch: FetchRange = async (offset, length) => other.subarray(offset, offset + length);
-  const liar = await cachedBlob({ digest, table: tableOf(other), stats, cache, fetch });
+  const liar = await cache.openBlob({ digest, table: tableOf(other), stats, fetch });
   open.push(liar);
   expect((await readAt(liar, 0, SIZE)).equals(other)).toBe(true);
   expect((await readAt(source, 0, SIZE)).equals(blob)).toBe(true);

@@ -54,7 +54,7 @@ test.each(['registry', 'layout'])(
     const opened = await (where === 'registry'
       ? atRegistry('converted')
       : openReference(`oci:${directory}/layout:converted`));
-    const device = await openDevice(opened, { cache: ChunkCache.open(join(directory, 'cache')) });
+    const device = await openDevice(opened, { cache: await ChunkCache.open(join(directory, 'cache')) });
     expect(device.fsType).toBe('ext4');
     expect(device.stats.chunksFetched > 0).toBe(where === 'registry');
     const tree = JSON.parse(
@@ -95,7 +95,7 @@ test('a manifest, or a chunk table, with other bytes than its digest names is re
   registry.damage = (name, _, bytes) => {
     if (tables.has(name)) bytes[bytes.length - 1]! ^= 1;
   };
-  const cache = ChunkCache.open(join(directory, 'cache'));
+  const cache = await ChunkCache.open(join(directory, 'cache'));
   await expect(openDevice(opened, { cache })).rejects.toMatchObject({ code: 'ERR_REGISTRY_DIGEST' });
 });
 
@@ -104,6 +104,6 @@ test('a layer whose bytes are wrong from the start is refused when it is opened'
   registry.damage = (name, _, bytes) => {
     if (name === digestOf(blobs[1]!)) bytes.fill(0);
   };
-  const cache = ChunkCache.open(join(directory, 'cache'));
+  const cache = await ChunkCache.open(join(directory, 'cache'));
   await expect(openDevice(opened, { cache })).rejects.toMatchObject({ code: 'ERR_SOURCE_CORRUPT' });
 });

@@ -1,10 +1,9 @@
-import type { ByteSource } from '../../format/byte-source.ts';
 import { LsmtLayer } from '../../format/lsmt-layer.ts';
 import { MergedDevice } from '../../format/merged-device.ts';
 import { openLayerBlob } from '../../format/overlaybd-tar.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import { detectFsType, type FsType } from './fs-type.ts';
-import type { ImageLayer, LayerAccess, LayeredImage } from './image.ts';
+import type { ImageLayer, LayerAccess, LayeredImage, LayerSource } from './image.ts';
 
 /** An image as a disk. */
 export interface OpenDevice {
@@ -25,7 +24,7 @@ export async function openDevice(
   options: Omit<LayerAccess, 'stats'>,
 ): Promise<OpenDevice> {
   const stats = newReadStats();
-  const opened: ByteSource[] = [];
+  const opened: LayerSource[] = [];
   const close = async () => {
     await Promise.all(opened.map((source) => source.close()));
   };
@@ -41,7 +40,9 @@ export async function openDevice(
       return result.value;
     });
     const device = MergedDevice.open(layers);
-    return { device, fsType: await detectFsType(device, options.signal), stats, close };
+    const fsType = await detectFsType(device, options.signal);
+    for (const blob of opened) blob.keepRead?.();
+    return { device, fsType, stats, close };
   } catch (error) {
     await close();
     throw error;

@@ -21,12 +21,18 @@ export interface LayerAccess {
   readonly signal?: AbortSignal;
 }
 
+/** A layer's blob, which may have to be told that the layer has been opened. */
+export interface LayerSource extends ByteSource {
+  /** What has been read so far is kept at hand as long as this is open. */
+  keepRead?(): void;
+}
+
 /** Converted layers, wherever they are. */
 export interface LayeredImage {
   /** Bottom first. */
   readonly layers: readonly ImageLayer[];
   /** A layer's blob, every byte verified against its chunk table, to be closed by the caller. */
-  openLayer(layer: ImageLayer, access: LayerAccess): Promise<ByteSource>;
+  openLayer(layer: ImageLayer, access: LayerAccess): Promise<LayerSource>;
 }
 
 /** A converted image, wherever it is. */

@@ -1,15 +1,15 @@
 import pLimit from 'p-limit';
-import type { ByteSource } from '../../format/byte-source.ts';
-import { decodeChunkTable } from '../../format/chunk-table.ts';
+import { type ChunkTable, decodeChunkTable } from '../../format/chunk-table.ts';
 import { OVERLAYBD_ARTIFACT_TYPE } from '../../oci/annotations.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
-import { RegistryError } from '../../oci/errors.ts';
+import { RegistryError, type RegistryErrorCode } from '../../oci/errors.ts';
 import { type ImageManifest, parseManifest } from '../../oci/manifest.ts';
 import { selectPlatform } from '../../oci/platform.ts';
 import { parseReference } from '../../oci/reference.ts';
 import { RegistryClient } from '../../oci/registry-client.ts';
 import { registryUrl } from '../../oci/registry-url.ts';
-import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from '../chunks/cached-blob.ts';
+import type { CachedBlob } from '../chunks/cached-blob.ts';
+import { FetchRefusedError } from '../chunks/chunk-fetcher.ts';
 import { ClientError } from '../errors.ts';
 import { askForChunkTable, maxChunkTableBytes } from '../sources/chunk-table-request.ts';
 import { type ConversionProgress, waitForConversion } from './conversion-wait.ts';
@@ -35,13 +35,15 @@ export interface RegistryImageOptions {
 
 /** Range requests of one image under way at once. */
 const MAX_REQUESTS = 16;
-/**
- * A registry that is away (restarted, say) is asked again for this share of the time that a read may take: a
- * program gets over a pause, but not over an I/O error. The rest is for the last attempt.
- */
-const RETRY_SHARE = 0.8;
 /** For what the proxy has already. */
 const TABLE_TIMEOUT_MS = 20_000;
+/** Answers, not failures: the blob is not there, or not for us, or cannot be read in parts. */
+const REFUSALS: ReadonlySet<RegistryErrorCode> = new Set([
+  'ERR_REGISTRY_NOT_FOUND',
+  'ERR_REGISTRY_UNAUTHORIZED',
+  'ERR_REGISTRY_CREDENTIALS',
+  'ERR_REGISTRY_PROTOCOL',
+]);
 
 interface Found {
   readonly digest: Digest;
@@ -72,6 +74,12 @@ export async function openRegistryImage(options: RegistryImageOptions): Promise<
     await client.close();
     throw error;
   }
+}
+
+/** What a registry says that it will say again. */
+function refusedIfAnswered(cause: unknown): never {
+  if (!(cause instanceof RegistryError) || !REFUSALS.has(cause.code)) throw cause;
+  throw new FetchRefusedError(cause.message, { cause });
 }
 
 class Finder {
@@ -212,33 +220,35 @@ class RegistryImage implements ConvertedImage {
     this.#tables = parts.tables;
   }
 
-  async openLayer(layer: ImageLayer, access: LayerAccess): Promise<ByteSource> {
+  async openLayer(layer: ImageLayer, access: LayerAccess): Promise<CachedBlob> {
     const { digest, sizeBytes, chunkTableDigest } = layer;
-    const maxBytes = maxChunkTableBytes(sizeBytes);
-    const limits = { maxBytes, signal: access.signal };
-    const bytes =
-      this.#tables.get(chunkTableDigest) ??
-      (await this.#client.readBlob(this.#repository, chunkTableDigest, limits));
-    const table = decodeChunkTable(bytes);
+    const { cache, stats, readTimeoutMs, signal } = access;
+    const table = cache.chunkTable(chunkTableDigest) ?? (await this.#chunkTable(layer, signal));
     if (table.blobSize !== sizeBytes) {
       throw new ClientError(
         'ERR_IMAGE_INVALID',
         `layer ${digest}: its chunk table is that of a blob of ${table.blobSize} bytes, the layer has ${sizeBytes}`,
       );
     }
-    const { cache, stats, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
-    const retry = { retries: Number.POSITIVE_INFINITY, maxMs: RETRY_SHARE * readTimeoutMs };
-    return cachedBlob({
+    return cache.openBlob({
       digest,
       table,
-      cache,
       stats,
-      timeoutMs: readTimeoutMs,
+      name: this.reference,
+      ...(readTimeoutMs !== undefined && { timeoutMs: readTimeoutMs }),
       fetch: (offset, length, signal) =>
         this.#limit(() =>
-          this.#client.readBlobRange(this.#repository, digest, offset, length, signal, retry),
-        ),
+          this.#client.readBlobRange(this.#repository, digest, offset, length, signal, { retries: 0 }),
+        ).catch(refusedIfAnswered),
     });
+  }
+
+  async #chunkTable({ sizeBytes, chunkTableDigest }: ImageLayer, signal?: AbortSignal): Promise<ChunkTable> {
+    const limits = { maxBytes: maxChunkTableBytes(sizeBytes), signal };
+    return decodeChunkTable(
+      this.#tables.get(chunkTableDigest) ??
+        (await this.#client.readBlob(this.#repository, chunkTableDigest, limits)),
+    );
   }
 
   close(): Promise<void> {

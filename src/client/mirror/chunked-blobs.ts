@@ -1,15 +1,14 @@
 import type { ByteSource } from '../../format/byte-source.ts';
 import type { ChunkTable } from '../../format/chunk-table.ts';
 import type { Digest } from '../../oci/digest.ts';
-import { cachedBlob } from '../chunks/cached-blob.ts';
 import type { ChunkCache } from '../chunks/chunk-cache.ts';
-import type { FetchRange } from '../chunks/chunk-fetcher.ts';
+import { type FetchRange, FetchRefusedError } from '../chunks/chunk-fetcher.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import type { MirrorTarget } from './mirror-target.ts';
 
 /** Gets parts of blobs; `Proxies` is one. */
 export interface BlobParts {
-  /** What it gets need not be right. Tries until the signal fires. */
+  /** What it gets need not be right. */
   fetchRange(registry: string, repository: string, digest: Digest): FetchRange;
 }
 
@@ -67,7 +66,7 @@ export class ChunkedBlobs {
 
   /** The same without asking anybody: reads of what the cache lacks fail. To be closed by the caller. */
   openHeld(digest: Digest, table: ChunkTable): Promise<ByteSource> {
-    return this.#read(digest, table, () => Promise.reject(new Error('no proxy can be asked')));
+    return this.#read(digest, table, () => Promise.reject(new FetchRefusedError('no proxy can be asked')));
   }
 
   /** Puts a verified blob into the cache. */
@@ -77,8 +76,8 @@ export class ChunkedBlobs {
       await source.read(offset, bytes);
       return bytes;
     };
-    const { cache, timeoutMs } = { cache: this.#cache, timeoutMs: this.#readTimeoutMs };
-    const kept = await cachedBlob({ digest, table, cache, fetch, timeoutMs, stats: newReadStats() });
+    const timeoutMs = this.#readTimeoutMs;
+    const kept = await this.#cache.openBlob({ digest, table, fetch, timeoutMs, stats: newReadStats() });
     try {
       await readThrough(kept, 0, kept.size);
     } finally {
@@ -95,7 +94,7 @@ export class ChunkedBlobs {
 
   #read(digest: Digest, table: ChunkTable, fetch: FetchRange): Promise<ByteSource> {
     const timeoutMs = this.#readTimeoutMs;
-    return cachedBlob({ digest, table, cache: this.#cache, fetch, timeoutMs, stats: this.stats });
+    return this.#cache.openBlob({ digest, table, fetch, timeoutMs, stats: this.stats });
   }
 
   #releaser(key: string, blob: OpenBlob): () => void {

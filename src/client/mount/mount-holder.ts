@@ -50,6 +50,7 @@ export class MountHolder {
   #state: MountState;
   #image: ConvertedImage | null = null;
   #opened: OpenDevice | null = null;
+  #cache: ChunkCache | null = null;
   #nbd: NbdServer | null = null;
   #control: Server | null = null;
   #stopping: Promise<MountStats> | null = null;
@@ -136,10 +137,11 @@ export class MountHolder {
     const paths = mountPaths(this.#runDirectory, this.#state.id);
     const image = await openImage({ ...options.image, ...waiting, ...(onProgress && { onProgress }) });
     this.#image = image;
-    const cache = ChunkCache.open(options.cacheDirectory, {
+    const cache = await ChunkCache.open(options.cacheDirectory, {
       onWriteError: (error) =>
         this.#hooks.onWarning?.('the chunk cache takes no more; going on without it', error),
     });
+    this.#cache = cache;
     const { readTimeoutMs } = options;
     const opened = await openDevice(image, { cache, ...waiting, ...(readTimeoutMs && { readTimeoutMs }) });
     this.#opened = opened;
@@ -186,6 +188,7 @@ export class MountHolder {
   async #close(): Promise<void> {
     await this.#nbd?.close();
     await this.#opened?.close();
+    await this.#cache?.close();
     await this.#image?.close();
     this.#control?.close();
     await withRunLock(this.#runDirectory, () => removeState(this.#runDirectory, this.#state.id));

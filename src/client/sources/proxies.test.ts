@@ -78,7 +78,9 @@ test('a chain opens as a device', async () => {
   const image = upstream.putImage(LAYERS, '1');
   const chain = await convertedChain(image.digest, CHAINS[1]);
   const kept = JSON.parse(JSON.stringify(chain)) as LazyChain;
-  const opened = await openDevice(proxies.image(kept), { cache: ChunkCache.open(join(directory, 'c')) });
+  const opened = await openDevice(proxies.image(kept), {
+    cache: await ChunkCache.open(join(directory, 'c')),
+  });
   expect(opened.fsType).toBe('erofs');
   const device = await readAll(opened.device);
   expect(device.includes('two'.repeat(1000))).toBe(true);
@@ -89,7 +91,7 @@ test("a layer's bytes are those that the proxy has under its digest", async () =
   const image = upstream.putImage(LAYERS, '1');
   const chain = await convertedChain(image.digest, CHAINS[0]);
   const [lowest] = chain.layers;
-  const access = { cache: ChunkCache.open(join(directory, 'c')), stats: newReadStats() };
+  const access = { cache: await ChunkCache.open(join(directory, 'c')), stats: newReadStats() };
   const source = await proxies.openLayer(lowest!, chain, access);
   const blob = await bytesOf(await proxy.fetch(`/v2/reg.example/lib/a/blobs/${lowest!.digest}`));
   expect(digestOf(await readAll(source))).toBe(digestOf(blob));

@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
-import type { ByteSource } from '../../format/byte-source.ts';
 import { type ChunkTable, decodeChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, digestOf, shortDigest } from '../../oci/digest.ts';
@@ -8,7 +7,8 @@ import { RegistryError } from '../../oci/errors.ts';
 import type { RegistryClient } from '../../oci/registry-client.ts';
 import type { RegistryTimeouts } from '../../oci/registry-connections.ts';
 import type { RegistryTls } from '../../oci/registry-tls.ts';
-import { cachedBlob, DEFAULT_READ_TIMEOUT_MS } from '../chunks/cached-blob.ts';
+import type { CachedBlob } from '../chunks/cached-blob.ts';
+import { DEFAULT_READ_TIMEOUT_MS } from '../chunks/chunk-cache.ts';
 import type { FetchRange } from '../chunks/chunk-fetcher.ts';
 import { ClientError } from '../errors.ts';
 import type { ImageLayer, LayerAccess, LayeredImage } from '../image/image.ts';
@@ -89,14 +89,18 @@ export class Proxies implements ChainLookup {
    * whatever they say, until they have taken `access.readTimeoutMs`.
    * @throws RegistryError, FormatError; ClientError ERR_IMAGE_INVALID; the signal's reason
    */
-  async openLayer(layer: ImageLayer, where: RepositoryAt, access: LayerAccess): Promise<ByteSource> {
+  async openLayer(layer: ImageLayer, where: RepositoryAt, access: LayerAccess): Promise<CachedBlob> {
     const { cache, stats, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
-    const table = await this.#tableOf(layer, where, readTimeoutMs, access.signal);
-    return cachedBlob({
+    const kept = cache.chunkTable(layer.chunkTableDigest);
+    const table =
+      kept?.blobSize === layer.sizeBytes
+        ? kept
+        : await this.#tableOf(layer, where, readTimeoutMs, access.signal);
+    return cache.openBlob({
       digest: layer.digest,
       table,
-      cache,
       stats,
+      name: `${where.registry}/${where.repository}`,
       timeoutMs: readTimeoutMs,
       fetch: this.#ranges(where, layer.digest),
       onWrongBytes: (bytes) => this.#distrust(bytes, layer.digest),
@@ -131,7 +135,7 @@ export class Proxies implements ChainLookup {
     }
   }
 
-  /** Gets ranges of a blob, which the caller verifies; see {@link Proxies.openLayer}. Ends with the signal only. */
+  /** Gets ranges of a blob from the first proxy that has them; the caller verifies them, and asks again. */
   fetchRange(registry: string, repository: string, digest: Digest): FetchRange {
     return this.#ranges({ registry, repository }, digest);
   }
@@ -144,7 +148,7 @@ export class Proxies implements ChainLookup {
 
   #ranges(where: RepositoryAt, digest: Digest): FetchRange {
     return (offset, length, signal) =>
-      this.#insist(
+      this.#ask(
         where,
         async (client, proxy) => {
           const bytes = await client.readBlobRange(where.repository, digest, offset, length, signal);

@@ -83,7 +83,7 @@ function find(manifestDigest: Digest, chainId: Digest) {
 
 /** Opens a device and reads each of its layers whole. */
 async function bytesOfLayers(image: LayeredImage): Promise<{ fsType: string; blobs: Digest[] }> {
-  const access = { cache: cache(), stats: newReadStats() };
+  const access = { cache: await cache(), stats: newReadStats() };
   const { fsType, close } = await openDevice(image, access);
   const blobs = await Promise.all(
     image.layers.map(async (layer) => {
@@ -111,13 +111,13 @@ test('a chain of a stock image that was found earlier opens by the same tables, 
   if (answer.kind !== 'converted') throw new Error(JSON.stringify(answer));
   await proxies.close();
   proxies = open();
-  const device = await openDevice(proxies.image(answer.chain), { cache: cache() });
+  const device = await openDevice(proxies.image(answer.chain), { cache: await cache() });
   await device.close();
   await proxies.close();
   proxies = open();
   const [layer] = answer.chain.layers;
   const forged = { ...answer.chain, layers: [{ ...layer!, chunkTableDigest: digestOf('another') }] };
-  await expect(openDevice(proxies.image(forged), { cache: cache() })).rejects.toMatchObject({
+  await expect(openDevice(proxies.image(forged), { cache: await cache() })).rejects.toMatchObject({
     code: 'ERR_IMAGE_INVALID',
   });
 });

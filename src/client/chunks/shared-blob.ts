@@ -1,0 +1,195 @@
+import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import type { ChunkDisk } from './chunk-disk.ts';
+import { type BlobUser, fetchRun } from './chunk-fetcher.ts';
+import { FetchQueue } from './fetch-queue.ts';
+import type { ReadActivity } from './read-activity.ts';
+import type { ReadStats } from './read-stats.ts';
+import type { TableFiles } from './table-files.ts';
+
+/** A chunk that is being got, for all who want it. */
+interface Pending {
+  readonly coming: ReturnType<typeof Promise.withResolvers<Buffer>>;
+  /** Somebody waits for it. */
+  isUrgent: boolean;
+  /** It has come, and is being put on disk. */
+  hasCome: boolean;
+}
+
+export interface SharedBlobOptions {
+  readonly name: string;
+  readonly table: ChunkTable;
+  readonly files: TableFiles;
+  readonly disk: ChunkDisk;
+  readonly activity: ReadActivity;
+  readonly timeoutMs: number;
+}
+
+/**
+ * A remote blob, once for all its users: read by chunks, each got by whoever touches it first and for all who wait
+ * for it; verified against the chunk table before anyone sees it; kept on disk. What the disk held from before is
+ * verified once by each process.
+ */
+export class SharedBlob {
+  readonly files: TableFiles;
+  readonly #table: ChunkTable;
+  readonly #disk: ChunkDisk;
+  readonly #activity: ReadActivity;
+  readonly #queue: FetchQueue;
+  readonly #pending = new Map<number, Pending>();
+  /** Asked in turn, the first one until it fails; the newest comes first, for its credentials are the freshest. */
+  readonly #users: BlobUser[] = [];
+
+  constructor({ name, table, files, disk, activity, timeoutMs }: SharedBlobOptions) {
+    this.files = files;
+    this.#table = table;
+    this.#disk = disk;
+    this.#activity = activity;
+    this.#queue = new FetchQueue({
+      name,
+      chunkSize: table.chunkSize,
+      timeoutMs,
+      fetch: (first, count, signal, deliver) => this.#fetch(first, count, signal, deliver),
+      keep: (index, bytes) => this.#keep(index, bytes),
+      sources: () => this.#users.length,
+    });
+  }
+
+  addUser(user: BlobUser): void {
+    this.#users.unshift(user);
+  }
+
+  /** How many are left. */
+  removeUser(user: BlobUser): number {
+    this.#users.splice(this.#users.indexOf(user), 1);
+    return this.#users.length;
+  }
+
+  /** Ends what is under way. */
+  close(): Promise<void> {
+    return this.#queue.close();
+  }
+
+  /** Fills `target`, which is inside the blob. All is written to it that will be, also when it rejects. */
+  async fill(offset: number, target: Buffer, stats: ReadStats): Promise<void> {
+    const { chunkSize } = this.#table;
+    const end = offset + target.length;
+    const first = Math.floor(offset / chunkSize);
+    const last = Math.ceil(end / chunkSize) - 1;
+    if (this.files.areVerified(first, last)) return this.#fromDisk(offset, target, stats);
+    this.#claim(first, last, stats, true);
+    const parts: Promise<void>[] = [];
+    for (let at = offset; at < end; ) {
+      const index = Math.floor(at / chunkSize);
+      const pending = this.#pending.get(index);
+      let next = index + 1;
+      // Neighbours on disk are read in one go.
+      while (pending === undefined && next <= last && !this.#pending.has(next)) next++;
+      const partEnd = Math.min(end, next * chunkSize);
+      const part = target.subarray(at - offset, partEnd - offset);
+      const skip = at - index * chunkSize;
+      if (pending === undefined) parts.push(this.#fromDisk(at, part, stats));
+      else parts.push(pending.coming.promise.then((bytes) => void bytes.copy(part, 0, skip)));
+      at = partEnd;
+    }
+    for (const result of await this.#activity.during(Promise.allSettled(parts))) {
+      if (result.status === 'rejected') throw result.reason;
+    }
+  }
+
+  async #fromDisk(offset: number, part: Buffer, stats: ReadStats): Promise<void> {
+    const { chunkSize } = this.#table;
+    const first = Math.floor(offset / chunkSize);
+    const last = Math.ceil((offset + part.length) / chunkSize) - 1;
+    try {
+      await this.files.read(offset, part);
+      this.#countHits(last - first + 1, stats);
+    } catch {
+      // The disk lost what it held: from here on as if it had never been there.
+      this.files.forget(first, last);
+      await this.fill(offset, part, stats);
+    }
+  }
+
+  /** Makes each chunk of the range verified or pending; the work goes on whether or not a reader waits for it. */
+  #claim(first: number, last: number, stats: ReadStats, isUrgent: boolean): void {
+    const claimed: number[] = [];
+    for (let index = first; index <= last; index++) {
+      let pending = this.#pending.get(index);
+      if (pending === undefined) {
+        if (this.files.verified[index] === 1) continue;
+        pending = { coming: Promise.withResolvers(), isUrgent, hasCome: false };
+        // Not everything has a reader that would take notice.
+        pending.coming.promise.catch(() => {});
+        this.#pending.set(index, pending);
+        claimed.push(index);
+      } else if (pending.hasCome) this.#countHits(1, stats);
+      else if (isUrgent && !pending.isUrgent) {
+        pending.isUrgent = true;
+        this.#queue.urge(index);
+      }
+    }
+    if (claimed.length > 0) void this.#obtain(claimed, stats);
+  }
+
+  /** Fetches those of the chunks that are not here; nobody waits for them. */
+  fetchAhead(first: number, last: number, stats: ReadStats): void {
+    for (let index = first; index <= last; index++) {
+      if (this.files.lastUse[index] === 0) this.#claim(index, index, stats, false);
+    }
+  }
+
+  async #obtain(claimed: readonly number[], stats: ReadStats): Promise<void> {
+    const found = await Promise.all(claimed.map((index) => this.#disk.load(this.files, index)));
+    for (const [at, index] of claimed.entries()) {
+      const pending = this.#pending.get(index)!;
+      const cached = found[at]!;
+      if (cached !== null && verifyChunk(this.#table, index, cached.bytes)) {
+        this.#countHits(1, stats);
+        if (cached.isOnDisk) this.files.verified[index] = 1;
+        pending.coming.resolve(cached.bytes);
+        this.#pending.delete(index);
+        continue;
+      }
+      if (cached?.isOnDisk) this.#disk.counts.healed++;
+      this.#disk.counts.misses++;
+      this.#queue.get(index, pending.isUrgent).then(pending.coming.resolve, (error: unknown) => {
+        pending.coming.reject(error);
+        if (this.#pending.get(index) === pending) this.#pending.delete(index);
+      });
+    }
+  }
+
+  async #fetch(
+    first: number,
+    count: number,
+    signal: AbortSignal,
+    deliver: (index: number, bytes: Buffer) => void,
+  ): Promise<number[]> {
+    const user = this.#users[0]!;
+    try {
+      const corrupt = await fetchRun(this.#table, first, count, user, signal, deliver);
+      if (corrupt.length > 0) this.#passOver(user);
+      return corrupt;
+    } catch (error) {
+      this.#passOver(user);
+      throw error;
+    }
+  }
+
+  #passOver(user: BlobUser): void {
+    if (this.#users[0] === user && this.#users.length > 1) this.#users.push(this.#users.shift()!);
+  }
+
+  #countHits(chunks: number, stats: ReadStats): void {
+    stats.cacheHits += chunks;
+    this.#disk.counts.hits += chunks;
+  }
+
+  /** Readers have their bytes already: the chunk is pending until it is stored, so that others have them too. */
+  async #keep(index: number, bytes: Buffer): Promise<void> {
+    const pending = this.#pending.get(index);
+    if (pending !== undefined) pending.hasCome = true;
+    await this.#disk.store(this.files, index, bytes);
+    if (pending !== undefined && this.#pending.get(index) === pending) this.#pending.delete(index);
+  }
+}
