@@ -17,6 +17,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['cache', async () => (await import('./cache.ts')).cacheCommand()],
   ['gc', async () => (await import('./cache.ts')).gcCommand()],
   ['doctor', async () => (await import('./doctor.ts')).doctorCommand()],
+  ['setup', async () => (await import('./setup.ts')).setupCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],
 ]);
 
