@@ -5,8 +5,8 @@ import type { LayoutImage } from './images.ts';
 import { NOWHERE } from './nowhere.ts';
 import { run, type StartedProcess, start } from './processes.ts';
 
-/** Where layers are unpacked: each into a copy of what is below it, or into a directory that overlayfs lays over it. */
-export type Snapshotter = 'native' | 'overlayfs';
+/** Where layers are unpacked: each into a copy of what is below it, or into a directory that overlayfs lays over it; or ours. */
+export type Snapshotter = 'native' | 'overlayfs' | 'dadi';
 
 /** What mount(2) takes, in containerd's spelling. */
 interface Mount {
@@ -26,8 +26,11 @@ export class Containerd {
     this.#process = process;
   }
 
-  /** Starts it with all its files in `directory`, whose path is short: sockets stand in it. */
-  static async start(directory: string): Promise<Containerd> {
+  /**
+   * Starts it with all its files in `directory`, whose path is short: sockets stand in it.
+   * @param dadiSocketPath where the snapshotter `dadi` listens, if there is one
+   */
+  static async start(directory: string, dadiSocketPath?: string): Promise<Containerd> {
     mkdirSync(directory, { recursive: true });
     const config = join(directory, 'config.toml');
     // The services of Kubernetes would only look for what is not there. Garbage is kept: its collection takes along
@@ -46,7 +49,14 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 [plugins."io.containerd.gc.v1.scheduler"]
   deletion_threshold = 0
   mutation_threshold = 1000000
-`,
+${
+  dadiSocketPath === undefined
+    ? ''
+    : `[proxy_plugins.dadi]
+  type = "snapshot"
+  address = "${dadiSocketPath}"
+`
+}`,
     );
     const started = await start('containerd', ['--config', config], {
       logPath: join(directory, 'containerd.log'),
@@ -160,6 +170,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 
   async stop(): Promise<void> {
     await this.#process.stop();
+  }
+
+  get socketPath(): string {
+    return join(this.#directory, 'containerd.sock');
+  }
+
+  /** What `ctr` prints. Rejects with what it says if it fails. */
+  command(...args: string[]): Promise<string> {
+    return this.#ctr(...args);
   }
 
   async #withView<T>(

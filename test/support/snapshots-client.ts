@@ -1,4 +1,4 @@
-import { Client, credentials } from '@grpc/grpc-js';
+import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import {
   type InfoMessage,
   type InfoResponse,
@@ -13,8 +13,13 @@ import {
 /** Calls the snapshots API as containerd does. What is refused rejects with gRPC's ServiceError. */
 export class SnapshotsClient {
   readonly #client: Client;
+  readonly #snapshotter: string;
+  readonly #metadata = new Metadata();
 
-  constructor(socketPath: string) {
+  /** @param through which snapshotter of a containerd, in which of its namespaces; if it is one that listens there */
+  constructor(socketPath: string, through?: { readonly snapshotter: string; readonly namespace: string }) {
+    this.#snapshotter = through?.snapshotter ?? '';
+    if (through !== undefined) this.#metadata.set('containerd-namespace', through.namespace);
     this.#client = new Client(`unix:${socketPath}`, credentials.createInsecure());
   }
 
@@ -81,7 +86,8 @@ export class SnapshotsClient {
         path,
         requestSerialize,
         responseDeserialize,
-        request,
+        { snapshotter: this.#snapshotter, ...request },
+        this.#metadata,
         (error, response) => (error === null ? resolve(response as Response) : reject(error)),
       );
       signal?.addEventListener('abort', () => call.cancel(), { once: true });
