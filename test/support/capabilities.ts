@@ -44,6 +44,11 @@ const REQUIREMENTS = {
   skopeo: program('skopeo', 'skopeo'),
   umoci: program('umoci', 'umoci'),
   containerd: program('containerd', 'containerd'),
+  runc: program('runc', 'runc'),
+  busybox: {
+    check: () => !needsLoader(readFileSync('/bin/busybox')),
+    advice: 'there is no /bin/busybox without libraries: apt-get install busybox-static',
+  },
   postgres: program('/usr/lib/postgresql/15/bin/postgres', 'postgresql-15'),
   docker: program('dockerd', 'docker.io'),
   podman: program('podman', 'podman'),
@@ -82,4 +87,10 @@ function isThere({ check }: Requirement): boolean {
   } catch {
     return false;
   }
+}
+
+/** Whether a program for 64-bit machines of this byte order (elf(5)) wants a dynamic loader: has a header PT_INTERP. */
+function needsLoader(elf: Buffer): boolean {
+  const [offset, size, count] = [Number(elf.readBigUInt64LE(32)), elf.readUInt16LE(54), elf.readUInt16LE(56)];
+  return Array.from({ length: count }, (_, at) => elf.readUInt32LE(offset + at * size)).includes(3);
 }
