@@ -1,26 +1,59 @@
 /**
- * Read throughput of our NBD server against `nbdkit file` on the same file, by nbdcopy, rounds interleaved.
- * Usage: node bench/nbd.ts [MiB] [rounds]
+ * Reads of a cached image through our NBD server against `nbdkit file` on the same content, uncompressed: fio with
+ * its nbd engine, rounds interleaved, the median of each. The image's chunks are on disk and verified.
+ * Usage: node bench/nbd.ts [oci:DIRECTORY[:TAG]] (a converted image; without one, the demo's is converted first).
+ * Needs fio and nbdkit.
  */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { randomFillSync } from 'node:crypto';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { demoImage } from '../demo/image.ts';
+import { formatTable } from '../src/cli/output.ts';
+import type { OpenDevice } from '../src/client/image/device.ts';
 import { NbdServer } from '../src/client/nbd/nbd-server.ts';
+import type { ByteSource } from '../src/format/byte-source.ts';
 import { FileSource } from '../src/format/file-source.ts';
+import { openCachedImage } from './cached-image.ts';
 
 const run = promisify(execFile);
-const sizeMib = Number(process.argv[2] ?? 256);
-const rounds = Number(process.argv[3] ?? 7);
+const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
+const ROUNDS = 3;
+const ROUND_SECONDS = 2;
+/** What a container reads again and again; the memory cache of decompressed blocks holds it. */
+const HOT_BYTES = 24 * 1024 * 1024;
 
-const directory = mkdtempSync(join(tmpdir(), 'dadi-bench-'));
-const file = join(directory, 'file');
-writeFileSync(file, randomFillSync(Buffer.allocUnsafe(sizeMib * 1024 * 1024)));
+interface Workload {
+  readonly name: string;
+  readonly pattern: 'randread' | 'read';
+  readonly blockBytes: number;
+  readonly depth: number;
+  /** Reads stay inside the first bytes of the device. */
+  readonly withinBytes: number;
+}
 
-async function startNbdkit(socketPath: string): Promise<ChildProcess> {
+function workloads(sizeBytes: number): Workload[] {
+  const found: Workload[] = [];
+  for (const [where, withinBytes] of [
+    [`${HOT_BYTES >> 20} MiB of it`, HOT_BYTES],
+    ['all of it', sizeBytes],
+  ] as const) {
+    for (const [kind, pattern, blockBytes] of [
+      ['random 4 KiB', 'randread', 4096],
+      ['sequential 1 MiB', 'read', 1 << 20],
+    ] as const) {
+      for (const depth of [1, 16]) {
+        found.push({ name: `${kind}, depth ${depth}, ${where}`, pattern, blockBytes, depth, withinBytes });
+      }
+    }
+  }
+  return found;
+}
+
+async function startNbdkit(socketPath: string, file: string): Promise<ChildProcess> {
   const child = spawn('nbdkit', ['-f', '-r', '-U', socketPath, 'file', file], { stdio: 'inherit' });
   while (!existsSync(socketPath)) {
     if (child.exitCode !== null) throw new Error('nbdkit did not start: apt-get install nbdkit');
@@ -29,33 +62,90 @@ async function startNbdkit(socketPath: string): Promise<ChildProcess> {
   return child;
 }
 
-async function copyMs(socketPath: string): Promise<number> {
-  const startMs = performance.now();
-  await run('nbdcopy', [`nbd+unix:///?socket=${socketPath}`, 'null:']);
-  return performance.now() - startMs;
+/** Bytes per second. */
+async function fio(socketPath: string, load: Workload): Promise<number> {
+  const { stdout } = await run('fio', [
+    '--name=read',
+    '--ioengine=nbd',
+    `--uri=nbd+unix:///?socket=${socketPath}`,
+    `--rw=${load.pattern}`,
+    `--bs=${load.blockBytes}`,
+    `--iodepth=${load.depth}`,
+    `--size=${load.withinBytes}`,
+    '--time_based',
+    `--runtime=${ROUND_SECONDS}`,
+    '--norandommap',
+    '--output-format=json',
+  ]);
+  // fio's engine for NBD says a line before the JSON.
+  return JSON.parse(stdout.slice(stdout.indexOf('{'))).jobs[0].read.bw_bytes;
 }
 
-const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
+const median = (values: readonly number[]): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
 
-const nbdkit = await startNbdkit(join(directory, 'nbdkit.sock'));
-const source = FileSource.open(file);
-const server = await NbdServer.listen({ device: source, socketPath: join(directory, 'ours.sock') });
-try {
-  const oursMs: number[] = [];
-  const nbdkitMs: number[] = [];
-  for (let round = 0; round < rounds; round++) {
-    oursMs.push(await copyMs(server.socketPath));
-    nbdkitMs.push(await copyMs(join(directory, 'nbdkit.sock')));
+async function dump(device: ByteSource, path: string): Promise<void> {
+  const file = await open(path, 'w');
+  const piece = Buffer.alloc(4 << 20);
+  for (let at = 0; at < device.size; at += piece.length) {
+    const bytes = piece.subarray(0, Math.min(piece.length, device.size - at));
+    await device.read(at, bytes);
+    await file.write(bytes, 0, bytes.length, at);
   }
-  const rate = (ms: number) => `${Math.round((sizeMib * 1.048576) / (ms / 1000))} MB/s`;
-  const [ours, theirs] = [median(oursMs), median(nbdkitMs)];
-  console.log(`nbdcopy of ${sizeMib} MiB, median of ${rounds} interleaved rounds`);
-  console.log(`  dadi    ${ours.toFixed(0)} ms  ${rate(ours)}`);
-  console.log(`  nbdkit  ${theirs.toFixed(0)} ms  ${rate(theirs)}`);
-  console.log(`  ratio   ${(theirs / ours).toFixed(2)} of nbdkit's throughput`);
+  await file.close();
+}
+
+async function convertedDemo(work: string): Promise<string> {
+  const { layout } = await demoImage({ signal: new AbortController().signal, report: console.error });
+  const target = `oci:${join(work, 'converted')}`;
+  const { status } = spawnSync(process.execPath, [MAIN, 'convert', `oci:${layout}:latest`, target], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  if (status !== 0) throw new Error('the demo image could not be converted');
+  return target;
+}
+
+const work = mkdtempSync(join(tmpdir(), 'dadi-bench-'));
+const servers: NbdServer[] = [];
+let nbdkit: ChildProcess | undefined;
+let image: OpenDevice | undefined;
+try {
+  const sockets = { nbdkit: join(work, 'nbdkit'), image: join(work, 'image'), plain: join(work, 'plain') };
+  image = await openCachedImage(process.argv[2] ?? (await convertedDemo(work)), join(work, 'chunks'));
+  const plainPath = join(work, 'plain.raw');
+  await dump(image.device, plainPath);
+  const plain = FileSource.open(plainPath);
+  servers.push(await NbdServer.listen({ device: image.device, socketPath: sockets.image }));
+  servers.push(await NbdServer.listen({ device: plain, socketPath: sockets.plain }));
+  nbdkit = await startNbdkit(sockets.nbdkit, plainPath);
+  const rows: string[][] = [];
+  const only = process.env['ONLY'];
+  for (const load of workloads(Math.floor(image.device.size / 4096) * 4096)) {
+    if (only !== undefined && !new RegExp(only).test(load.name)) continue;
+    const rates = { nbdkit: [] as number[], image: [] as number[], plain: [] as number[] };
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const who of ['nbdkit', 'image', 'plain'] as const) rates[who].push(await fio(sockets[who], load));
+    }
+    const [base, ours, raw] = [median(rates.nbdkit), median(rates.image), median(rates.plain)];
+    const speed = (rate: number) =>
+      load.blockBytes === 4096 ? `${(rate / 4096 / 1000).toFixed(1)} k/s` : `${(rate / 1e6).toFixed(0)} MB/s`;
+    rows.push([
+      load.name,
+      speed(base),
+      speed(ours),
+      (base / ours).toFixed(2),
+      speed(raw),
+      (base / raw).toFixed(2),
+    ]);
+    console.error(rows.at(-1)?.join('  '));
+  }
+  console.log(
+    formatTable(['READS', 'NBDKIT', 'DADI, IMAGE', 'NBDKIT/IMAGE', 'DADI, FILE', 'NBDKIT/FILE'], rows),
+  );
+  await plain.close();
 } finally {
-  await server.close();
-  await source.close();
-  nbdkit.kill();
-  rmSync(directory, { recursive: true });
+  nbdkit?.kill();
+  for (const server of servers) await server.close();
+  await image?.close();
+  rmSync(work, { recursive: true, force: true });
 }

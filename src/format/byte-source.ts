@@ -6,6 +6,12 @@ export interface ByteSource {
    * never resolves with other bytes.
    */
   read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void>;
+  /**
+   * Fills `target` before it returns, as `read` would, if that needs no waiting: what is in memory here or in the
+   * kernel's. False if it does, or if something is wrong with the bytes: then `target` holds anything, and `read`
+   * is to be asked. For small reads: the caller waits for the work. Throws ERR_SOURCE_RANGE only.
+   */
+  readNow?(offset: number, target: Buffer): boolean;
   close(): Promise<void>;
 }
 

@@ -1,6 +1,7 @@
 import { close, fstatSync, openSync, read } from 'node:fs';
 import { promisify } from 'node:util';
 import { type ByteSource, checkRange, SourceError } from './byte-source.ts';
+import { readCached } from './read-cached.ts';
 
 const readAsync = promisify(read);
 const closeAsync = promisify(close);
@@ -41,6 +42,12 @@ export class FileSource implements ByteSource {
       }
       done += bytesRead;
     }
+  }
+
+  /** What the kernel has in its page cache. */
+  readNow(offset: number, target: Buffer): boolean {
+    checkRange(this.#path, this.size, offset, target.length);
+    return this.#fd !== null && readCached(this.#fd, offset, target);
   }
 
   async close(): Promise<void> {

@@ -10,12 +10,10 @@ export interface DeviceExtent {
   readonly hole: boolean;
 }
 
-/** A {@link DeviceExtent} and where its bytes are. */
-interface Piece extends DeviceExtent {
-  readonly layer: number;
-  /** Byte offset in the layer's LSMT file. */
-  readonly sourceOffset: number;
-}
+/** Told of `length` bytes of the device from `at` on; layer {@link HOLE}: they are zeros. False ends the walk. */
+type Visit = (layer: number, at: number, length: number, sourceOffset: number) => boolean;
+
+const HOLE = -1;
 
 /** A stack of layers as the one read-only disk that they describe. Closing it leaves the layers' sources open. */
 export class MergedDevice implements ByteSource {
@@ -44,48 +42,60 @@ export class MergedDevice implements ByteSource {
   async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {
     checkRange('device', this.size, offset, target.length);
     const reads: Promise<void>[] = [];
-    for (const piece of this.#pieces(offset, target.length)) {
-      const part = target.subarray(piece.offset - offset, piece.offset - offset + piece.length);
-      if (piece.hole) part.fill(0);
-      else reads.push(this.#sources[piece.layer]!.read(piece.sourceOffset, part, signal));
-    }
+    this.#walk(offset, target.length, (layer, at, length, sourceOffset) => {
+      const part = target.subarray(at - offset, at - offset + length);
+      if (layer === HOLE) part.fill(0);
+      else reads.push(this.#sources[layer]!.read(sourceOffset, part, signal));
+      return true;
+    });
     // All must have ended, also when one fails: the caller may use the buffer again at once.
     for (const result of await Promise.allSettled(reads)) {
       if (result.status === 'rejected') throw result.reason;
     }
   }
 
+  readNow(offset: number, target: Buffer): boolean {
+    checkRange('device', this.size, offset, target.length);
+    return this.#walk(offset, target.length, (layer, at, length, sourceOffset) => {
+      const part = target.subarray(at - offset, at - offset + length);
+      if (layer !== HOLE) return this.#sources[layer]!.readNow?.(sourceOffset, part) ?? false;
+      part.fill(0);
+      return true;
+    });
+  }
+
   /**
    * The extents that make up `length` bytes from `offset` on, in order, without gaps.
    * @throws SourceError ERR_SOURCE_RANGE
    */
-  *extents(offset: number, length: number): Generator<DeviceExtent, void, undefined> {
+  extents(offset: number, length: number): DeviceExtent[] {
     checkRange('device', this.size, offset, length);
-    for (const piece of this.#pieces(offset, length)) {
-      yield { offset: piece.offset, length: piece.length, hole: piece.hole };
-    }
+    const extents: DeviceExtent[] = [];
+    this.#walk(offset, length, (layer, at, bytes) => {
+      extents.push({ offset: at, length: bytes, hole: layer === HOLE });
+      return true;
+    });
+    return extents;
   }
 
   async close(): Promise<void> {}
 
-  *#pieces(offset: number, length: number): Generator<Piece, void, undefined> {
+  /** Visits what the range is made of, in order, without gaps. False if a visit ended it. */
+  #walk(offset: number, length: number, visit: Visit): boolean {
     const { lba, length: sectors, data, layer, count } = this.#segments;
     const end = offset + length;
     let at = offset;
     for (let i = findSegment(this.#segments, Math.floor(at / SECTOR_BYTES)); at < end && i < count; i++) {
       const start = lba[i]! * SECTOR_BYTES;
       if (start >= end) break;
-      if (start > at) yield hole(at, start - at);
-      const from = Math.max(at, start);
+      if (start > at) {
+        if (!visit(HOLE, at, start - at, 0)) return false;
+        at = start;
+      }
       const to = Math.min(end, start + sectors[i]! * SECTOR_BYTES);
-      const sourceOffset = data[i]! * SECTOR_BYTES + from - start;
-      yield { offset: from, length: to - from, hole: false, layer: layer[i]!, sourceOffset };
+      if (!visit(layer[i]!, at, to - at, data[i]! * SECTOR_BYTES + at - start)) return false;
       at = to;
     }
-    if (at < end) yield hole(at, end - at);
+    return at >= end || visit(HOLE, at, end - at, 0);
   }
-}
-
-function hole(offset: number, length: number): Piece {
-  return { offset, length, hole: true, layer: 0, sourceOffset: 0 };
 }

@@ -1,3 +1,4 @@
+import type { BlockMemory } from './block-memory.ts';
 import type { ByteSource } from './byte-source.ts';
 import { FormatError } from './errors.ts';
 import { hasLsmtMagic } from './lsmt-header.ts';
@@ -56,15 +57,19 @@ export function wrapTrailer(zfileSize: number): Buffer {
 
 /**
  * Opens a layer blob as it comes from a registry, wrapped or not, compressed or not: the result is the LSMT file
- * in it. Closing that leaves `source` open.
+ * in it. Closing that leaves `source` open. `memory` keeps decompressed blocks, for who reads little at a time.
  *
  * @throws FormatError ERR_UNSUPPORTED if it is something else, ERR_TAR_CORRUPT, ERR_ZFILE_CORRUPT; SourceError
  */
-export async function openLayerBlob(source: ByteSource, signal?: AbortSignal): Promise<ByteSource> {
+export async function openLayerBlob(
+  source: ByteSource,
+  signal?: AbortSignal,
+  memory?: BlockMemory,
+): Promise<ByteSource> {
   const inner = await unwrap(source, signal);
   const magic = Buffer.alloc(Math.min(MAGIC_BYTES, inner.size));
   await inner.read(0, magic, signal);
-  if (hasZFileMagic(magic)) return ZFileReader.open(inner, signal);
+  if (hasZFileMagic(magic)) return ZFileReader.open(inner, signal, memory);
   if (hasLsmtMagic(magic)) return inner;
   throw new FormatError(
     'ERR_UNSUPPORTED',

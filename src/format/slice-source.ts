@@ -19,5 +19,10 @@ export class SliceSource implements ByteSource {
     await this.#source.read(this.#start + offset, target, signal);
   }
 
+  readNow(offset: number, target: Buffer): boolean {
+    checkRange('slice', this.size, offset, target.length);
+    return this.#source.readNow?.(this.#start + offset, target) ?? false;
+  }
+
   async close(): Promise<void> {}
 }

@@ -1,4 +1,5 @@
 import { type BlockCodec, blockCodec } from './block-codec.ts';
+import type { BlockMemory } from './block-memory.ts';
 import { type ByteSource, checkRange, SourceError } from './byte-source.ts';
 import { crc32c } from './crc32c.ts';
 import { FormatError } from './errors.ts';
@@ -19,6 +20,13 @@ const INDEX_PIECE_BYTES = 1 << 20;
 /** Incompressible blocks are stored expanded, but by far less than this factor. */
 const MAX_EXPANSION = 2;
 
+/** What takes longer to decompress than a caller that cannot do anything else meanwhile should wait: some 1 ms. */
+const MAX_READ_NOW_BYTES = 1 << 20;
+/** Room for what that much is compressed to, and for the blocks that it begins and ends in. */
+const PACKED_BYTES = MAX_READ_NOW_BYTES + (256 << 10);
+/** Of all readers: never in use when one returns. Most of it is never touched. */
+let packed: Buffer | undefined;
+
 /** What a ZFile holds, decompressed. Reads may overlap. Closing it leaves the source below open. */
 export class ZFileReader implements ByteSource {
   readonly header: ZFileHeader;
@@ -30,30 +38,41 @@ export class ZFileReader implements ByteSource {
   readonly #offsets: Float64Array;
   /** For blocks of which a read wants only a part. Never in use across an await. */
   readonly #scratch: Buffer;
+  readonly #memory: BlockMemory | undefined;
+  /** Of block 0 in the memory. */
+  readonly #firstKey: number;
 
-  private constructor(source: ByteSource, header: ZFileHeader, offsets: Float64Array) {
+  private constructor(
+    source: ByteSource,
+    header: ZFileHeader,
+    offsets: Float64Array,
+    memory: BlockMemory | undefined,
+  ) {
     this.header = header;
     this.size = header.originalSize;
     this.#source = source;
     this.#codec = blockCodec(header.algorithm);
     this.#offsets = offsets;
     this.#scratch = Buffer.allocUnsafeSlow(header.blockSize);
+    this.#memory = memory;
+    this.#firstKey = memory?.newFile() ?? 0;
   }
 
   /**
-   * Reads header, trailer and index of the ZFile that `source` is from its first to its last byte.
+   * Reads header, trailer and index of the ZFile that `source` is from its first to its last byte. With `memory`, blocks
+   * of which a read wants only a part are kept there: the next read may want another part.
    *
    * @throws FormatError ERR_ZFILE_CORRUPT, ERR_UNSUPPORTED, ERR_LIMIT; SourceError
    */
-  static async open(source: ByteSource, signal?: AbortSignal): Promise<ZFileReader> {
+  static async open(source: ByteSource, signal?: AbortSignal, memory?: BlockMemory): Promise<ZFileReader> {
     const header = await readHeader(source, signal);
-    return new ZFileReader(source, header, await readIndex(source, header, signal));
+    return new ZFileReader(source, header, await readIndex(source, header, signal), memory);
   }
 
   /** Blocks that do not match their checksum are read a second time, then reported as ERR_SOURCE_CORRUPT. */
   async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {
     checkRange('ZFile', this.size, offset, target.length);
-    if (target.length === 0) return;
+    if (target.length === 0 || this.#fromMemory(offset, target)) return;
     const { blockSize } = this.header;
     const first = Math.floor(offset / blockSize);
     const last = Math.floor((offset + target.length - 1) / blockSize);
@@ -67,7 +86,41 @@ export class ZFileReader implements ByteSource {
     }
   }
 
+  /** A damaged block is left to `read`, which tries again and reports it. */
+  readNow(offset: number, target: Buffer): boolean {
+    checkRange('ZFile', this.size, offset, target.length);
+    if (target.length === 0 || this.#fromMemory(offset, target)) return true;
+    if (target.length > MAX_READ_NOW_BYTES || this.#source.readNow === undefined) return false;
+    const { blockSize } = this.header;
+    const first = Math.floor(offset / blockSize);
+    const last = Math.floor((offset + target.length - 1) / blockSize);
+    const start = this.#offsets[first]!;
+    const runBytes = this.#offsets[last + 1]! - start;
+    packed ??= Buffer.allocUnsafeSlow(PACKED_BYTES);
+    if (runBytes > packed.length) return false;
+    const run = packed.subarray(0, runBytes);
+    if (!this.#source.readNow(start, run)) return false;
+    for (let block = first; block <= last; block++) {
+      const stored = run.subarray(this.#offsets[block]! - start, this.#offsets[block + 1]! - start);
+      if (this.#unpack(block, stored, offset, target) !== null) return false;
+    }
+    return true;
+  }
+
   async close(): Promise<void> {}
+
+  /** False if any block of the range is not there. */
+  #fromMemory(offset: number, target: Buffer): boolean {
+    if (this.#memory === undefined) return false;
+    const { blockSize } = this.header;
+    for (let done = 0; done < target.length; ) {
+      const block = Math.floor((offset + done) / blockSize);
+      const bytes = this.#memory.get(this.#firstKey + block);
+      if (bytes === undefined) return false;
+      done += bytes.copy(target, done, offset + done - block * blockSize);
+    }
+    return true;
+  }
 
   async #retry(
     block: number,
@@ -102,7 +155,10 @@ export class ZFileReader implements ByteSource {
     const isWhole = to - from === length;
     const output = isWhole ? target.subarray(from - offset, to - offset) : this.#scratch.subarray(0, length);
     const failure = this.#decompress(packed, output);
-    if (failure === null && !isWhole) output.copy(target, from - offset, from - blockStart, to - blockStart);
+    if (failure === null && !isWhole) {
+      output.copy(target, from - offset, from - blockStart, to - blockStart);
+      this.#memory?.keep(this.#firstKey + block, output);
+    }
     return failure;
   }
 

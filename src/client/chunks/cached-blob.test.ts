@@ -11,7 +11,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { ByteSource } from '../../format/byte-source.ts';
 import type { ChunkTable } from '../../format/chunk-table.ts';
 import { digestOf } from '../../oci/digest.ts';
@@ -101,6 +101,26 @@ test('any read gives the bytes of the blob, from network and cache mixed', async
     ),
     { numRuns: 60 },
   );
+});
+
+test('what is verified and on disk is read at once, nothing else', async () => {
+  const source = await openBlob();
+  const target = Buffer.alloc(5000);
+  const isReady = (offset: number) => source.readNow?.(offset, target);
+  expect(isReady(100)).toBe(false);
+  await readAt(source, 0, 2 * CHUNK);
+  // The reader has its bytes before the disk has them.
+  await vi.waitFor(() => expect(isReady(100)).toBe(true), 30_000);
+  expect(target.equals(blob.subarray(100, 5100))).toBe(true);
+  expect(isReady(CHUNK)).toBe(false);
+  expect(() => isReady(SIZE - 4999)).toThrow(expect.objectContaining({ code: 'ERR_SOURCE_RANGE' }));
+  expect(stats.bytesRead).toBe(2 * CHUNK + 5000);
+
+  await source.close();
+  const later = await openBlob();
+  // What an earlier process left is not believed.
+  expect(later.readNow?.(0, target)).toBe(false);
+  expect(source.readNow?.(0, target)).toBe(false);
 });
 
 test('neighbouring chunks missing in one read are one request, and only the missing ones', async () => {

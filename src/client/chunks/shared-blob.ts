@@ -96,6 +96,16 @@ export class SharedBlob {
     }
   }
 
+  /** As {@link fill}, if all is verified and in the kernel's memory; else false. */
+  fillNow(offset: number, target: Buffer, stats: ReadStats): boolean {
+    const { chunkSize } = this.#table;
+    const first = Math.floor(offset / chunkSize);
+    const last = Math.floor((offset + target.length - 1) / chunkSize);
+    if (!this.files.areVerified(first, last) || !this.files.readNow(offset, target)) return false;
+    this.#countHits(last - first + 1, stats);
+    return true;
+  }
+
   async #fromDisk(offset: number, part: Buffer, stats: ReadStats): Promise<void> {
     const { chunkSize } = this.#table;
     const first = Math.floor(offset / chunkSize);

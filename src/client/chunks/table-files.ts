@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { type NativeCall, nativeCall } from '../../format/libc.ts';
+import { readCached } from '../../format/read-cached.ts';
 import {
   chunkCount,
   chunkLength,
@@ -216,6 +217,19 @@ export class TableFiles {
     } finally {
       for (let index = first; index <= last; index++) decrease(this.#readers, index);
     }
+  }
+
+  /** As {@link read}, if the kernel has the bytes in memory; else false. */
+  readNow(offset: number, target: Buffer): boolean {
+    if (this.#descriptors === null || !readCached(this.#descriptors.data, offset, target)) return false;
+    const { chunkSize } = this.record;
+    const now = this.#clock.now();
+    const end = Math.ceil((offset + target.length) / chunkSize);
+    for (let index = Math.floor(offset / chunkSize); index < end; index++) {
+      if (this.lastUse[index]! > 0) this.lastUse[index] = now;
+    }
+    this.usesAreNew = true;
+    return true;
   }
 
   async #readAll(offset: number, target: Buffer): Promise<void> {

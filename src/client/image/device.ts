@@ -1,9 +1,26 @@
+import { BlockMemory } from '../../format/block-memory.ts';
 import { LsmtLayer } from '../../format/lsmt-layer.ts';
 import { MergedDevice } from '../../format/merged-device.ts';
 import { openLayerBlob } from '../../format/overlaybd-tar.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import { detectFsType, type FsType } from './fs-type.ts';
 import type { ImageLayer, LayerAccess, LayeredImage, LayerSource } from './image.ts';
+
+/** Of all devices of the process together. */
+const MAX_BLOCK_MEMORY_BYTES = 32 * 1024 * 1024;
+/** A host whose containers have started has better use for it. */
+const BLOCK_MEMORY_IDLE_MS = 30_000;
+
+let blockMemory: BlockMemory | undefined;
+
+function blocks(): BlockMemory {
+  if (blockMemory === undefined) {
+    const memory = new BlockMemory(MAX_BLOCK_MEMORY_BYTES);
+    setInterval(() => memory.forgetUnused(), BLOCK_MEMORY_IDLE_MS).unref();
+    blockMemory = memory;
+  }
+  return blockMemory;
+}
 
 /** An image as a disk. */
 export interface OpenDevice {
@@ -31,7 +48,7 @@ export async function openDevice(
   const openLayer = async (layer: ImageLayer): Promise<LsmtLayer> => {
     const blob = await image.openLayer(layer, { ...options, stats });
     opened.push(blob);
-    return LsmtLayer.open(await openLayerBlob(blob, options.signal), options.signal);
+    return LsmtLayer.open(await openLayerBlob(blob, options.signal, blocks()), options.signal);
   };
   const results = await Promise.allSettled(image.layers.map(openLayer));
   try {

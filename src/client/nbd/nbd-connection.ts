@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { ByteSource } from '../../format/byte-source.ts';
-import { BufferPool } from './buffer-pool.ts';
 import {
   CLIENT_FLAGS_BYTES,
   COMMAND_FLAG_DF,
@@ -34,6 +34,7 @@ import {
   writeDataChunk,
   writeSimpleReply,
 } from './nbd-protocol.ts';
+import { ReplyStream } from './reply-stream.ts';
 
 /** A stretch of a device; a hole reads as zeros. Bytes. */
 export interface Extent {
@@ -58,8 +59,10 @@ export interface NbdExport {
 /** Replies of one client that may be under way: more requests are not taken up until it has read some. */
 const MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024;
 const MAX_IN_FLIGHT_REQUESTS = 256;
-/** Reply buffers that are kept for the next replies. */
-const MAX_IDLE_BYTES = 16 * 1024 * 1024;
+/** Longer replies have a buffer of their own, and may have holes. */
+const MAX_BATCHED_READ_BYTES = 64 * 1024;
+/** After so long other clients, timers and fetches get their turn. */
+const MAX_TURN_MS = 2;
 /** A hole shorter than this is sent as zeros: its own chunk would not be worth a system call. */
 const MIN_HOLE_BYTES = 4096;
 
@@ -73,8 +76,10 @@ export class NbdConnection {
   readonly #socket: Socket;
   readonly #export: NbdExport;
   readonly #gone = new AbortController();
-  readonly #buffers = new BufferPool(MAX_IDLE_BYTES);
+  readonly #replies: ReplyStream;
   readonly #reads = new Set<Promise<void>>();
+  /** Read from the socket and not taken yet. */
+  #input: Buffer = Buffer.alloc(0);
   #structured = false;
   #inFlightBytes = 0;
   #inFlightRequests = 0;
@@ -83,6 +88,7 @@ export class NbdConnection {
   constructor(socket: Socket, served: NbdExport) {
     this.#socket = socket;
     this.#export = served;
+    this.#replies = new ReplyStream(socket);
   }
 
   /** Serves until the client leaves, breaks the protocol, or the socket is destroyed. Never rejects. */
@@ -188,20 +194,31 @@ export class NbdConnection {
     return true;
   }
 
+  /** Answers requests until the client says goodbye. What came together is answered together. */
   async #transmit(): Promise<void> {
+    let turnEndMs = performance.now() + MAX_TURN_MS;
     for (;;) {
-      await this.#roomToAnswer();
-      const request = decodeRequest(this.#takeNow(REQUEST_BYTES) ?? (await this.#take(REQUEST_BYTES)));
-      if (request.type === Command.DISC) return;
+      const isTurnOver = performance.now() >= turnEndMs;
+      let bytes = isTurnOver || !this.#hasRoom() ? null : this.#takeNow(REQUEST_BYTES);
+      if (bytes === null) {
+        this.#replies.flush();
+        if (isTurnOver) await nextTurn();
+        await this.#roomToAnswer();
+        bytes = await this.#take(REQUEST_BYTES);
+        turnEndMs = performance.now() + MAX_TURN_MS;
+      }
+      const request = decodeRequest(bytes);
+      if (request.type === Command.DISC) return this.#replies.flush();
       if (PAYLOAD_COMMANDS.has(request.type)) {
         if (request.lengthBytes > MAX_PAYLOAD_BYTES) {
           throw new NbdProtocolError(`write of ${request.lengthBytes} bytes`);
         }
         await this.#discard(request.lengthBytes);
       }
-      if (WRITE_COMMANDS.has(request.type)) this.#fail(request, NbdErrno.EPERM, 'the device is read-only');
+      if (request.type === Command.READ) this.#startRead(request);
+      else if (WRITE_COMMANDS.has(request.type))
+        this.#fail(request, NbdErrno.EPERM, 'the device is read-only');
       else if (request.type === Command.FLUSH) this.#acknowledge(request);
-      else if (request.type === Command.READ) this.#startRead(request);
       else this.#fail(request, NbdErrno.EINVAL, `command ${request.type} is not supported`);
     }
   }
@@ -214,10 +231,29 @@ export class NbdConnection {
       this.#fail(request, NbdErrno.EINVAL, 'the read passes the end of the device');
     } else if (lengthBytes === 0) {
       this.#acknowledge(request);
-    } else {
+    } else if (!this.#readNow(request, Number(request.offset))) {
       const read = this.#read(request, Number(request.offset)).finally(() => this.#reads.delete(read));
       this.#reads.add(read);
     }
+  }
+
+  /** Puts the reply to a short read into the batch, if the device can be read without waiting. */
+  #readNow(request: NbdRequest, offset: number): boolean {
+    const { lengthBytes, cookie } = request;
+    if (lengthBytes > MAX_BATCHED_READ_BYTES) return false;
+    const headerBytes = this.#structured ? DATA_CHUNK_BYTES : SIMPLE_REPLY_BYTES;
+    const reply = this.#replies.reserve(headerBytes + lengthBytes);
+    if (reply === null || this.#export.device.readNow?.(offset, reply.subarray(headerBytes)) !== true) {
+      return false;
+    }
+    this.#writeHeader(reply, cookie, offset, lengthBytes);
+    this.#replies.commit(reply.length);
+    return true;
+  }
+
+  #writeHeader(reply: Buffer, cookie: bigint, offset: number, lengthBytes: number): void {
+    if (this.#structured) writeDataChunk(reply, cookie, offset, lengthBytes, true);
+    else writeSimpleReply(reply, cookie, NbdErrno.OK);
   }
 
   async #read(request: NbdRequest, offset: number): Promise<void> {
@@ -229,19 +265,16 @@ export class NbdConnection {
       const pieces = wholeChunk ? null : this.#pieces(offset, lengthBytes);
       const headerBytes = this.#structured ? DATA_CHUNK_BYTES : SIMPLE_REPLY_BYTES;
       if (pieces?.length === 1 && pieces[0]!.hole) {
-        await this.#send([encodeHoleChunk(cookie, offset, lengthBytes, true)]);
+        this.#send(encodeHoleChunk(cookie, offset, lengthBytes, true));
         return;
       }
-      const reply = this.#buffers.take(headerBytes + lengthBytes);
+      const reply = this.#replies.take(headerBytes + lengthBytes);
       const data = reply.subarray(headerBytes);
-      await this.#export.device.read(offset, data, this.#gone.signal);
-      if (pieces !== null && pieces.length > 1) await this.#send(chunks(cookie, offset, data, pieces));
-      else {
-        if (this.#structured) writeDataChunk(reply, cookie, offset, lengthBytes, true);
-        else writeSimpleReply(reply, cookie, NbdErrno.OK);
-        await this.#send([reply]);
-      }
-      this.#buffers.give(reply);
+      const isRead = this.#export.device.readNow?.(offset, data) ?? false;
+      if (!isRead) await this.#export.device.read(offset, data, this.#gone.signal);
+      const isPieces = pieces !== null && pieces.length > 1;
+      if (!isPieces) this.#writeHeader(reply, cookie, offset, lengthBytes);
+      await this.#replies.send(isPieces ? chunks(cookie, offset, data, pieces) : [reply], reply);
     } catch (error) {
       if (this.#gone.signal.aborted) return;
       this.#export.onReadError?.(error, offset, lengthBytes);
@@ -278,39 +311,43 @@ export class NbdConnection {
 
   #answer(cookie: bigint, errno: number, chunk: () => Buffer): void {
     if (this.#structured) {
-      this.#socket.write(chunk());
+      this.#send(chunk());
       return;
     }
     const reply = Buffer.alloc(SIMPLE_REPLY_BYTES);
     writeSimpleReply(reply, cookie, errno);
-    this.#socket.write(reply);
+    this.#send(reply);
   }
 
-  /** Resolves when the kernel has taken the bytes, or the client is gone: what a slow client holds up. */
-  #send(parts: readonly Buffer[]): Promise<void> {
-    return new Promise((resolve) => {
-      this.#socket.cork();
-      for (let i = 0; i < parts.length - 1; i++) this.#socket.write(parts[i]!);
-      this.#socket.write(parts.at(-1)!, () => resolve());
-      this.#socket.uncork();
-    });
+  #send(reply: Buffer): void {
+    this.#replies.add(reply);
+    this.#replies.flush();
   }
 
   /** Holds a client up that sends more than it reads. */
   async #roomToAnswer(): Promise<void> {
-    while (
-      this.#inFlightBytes >= MAX_IN_FLIGHT_BYTES ||
-      this.#inFlightRequests >= MAX_IN_FLIGHT_REQUESTS ||
-      this.#socket.writableLength >= MAX_IN_FLIGHT_BYTES
-    ) {
-      await this.#woken();
-    }
+    while (!this.#hasRoom()) await this.#woken();
   }
 
+  #hasRoom(): boolean {
+    return (
+      this.#inFlightBytes < MAX_IN_FLIGHT_BYTES &&
+      this.#inFlightRequests < MAX_IN_FLIGHT_REQUESTS &&
+      this.#socket.writableLength < MAX_IN_FLIGHT_BYTES
+    );
+  }
+
+  /** Takes all that the socket has: asking it for each request costs more than the request. */
   #takeNow(lengthBytes: number): Buffer | null {
-    const bytes: Buffer | null = this.#socket.read(lengthBytes);
-    if (bytes !== null && bytes.length < lengthBytes) throw new Disconnected();
-    return bytes;
+    if (this.#input.length < lengthBytes) {
+      const bytes: Buffer | null = this.#socket.read();
+      if (bytes !== null)
+        this.#input = this.#input.length === 0 ? bytes : Buffer.concat([this.#input, bytes]);
+      if (this.#input.length < lengthBytes) return null;
+    }
+    const taken = this.#input.subarray(0, lengthBytes);
+    this.#input = this.#input.subarray(lengthBytes);
+    return taken;
   }
 
   async #take(lengthBytes: number): Promise<Buffer> {

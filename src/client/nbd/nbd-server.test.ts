@@ -254,6 +254,36 @@ describe('raw frames', () => {
     client.close();
   });
 
+  test('reads that need no waiting are answered between those that do', async () => {
+    const bytes = pattern(4 * 1024 * 1024);
+    let ready = 0;
+    class HalfReady extends BufferSource {
+      readNow(offset: number, target: Buffer): boolean {
+        if (Math.floor(offset / 4096) % 3 === 0) return false;
+        ready++;
+        bytes.copy(target, 0, offset);
+        return true;
+      }
+    }
+    await serve(new HalfReady(bytes));
+    const client = new RawClient(join(directory, 's'));
+    await client.go();
+    const lengths = [1, 4096, 65_536, 200_000];
+    const offsetOf = (cookie: number) => (cookie * 37 * 4096) % (3 * 1024 * 1024);
+    for (let cookie = 0; cookie < 200; cookie++)
+      client.request(0, cookie, offsetOf(cookie), lengths[cookie % 4]!);
+    const seen = new Set<number>();
+    while (seen.size < 200) {
+      const { errno, cookie } = await client.simpleReply();
+      expect(errno).toBe(0);
+      seen.add(cookie);
+      const [at, length] = [offsetOf(cookie), lengths[cookie % 4]!];
+      expect((await client.take(length)).equals(bytes.subarray(at, at + length))).toBe(true);
+    }
+    expect(ready).toBeGreaterThan(100);
+    client.close();
+  });
+
   test('writes are EPERM, reads past the end or over 32 MiB EINVAL, and the frames stay in step', async () => {
     await serve(new BufferSource(pattern(8192)));
     const client = new RawClient(join(directory, 's'));
