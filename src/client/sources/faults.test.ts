@@ -16,7 +16,7 @@ import { SourceCredentials } from './source-credentials.ts';
 useProxiedRegistry({ tagTtlMs: 60_000, conversion: { enabled: false } });
 
 const CHUNK_BYTES = 262_144;
-const BLOB = randomBytes(24 * CHUNK_BYTES + 777, 5);
+const BLOB = randomBytes(16 * CHUNK_BYTES + 777, 5);
 const WHERE = { registry: 'reg.example', repository: 'lib/a' };
 /** Short, so that what stalls is soon given up. */
 const TIMEOUTS = { connectMs: 2_000, headersMs: 2_000, bodyMs: 1_000 };
@@ -26,9 +26,8 @@ let directory: string;
 let first: FaultyRelay;
 let second: FaultyRelay;
 let proxies: Proxies;
-let caches = 0;
 const opened: ByteSource[] = [];
-const toClose: Proxies[] = [];
+const toClose: { close(): Promise<void> }[] = [];
 
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'dadi-faults-'));
@@ -38,7 +37,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   await Promise.all(opened.splice(0).map((source) => source.close()));
-  await Promise.all(toClose.splice(0).map((each) => each.close()));
+  for (const each of toClose.splice(0)) await each.close();
   await Promise.all([first, second].map((relay) => relay.stop().catch(() => {})));
   rmSync(directory, { recursive: true });
 });
@@ -58,8 +57,10 @@ async function openBlob(from: Proxies, readTimeoutMs = 60_000): Promise<ByteSour
   expect((await proxy.fetch(path)).status).toBe(200);
   const table = await from.chunkTable(WHERE.registry, WHERE.repository, digest);
   const chunkTableDigest: Digest = digestOf(encodeChunkTable(table!));
+  const cache = await ChunkCache.open(join(directory, 'cache'));
+  toClose.push(cache);
   const access = {
-    cache: await ChunkCache.open(join(directory, `cache${caches++}`)),
+    cache,
     stats: newReadStats(),
     readTimeoutMs,
   };

@@ -6,11 +6,9 @@ import { readAll } from '../../../test/support/byte-sources.ts';
 import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../../test/support/tar-blocks.ts';
-import { bytesOf } from '../../../test/support/test-proxy.ts';
 import { chainIds } from '../../oci/chain-id.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
 import { ChunkCache } from '../chunks/chunk-cache.ts';
-import { newReadStats } from '../chunks/read-stats.ts';
 import { openDevice } from '../image/device.ts';
 import type { LazyChain } from './lazy-chain.ts';
 import { Proxies } from './proxies.ts';
@@ -19,15 +17,18 @@ import { SourceCredentials } from './source-credentials.ts';
 useProxiedRegistry({ tagTtlMs: 60_000, conversion: { concurrency: 2, exclude: ['reg.example/plain/*'] } });
 
 let directory: string;
+let cache: ChunkCache;
 let proxies: Proxies;
 
-beforeEach(() => {
+beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'dadi-sources-'));
+  cache = await ChunkCache.open(join(directory, 'cache'));
   proxies = proxiesAt(proxy.url);
 });
 
 afterEach(async () => {
   await proxies.close();
+  await cache.close();
   rmSync(directory, { recursive: true });
 });
 
@@ -79,23 +80,12 @@ test('a chain opens as a device', async () => {
   const chain = await convertedChain(image.digest, CHAINS[1]);
   const kept = JSON.parse(JSON.stringify(chain)) as LazyChain;
   const opened = await openDevice(proxies.image(kept), {
-    cache: await ChunkCache.open(join(directory, 'c')),
+    cache,
   });
   expect(opened.fsType).toBe('erofs');
   const device = await readAll(opened.device);
   expect(device.includes('two'.repeat(1000))).toBe(true);
   await opened.close();
-});
-
-test("a layer's bytes are those that the proxy has under its digest", async () => {
-  const image = upstream.putImage(LAYERS, '1');
-  const chain = await convertedChain(image.digest, CHAINS[0]);
-  const [lowest] = chain.layers;
-  const access = { cache: await ChunkCache.open(join(directory, 'c')), stats: newReadStats() };
-  const source = await proxies.openLayer(lowest!, chain, access);
-  const blob = await bytesOf(await proxy.fetch(`/v2/reg.example/lib/a/blobs/${lowest!.digest}`));
-  expect(digestOf(await readAll(source))).toBe(digestOf(blob));
-  await source.close();
 });
 
 test('what is not converted is told with its reason, what is on its way after the wait', async () => {

@@ -31,17 +31,20 @@ const DIFF_IDS = BLOBS.map((blob) => digestOf(blob));
 const CHAINS = chainIds(DIFF_IDS);
 
 let directory: string;
+let cache: ChunkCache;
 let relay: FaultyRelay;
 let proxies: Proxies;
 
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'dadi-stock-'));
+  cache = await ChunkCache.open(join(directory, 'cache'));
   relay = await FaultyRelay.start(proxy.url);
   proxies = open();
 });
 
 afterEach(async () => {
   await proxies.close();
+  await cache.close();
   await relay.stop();
   rmSync(directory, { recursive: true });
 });
@@ -50,8 +53,6 @@ function open(): Proxies {
   const credentials = new SourceCredentials({ file: null, dockerConfig: null });
   return new Proxies({ urls: [new URL(relay.url)], credentials });
 }
-
-const cache = () => ChunkCache.open(join(directory, 'cache'));
 
 /** As the stock converter pushes it, at upstream. */
 function putStockImage(more: (blob: Digest) => object = () => ({})): Digest {
@@ -83,7 +84,7 @@ function find(manifestDigest: Digest, chainId: Digest) {
 
 /** Opens a device and reads each of its layers whole. */
 async function bytesOfLayers(image: LayeredImage): Promise<{ fsType: string; blobs: Digest[] }> {
-  const access = { cache: await cache(), stats: newReadStats() };
+  const access = { cache, stats: newReadStats() };
   const { fsType, close } = await openDevice(image, access);
   const blobs = await Promise.all(
     image.layers.map(async (layer) => {
@@ -111,13 +112,13 @@ test('a chain of a stock image that was found earlier opens by the same tables, 
   if (answer.kind !== 'converted') throw new Error(JSON.stringify(answer));
   await proxies.close();
   proxies = open();
-  const device = await openDevice(proxies.image(answer.chain), { cache: await cache() });
+  const device = await openDevice(proxies.image(answer.chain), { cache });
   await device.close();
   await proxies.close();
   proxies = open();
   const [layer] = answer.chain.layers;
   const forged = { ...answer.chain, layers: [{ ...layer!, chunkTableDigest: digestOf('another') }] };
-  await expect(openDevice(proxies.image(forged), { cache: await cache() })).rejects.toMatchObject({
+  await expect(openDevice(proxies.image(forged), { cache })).rejects.toMatchObject({
     code: 'ERR_IMAGE_INVALID',
   });
 });
