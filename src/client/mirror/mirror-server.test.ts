@@ -1,21 +1,35 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { FakeRegistry } from '../../../test/support/fake-registry.ts';
 import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
-import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { randomBytes } from '../../../test/support/random-bytes.ts';
 import { TestMirror } from '../../../test/support/test-mirror.ts';
-import { bytesOf, errorOf } from '../../../test/support/test-proxy.ts';
+import { bytesOf, errorOf, TestProxy } from '../../../test/support/test-proxy.ts';
 import { digestOf } from '../../oci/digest.ts';
 
-useProxiedRegistry({ tagTtlMs: 0, conversion: { enabled: false } });
-
 const NS = 'ns=reg.example';
-const LARGE = randomBytes(3_000_001, 41);
 const LONG_MS = 30_000;
 
+let upstream: FakeRegistry;
+let proxy: TestProxy;
+/** Of each test a layer of its own: the proxy keeps what it has seen. */
+let large: Buffer;
+let seed = 4100;
 let relay: FaultyRelay;
 let mirror: TestMirror;
 
+beforeAll(async () => {
+  upstream = await FakeRegistry.start();
+  const upstreams = [{ name: 'reg.example', url: upstream.url }];
+  proxy = await TestProxy.start({ upstreams, tagTtlMs: 0, conversion: { enabled: false } });
+});
+
+afterAll(async () => {
+  await proxy?.remove();
+  await upstream?.stop();
+});
+
 beforeEach(async () => {
+  large = randomBytes(3_000_001, seed++);
   relay = await FaultyRelay.start(proxy.url);
   mirror = await TestMirror.start([relay.url]);
 });
@@ -49,7 +63,7 @@ async function pullAndKeep(path: string): Promise<Buffer> {
 
 describe('manifests', () => {
   test('come by tag and by digest as the proxy has them, with their headers', async () => {
-    const image = upstream.putImage([LARGE], '1');
+    const image = upstream.putImage([large], '1');
     for (const reference of ['1', image.digest]) {
       const path = `/v2/lib/a/manifests/${reference}?${NS}`;
       const [mine, direct] = await Promise.all([mirror.fetch(path), proxy.fetch(path)]);
@@ -71,7 +85,7 @@ describe('manifests', () => {
   });
 
   test('a byte that was changed on the way is never given out: it is asked for again', async () => {
-    const image = upstream.putImage([LARGE], '1');
+    const image = upstream.putImage([large], '1');
     let faults = 1;
     relay.fault = () => (faults-- > 0 ? { kind: 'flip', atByte: 10 } : null);
     const response = await mirror.fetch(`/v2/lib/a/manifests/${image.digest}?${NS}`);
@@ -81,8 +95,8 @@ describe('manifests', () => {
   });
 
   test('by digest, what came through before is there when no proxy is; by tag, and what did not, the client is sent on', async () => {
-    const image = upstream.putImage([LARGE], '1');
-    const other = upstream.putImage([Buffer.from('other')], '2');
+    const image = upstream.putImage([large], '1');
+    const other = upstream.putImage([Buffer.from(`other ${seed}`)], '2');
     await mirror.fetch(`/v2/lib/a/manifests/1?${NS}`);
     await relay.stop();
     expect((await mirror.fetch('/v2/')).status).toBe(200);
@@ -101,20 +115,39 @@ describe('manifests', () => {
 
 describe('blobs', () => {
   test('a second pull costs no blob bytes from the proxy', async () => {
-    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const [layer] = upstream.putImage([large], '1').layers;
     const path = `/v2/lib/a/blobs/${layer}?${NS}`;
-    expect((await pullAndKeep(path)).equals(LARGE)).toBe(true);
+    expect((await pullAndKeep(path)).equals(large)).toBe(true);
     const before = relay.requests.length;
-    expect((await blob(path)).equals(LARGE)).toBe(true);
+    expect((await blob(path)).equals(large)).toBe(true);
     expect(relay.requests.slice(before)).toEqual([]);
     expect(mirror.server.stats.bytesFetched).toBe(0);
   });
 
+  test('one that the proxy has is read by its chunks, each verified, and asked for again where it is wrong', async () => {
+    const [layer] = upstream.putImage([large], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    await bytesOf(await proxy.fetch(path));
+    let wrong = 1;
+    relay.fault = (asked) => (asked.includes('/blobs/') && wrong-- > 0 ? { kind: 'flip', atByte: 9 } : null);
+    const part = large.subarray(2_000_000, 2_000_100);
+    expect(await blob(path, { headers: { range: 'bytes=2000000-2000099' } })).toEqual(part);
+    expect(relay.count(`/chunk-tables/${layer}`)).toBe(1);
+    expect(mirror.server.stats.bytesFetched).toBeLessThan(large.length);
+    const all = await Promise.all([blob(path), blob(path), blob(path)]);
+    for (const bytes of all) expect(bytes.equals(large)).toBe(true);
+    expect(wrong).toBeLessThanOrEqual(0);
+    const fetched = mirror.server.stats.bytesFetched;
+    expect(fetched).toBeLessThan(1.7 * large.length);
+    expect((await blob(path)).equals(large)).toBe(true);
+    expect(mirror.server.stats.bytesFetched).toBe(fetched);
+  });
+
   test('any part of one comes as asked for, on its way or kept', async () => {
-    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const [layer] = upstream.putImage([large], '1').layers;
     const path = `/v2/lib/a/blobs/${layer}?${NS}`;
     const check = async () => {
-      const size = LARGE.length;
+      const size = large.length;
       for (const [range, start, end] of [
         ['bytes=0-0', 0, 1],
         ['bytes=1000000-', 1_000_000, size],
@@ -125,7 +158,7 @@ describe('blobs', () => {
         const response = await mirror.fetch(path, { headers: { range } });
         expect(response.status).toBe(206);
         expect(response.headers.get('content-range')).toBe(`bytes ${start}-${end - 1}/${size}`);
-        expect((await bytesOf(response)).equals(LARGE.subarray(start, end)), range).toBe(true);
+        expect((await bytesOf(response)).equals(large.subarray(start, end)), range).toBe(true);
       }
       const beyond = await mirror.fetch(path, { headers: { range: `bytes=${size}-` } });
       expect(beyond.headers.get('content-range')).toBe(`bytes */${size}`);
@@ -141,10 +174,10 @@ describe('blobs', () => {
   });
 
   test('many clients at once cost one request', async () => {
-    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const [layer] = upstream.putImage([large], '1').layers;
     const path = `/v2/lib/a/blobs/${layer}?${NS}`;
     const all = await Promise.all(Array.from({ length: 8 }, () => blob(path)));
-    for (const bytes of all) expect(bytes.equals(LARGE)).toBe(true);
+    for (const bytes of all) expect(bytes.equals(large)).toBe(true);
     expect(upstream.count('GET', layer!)).toBe(1);
     expect(relay.count(`/blobs/${layer}`)).toBe(1);
   });
@@ -153,13 +186,13 @@ describe('blobs', () => {
     { fault: { kind: 'cut', afterBytes: 1_000_000 } as const, times: 2 },
     { fault: { kind: 'status', status: 503 } as const, times: 1 },
   ])('one that breaks off on the way ($fault.kind) comes whole', async ({ fault, times }) => {
-    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const [layer] = upstream.putImage([large], '1').layers;
     let left = times;
     relay.fault = (path) => (path.includes('/blobs/') && left-- > 0 ? fault : null);
     const second = await TestMirror.start([relay.url, proxy.url]);
     try {
       const response = await second.fetch(`/v2/lib/a/blobs/${layer}?${NS}`);
-      expect((await bytesOf(response)).equals(LARGE)).toBe(true);
+      expect((await bytesOf(response)).equals(large)).toBe(true);
       expect(left).toBeLessThanOrEqual(0);
     } finally {
       await second.remove();
@@ -167,31 +200,31 @@ describe('blobs', () => {
   });
 
   test('one whose proxy goes away in the middle comes whole when it is back', async () => {
-    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const [layer] = upstream.putImage([large], '1').layers;
     relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'cut', afterBytes: 1_000_000 } : null);
     const response = await mirror.fetch(`/v2/lib/a/blobs/${layer}?${NS}`);
     await relay.stop();
     relay.fault = () => null;
     const body = bytesOf(response);
     await relay.resume();
-    expect((await body).equals(LARGE)).toBe(true);
+    expect((await body).equals(large)).toBe(true);
   });
 
   test('a wrong byte never reaches the end of an answer', async () => {
-    const [layer] = upstream.putImage([LARGE], '1').layers;
+    const [layer] = upstream.putImage([large], '1').layers;
     relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'flip', atByte: 2_000_000 } : null);
     await expect(blob(`/v2/lib/a/blobs/${layer}?${NS}`)).rejects.toThrow();
     relay.fault = () => null;
-    expect((await blob(`/v2/lib/a/blobs/${layer}?${NS}`)).equals(LARGE)).toBe(true);
+    expect((await blob(`/v2/lib/a/blobs/${layer}?${NS}`)).equals(large)).toBe(true);
   });
 
   test('what this host has whole is there when no proxy is, after a restart too; of what it has not, nothing is begun', async () => {
-    const { layers } = upstream.putImage([LARGE, Buffer.from('other')], '1');
+    const { layers } = upstream.putImage([large, Buffer.from(`other ${seed}`)], '1');
     const path = `/v2/lib/a/blobs/${layers[0]}?${NS}`;
     await pullAndKeep(path);
     await relay.stop();
     for (const _ of ['running', 'restarted']) {
-      expect((await blob(path)).equals(LARGE)).toBe(true);
+      expect((await blob(path)).equals(large)).toBe(true);
       const lacking = await mirror.fetch(`/v2/lib/a/blobs/${layers[1]}?${NS}`);
       expect(await errorOf(lacking)).toMatchObject({ status: 503, code: 'UNAVAILABLE' });
       expect((await mirror.fetch(`/v2/lib/b/blobs/${layers[0]}?${NS}`)).status).toBe(503);
@@ -218,7 +251,7 @@ describe('blobs', () => {
 
 describe('which registry is meant', () => {
   test('by ns, by a path that begins with a host, or the default one', async () => {
-    upstream.putImage([LARGE], '1');
+    upstream.putImage([large], '1');
     const other = await TestMirror.start([relay.url], { defaultRegistry: 'reg.example' });
     try {
       expect((await mirror.fetch(`/v2/lib/a/manifests/1?${NS}`)).status).toBe(200);
@@ -231,7 +264,7 @@ describe('which registry is meant', () => {
   });
 
   test('tags come page by page', async () => {
-    for (const tag of ['1', '2', '3']) upstream.putImage([LARGE], tag);
+    for (const tag of ['1', '2', '3']) upstream.putImage([large], tag);
     const first = await mirror.fetch('/v2/reg.example/lib/a/tags/list?n=2');
     const next = /^<(?<path>[^>]+)>; rel="next"$/.exec(first.headers.get('link') ?? '')?.groups?.['path'];
     const second = await mirror.fetch(next ?? '');

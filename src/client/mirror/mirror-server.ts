@@ -123,9 +123,8 @@ function openParts(options: MirrorOptions): BlobRouteParts {
   return { ...context, chunked, arriving };
 }
 
-async function closeParts({ arriving, chunked, relay, known }: BlobRouteParts): Promise<void> {
+async function closeParts({ arriving, relay, known }: BlobRouteParts): Promise<void> {
   await arriving.close();
-  await chunked.close();
   await relay.close();
   known.close();
 }
