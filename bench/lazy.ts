@@ -2,7 +2,7 @@
  * How much of an image a cold start fetches: mounts converted images with nothing cached, runs a program, and counts
  * the chunks of the layers' blobs that were touched. No clock is read, so the figures do not depend on the machine.
  * Usage: node bench/lazy.ts [oci:DIRECTORY[:TAG]...] (converted images, side by side); without one, the demo's image is
- * converted first. Needs root, FUSE, nbdfuse and EROFS.
+ * converted first. Needs root, FUSE and EROFS.
  */
 import { execFile, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
@@ -11,9 +11,7 @@ import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { demoImage } from '../demo/image.ts';
 import { formatTable } from '../src/cli/output.ts';
-import { attach } from '../src/client/attach/attach.ts';
-import { detach } from '../src/client/attach/detach.ts';
-import { NbdServer } from '../src/client/nbd/nbd-server.ts';
+import { attachDevice } from '../src/client/attach/attachment.ts';
 import type { ByteSource } from '../src/format/byte-source.ts';
 import { DEFAULT_CHUNK_BYTES } from '../src/format/chunk-table.ts';
 import { FileSource } from '../src/format/file-source.ts';
@@ -113,20 +111,11 @@ async function touchedBy(paths: readonly string[], workload: Workload): Promise<
   try {
     const layers = await Promise.all(blobs.map(async (blob) => LsmtLayer.open(await openLayerBlob(blob))));
     const device = MergedDevice.open(layers);
-    const socketPath = join(work, 'nbd.sock');
-    const server = await NbdServer.listen({ device, socketPath });
+    const attachment = await attachDevice({ device, workDirectory: work, fsType: 'erofs', target: root });
     try {
-      await attach({
-        socketPath,
-        workDirectory: work,
-        sizeBytes: device.size,
-        fsType: 'erofs',
-        target: root,
-      });
       await runWorkload(workload, root);
     } finally {
-      await detach(work, { lazy: false });
-      await server.close();
+      await attachment.detach({ lazy: false });
     }
   } finally {
     for (const blob of blobs) await blob.close();

@@ -47,8 +47,6 @@ const capable = requireCapability(
   'fuse',
   'loop',
   'erofs',
-  'fusermount',
-  'nbdfuse',
   'registry',
   'skopeo',
   'umoci',

@@ -32,7 +32,7 @@ import { tarHeader } from './support/tar-blocks.ts';
 import { madeMember } from './support/tar-maker.ts';
 import { diffTrees, readTree, type TreeEntry } from './support/tree.ts';
 
-const canRun = requireCapability('root', 'fuse', 'fusermount', 'erofs', 'nbdfuse', 'erofs-utils');
+const canRun = requireCapability('root', 'fuse', 'erofs', 'erofs-utils');
 const canJudge = requireCapability('umoci', 'containerd', 'bsdtar', 'python');
 
 const work = mkdtempSync(join(tmpdir(), 'dadi-l-'));

@@ -40,7 +40,7 @@ function dadi(command: 'mount' | 'umount', ...args: string[]) {
   return run(process.execPath, [MAIN, command, '--run-dir', join(root, 'run'), ...cache, ...args]);
 }
 
-describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'nbdfuse', 'registry', 'skopeo'))(
+describe.skipIf(!requireCapability('root', 'fuse', 'loop', 'registry', 'skopeo'))(
   'an image of the stock overlaybd tools in a registry',
   () => {
     test('mounts through a proxy, and shows what it holds', async () => {

@@ -18,8 +18,8 @@ describe('requireCapability', () => {
 
   it('says what is missing and which package has it', () => {
     vi.stubEnv('PATH', '/nowhere');
-    expect(requireCapability('umoci', 'nbdfuse')).toBe(false);
-    expect(warn).toHaveBeenCalledWith(expect.stringMatching(/umoci: .*apt-get install umoci\n.*libnbd-bin/));
+    expect(requireCapability('umoci', 'erofs-utils')).toBe(false);
+    expect(warn).toHaveBeenCalledWith(expect.stringMatching(/umoci: .*apt-get install umoci\n.*erofs-utils/));
   });
 
   it('throws where CI is set', () => {

@@ -35,8 +35,6 @@ const REQUIREMENTS = {
     check: () => /\terofs$/m.test(readFileSync('/proc/filesystems', 'utf8')),
     advice: 'this kernel knows no EROFS: modprobe erofs',
   },
-  fusermount: program('fusermount3', 'fuse3'),
-  nbdfuse: program('nbdfuse', 'libnbd-bin'),
   'erofs-utils': program('fsck.erofs', 'erofs-utils'),
   registry: program('docker-registry', 'docker-registry'),
   htpasswd: program('htpasswd', 'apache2-utils'),

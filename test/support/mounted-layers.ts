@@ -1,9 +1,8 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { attach, attachPaths } from '../../src/client/attach/attach.ts';
-import { detach } from '../../src/client/attach/detach.ts';
-import { NbdServer } from '../../src/client/nbd/nbd-server.ts';
+import { attachPaths } from '../../src/client/attach/attach-paths.ts';
+import { attachDevice } from '../../src/client/attach/attachment.ts';
 import { FileSource } from '../../src/format/file-source.ts';
 import { LsmtLayer } from '../../src/format/lsmt-layer.ts';
 import { MergedDevice } from '../../src/format/merged-device.ts';
@@ -27,20 +26,19 @@ export async function withMountedLayers<T>(
   const files = blobPaths.map((path) => FileSource.open(path));
   const layers = await Promise.all(files.map(async (file) => LsmtLayer.open(await openLayerBlob(file))));
   const device = MergedDevice.open(layers);
-  const socketPath = join(work, 'nbd.sock');
-  const server = await NbdServer.listen({ device, socketPath });
   try {
-    await attach({
-      socketPath,
+    const attachment = await attachDevice({
+      device,
       workDirectory: work,
-      sizeBytes: device.size,
       fsType: 'erofs',
       target: directory,
     });
-    return await use({ directory, deviceFile: attachPaths(work).deviceFile });
+    try {
+      return await use({ directory, deviceFile: (await attachPaths(work)).deviceFile });
+    } finally {
+      await attachment.detach({ lazy: false });
+    }
   } finally {
-    await detach(work, { lazy: false });
-    await server.close();
     for (const file of files) await file.close();
     rmSync(work, { recursive: true });
   }

@@ -1,9 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { type NativeCall, nativeCall } from '../../format/libc.ts';
+import { DEVICE_FILE_MODE, MAX_READ_BYTES } from './fuse-protocol.ts';
 
 const MS_RDONLY = 1;
 /** Who opens a device node of the image does not get this machine's device. */
 const MS_NODEV = 4;
+const MS_NOSUID = 2;
+const MNT_FORCE = 1;
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 
@@ -17,11 +20,25 @@ export async function mountReadOnly(
   fsType: string,
   data: string | null,
 ): Promise<void> {
+  await mount(source, target, fsType, MS_RDONLY | MS_NODEV, data);
+}
+
+/**
+ * Makes a file the one file of a FUSE file system, read-only: whoever holds the descriptor of /dev/fuse serves it.
+ * Only this user may open it.
+ */
+export async function mountFuseFile(fd: number, file: string): Promise<void> {
+  const mode = DEVICE_FILE_MODE.toString(8);
+  const data = `fd=${fd},rootmode=${mode},user_id=0,group_id=0,max_read=${MAX_READ_BYTES}`;
+  await mount('dadi', file, 'fuse.dadi', MS_RDONLY | MS_NODEV | MS_NOSUID, data);
+}
+
+async function mount(...args: [string, string, string, number, string | null]): Promise<void> {
   mountCall ??= nativeCall(
     'mount',
     'int mount(const char *, const char *, const char *, unsigned long, const char *)',
   );
-  await mountCall(source, target, fsType, MS_RDONLY | MS_NODEV, data);
+  await mountCall(...args);
 }
 
 /**
@@ -29,8 +46,21 @@ export async function mountReadOnly(
  * @throws SystemCallError EBUSY if somebody uses it, EINVAL if nothing is mounted there
  */
 export async function unmount(target: string, options: { readonly lazy: boolean }): Promise<void> {
+  await umount2(target, options.lazy ? MNT_DETACH : 0);
+}
+
+/**
+ * Ends a FUSE file system whoever uses it: they get I/O errors, also those who wait in a read that nobody answers. It
+ * stays mounted if it is in use: what stands on it is found by its path.
+ * @throws SystemCallError EBUSY if somebody uses it, EINVAL if nothing is mounted there
+ */
+export async function abortFuse(file: string): Promise<void> {
+  await umount2(file, MNT_FORCE);
+}
+
+async function umount2(target: string, flags: number): Promise<void> {
   unmountCall ??= nativeCall('umount2', 'int umount2(const char *, int)');
-  await unmountCall(target, UMOUNT_NOFOLLOW | (options.lazy ? MNT_DETACH : 0));
+  await unmountCall(target, UMOUNT_NOFOLLOW | flags);
 }
 
 export interface MountEntry {

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { ClientError } from '../errors.ts';
 
 /** Where each program that we start comes from on Debian and Ubuntu. */
-const PACKAGES = { nbdfuse: 'libnbd-bin', losetup: 'mount' } as const;
+const PACKAGES = { cat: 'coreutils', losetup: 'mount' } as const;
 
 export type Program = keyof typeof PACKAGES;
 

@@ -15,7 +15,7 @@ const statsSchema = z.object({
   /** All blobs of the image together. */
   imageBytes: z.number(),
   deviceBytes: z.number(),
-  /** NBD clients. Without any, what attached the device is gone, and reads of the mounted image fail. */
+  /** Of the device's NBD socket; the mount itself needs none. */
   clients: z.number(),
   uptimeMs: z.number(),
 });

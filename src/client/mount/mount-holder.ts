@@ -1,9 +1,8 @@
 import { realpath, stat } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { pid } from 'node:process';
-import { type AttachMethod, attach } from '../attach/attach.ts';
-import { detach, detachForcibly } from '../attach/detach.ts';
-import { hasEnded, identifyProcess, type ProcessIdentity } from '../attach/processes.ts';
+import { type Attachment, attachDevice, detachRemains } from '../attach/attachment.ts';
+import { identifyProcess } from '../attach/processes.ts';
 import { ChunkCache } from '../chunks/chunk-cache.ts';
 import { ClientError } from '../errors.ts';
 import type { ConversionProgress } from '../image/conversion-wait.ts';
@@ -35,7 +34,6 @@ export interface MountHooks {
   readonly signal?: AbortSignal;
 }
 
-const FOREVER_MS = 2 ** 31;
 /** A device that fails fails often. */
 const WARNING_INTERVAL_MS = 1_000;
 
@@ -52,7 +50,9 @@ export class MountHolder {
   #opened: OpenDevice | null = null;
   #cache: ChunkCache | null = null;
   #nbd: NbdServer | null = null;
+  #attachment: Attachment | null = null;
   #control: Server | null = null;
+  #isClosing = false;
   #stopping: Promise<MountStats> | null = null;
   #lastWarningMs = Number.NEGATIVE_INFINITY;
 
@@ -93,7 +93,7 @@ export class MountHolder {
       await holder.#start(options);
       return holder;
     } catch (error) {
-      await holder.#takeDown().catch((failure) => hooks.onWarning?.('cannot clean up', failure));
+      await holder.#giveUp().catch((failure) => hooks.onWarning?.('cannot clean up', failure));
       throw error;
     }
   }
@@ -149,43 +149,49 @@ export class MountHolder {
     const onReadError = (error: unknown, offset: number, length: number) =>
       this.#warn(`cannot read ${length} bytes at ${offset} of the device`, error);
     this.#nbd = await NbdServer.listen({ device, socketPath: paths.nbdSocket, onReadError });
-    const method: AttachMethod = await attach({
-      socketPath: paths.nbdSocket,
+    const attachment = await attachDevice({
+      device,
       workDirectory: paths.workDirectory,
-      sizeBytes: device.size,
       fsType,
       target: this.#state.directory,
+      // Nobody takes up again what this process had mounted.
+      whenKilled: 'fail',
+      onReadError,
       ...waiting,
     });
+    this.#attachment = attachment;
+    void attachment.ended.then(
+      () => this.#close(),
+      (error) => {
+        this.#hooks.onWarning?.('cannot clean up', error);
+        return this.#close();
+      },
+    );
     this.#control = await serveControl(paths.controlSocket, this);
     signal?.throwIfAborted();
     const { manifestDigest } = image;
+    const { method } = attachment;
     await this.#note({ status: 'mounted', manifestDigest, fsType, method, deviceBytes: device.size });
   }
 
   async #stop(lazy: boolean): Promise<MountStats> {
-    const stillServed = await detach(mountPaths(this.#runDirectory, this.#state.id).workDirectory, { lazy });
+    await this.#attachment?.detach({ lazy });
     const stats = this.stats();
-    if (stillServed === null) await this.#close();
-    else {
-      await this.#note({ status: 'detaching' });
-      void this.#outlive(stillServed);
-    }
+    if (this.#isClosing) await this.ended;
+    // The users of a lazily freed directory are served until they leave it.
+    else await this.#note({ status: 'detaching' });
     return stats;
   }
 
-  /** Goes on serving those who were in the directory when it was lazily freed. */
-  async #outlive(nbdfuse: ProcessIdentity): Promise<void> {
-    await hasEnded(nbdfuse, FOREVER_MS);
-    await this.#takeDown().catch((error) => this.#hooks.onWarning?.('cannot clean up', error));
-  }
-
-  async #takeDown(): Promise<void> {
-    await detachForcibly(mountPaths(this.#runDirectory, this.#state.id).workDirectory);
-    await this.#close();
+  /** Of what did not start. */
+  async #giveUp(): Promise<void> {
+    if (this.#attachment === null) return this.#close();
+    await detachRemains(mountPaths(this.#runDirectory, this.#state.id).workDirectory);
+    await this.ended;
   }
 
   async #close(): Promise<void> {
+    this.#isClosing = true;
     await this.#nbd?.close();
     await this.#opened?.close();
     await this.#cache?.close();

@@ -15,7 +15,7 @@ const stateSchema = z.object({
   /** What the image is mounted on, without symbolic links. */
   directory: z.string(),
   fsType: z.enum(['erofs', 'ext4']).nullable(),
-  method: z.enum(['file', 'loop']).nullable(),
+  method: z.enum(['file', 'loop', 'nbd']).nullable(),
   deviceBytes: z.number().nullable(),
   /** ISO 8601. */
   startedAt: z.string(),

@@ -1,6 +1,6 @@
 import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { detach, detachForcibly } from '../attach/detach.ts';
+import { detachRemains } from '../attach/attachment.ts';
 import { hasEnded, signalProcess } from '../attach/processes.ts';
 import { ClientError } from '../errors.ts';
 import { type MountStats, requestStats, requestStop } from './mount-control.ts';
@@ -15,11 +15,8 @@ const EXIT_TIMEOUT_MS = 10_000;
 export interface ListedMount {
   readonly id: string;
   readonly state: MountState | null;
-  /**
-   * `dead`: its process is gone, what it left is removed by the next mount or by unmounting it. `broken`: the
-   * program that attached its device is gone, reads fail; unmount it and mount it again.
-   */
-  readonly status: MountState['status'] | 'dead' | 'broken';
+  /** `dead`: its process is gone, what it left is removed by the next mount or by unmounting it. */
+  readonly status: MountState['status'] | 'dead';
   /** Null if its process does not answer. */
   readonly stats: MountStats | null;
 }
@@ -31,15 +28,9 @@ export async function listMounts(runDirectory: string): Promise<ListedMount[]> {
       const stats = isAlive
         ? await requestStats(mountPaths(runDirectory, id).controlSocket).catch(() => null)
         : null;
-      return { id, state, status: statusOf(isAlive ? state : null, stats), stats };
+      return { id, state, status: isAlive && state !== null ? state.status : 'dead', stats };
     }),
   );
-}
-
-/** @param state null if the mount's process is gone */
-function statusOf(state: MountState | null, stats: MountStats | null): ListedMount['status'] {
-  if (state === null) return 'dead';
-  return state.status === 'mounted' && stats?.clients === 0 ? 'broken' : state.status;
 }
 
 /**
@@ -57,7 +48,7 @@ export async function unmountImage(
   if (!mount.isAlive || mount.state === null) {
     await withRunLock(runDirectory, async () => {
       const { id, isAlive } = await findMount(runDirectory, mount.id);
-      if (!isAlive) await removeDeadMount(runDirectory, id, options);
+      if (!isAlive) await removeDeadMount(runDirectory, id);
     });
     return null;
   }
@@ -86,19 +77,13 @@ export async function removeDeadMounts(
 ): Promise<void> {
   for (const { id, isAlive } of await findMounts(runDirectory)) {
     if (isAlive) continue;
-    await removeDeadMount(runDirectory, id, { lazy: true }).catch((error) => onFailure(id, error));
+    await removeDeadMount(runDirectory, id).catch((error) => onFailure(id, error));
   }
   await removeUnclaimed(runDirectory);
 }
 
-async function removeDeadMount(
-  runDirectory: string,
-  id: string,
-  options: { readonly lazy: boolean },
-): Promise<void> {
-  const { workDirectory } = mountPaths(runDirectory, id);
-  if (options.lazy) await detachForcibly(workDirectory);
-  else await detach(workDirectory, options);
+async function removeDeadMount(runDirectory: string, id: string): Promise<void> {
+  await detachRemains(mountPaths(runDirectory, id).workDirectory);
   await removeState(runDirectory, id);
 }
 
