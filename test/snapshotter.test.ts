@@ -236,7 +236,8 @@ describe.skipIf(!requireCapability('root'))('the snapshotter', () => {
       expect([...sure].filter((name) => !names.has(name))).toEqual([]);
       // Of each worker, the call that was under way is as if it had been made, or had not.
       expect([...names].filter((name) => !sure.has(name)).length).toBeLessThanOrEqual(4 * (round + 1));
-      expect(readdirSync(join(root, 'state/snapshots')).length).toBe(infos.length);
+      const directories = () => readdirSync(join(root, 'state/snapshots'));
+      await vi.waitFor(() => expect(directories().length).toBe(infos.length), { timeout: 60_000 });
       const active = infos.find(({ kind }) => kind === 'ACTIVE');
       if (active !== undefined) {
         await withMounted(await snapshotter.client.mounts(active.name), target, () => readdirSync(target));

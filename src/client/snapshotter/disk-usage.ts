@@ -4,7 +4,7 @@ import type { Usage } from './snapshot-store.ts';
 
 const BLOCK_BYTES = 512;
 /** Reads of mounted images wait meanwhile. */
-const SLICE_MS = 2;
+const SLICE_MS = 1;
 const SLASH = Buffer.from('/');
 
 /**
@@ -16,7 +16,7 @@ export async function diskUsage(directory: string, signal?: AbortSignal): Promis
   // Names are bytes.
   const pending = [Buffer.from(`${directory}/`)];
   let inodes = 1;
-  let sizeBytes = lstatSync(directory).blocks * BLOCK_BYTES;
+  let sizeBytes = (lstatSync(directory, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES;
   let sliceEnd = performance.now() + SLICE_MS;
   for (let current = pending.pop(); current !== undefined; current = pending.pop()) {
     for (const name of namesIn(current)) {

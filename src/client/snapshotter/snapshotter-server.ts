@@ -123,7 +123,7 @@ export class SnapshotterServer {
     await new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve()));
     clearTimeout(timer);
     await Promise.all(this.#running);
-    this.#snapshotter.close();
+    await this.#snapshotter.close();
   }
 
   #handlers() {

@@ -45,6 +45,7 @@ export class Snapshotter {
   readonly #chains: ChainMounts;
   readonly #logger: Logger;
   readonly #keys = new Turns();
+  #cleaning: Promise<void> = Promise.resolve();
 
   private constructor(store: SnapshotStore, directories: SnapshotDirectories, parts: SnapshotterParts) {
     this.#store = store;
@@ -55,7 +56,8 @@ export class Snapshotter {
   }
 
   /**
-   * Takes up what is in the state directory, or begins with nothing, and removes what a crash left.
+   * Takes up what is in the state directory, or begins with nothing. What a crash left is removed meanwhile: containers
+   * need not wait for that.
    * @throws SnapshotError ERR_SNAPSHOTTER_IN_USE
    */
   static async open(parts: SnapshotterParts): Promise<Snapshotter> {
@@ -66,7 +68,7 @@ export class Snapshotter {
       const snapshotter = new Snapshotter(store, directories, parts);
       store.skipIds(Math.max(0, ...(await directories.ids())));
       await snapshotter.#forgetLost();
-      await snapshotter.cleanUp();
+      snapshotter.#cleaning = snapshotter.#cleanUpAtStart();
       return snapshotter;
     } catch (error) {
       store.close();
@@ -74,7 +76,8 @@ export class Snapshotter {
     }
   }
 
-  close(): void {
+  async close(): Promise<void> {
+    await this.#cleaning;
     this.#store.close();
   }
 
@@ -154,11 +157,13 @@ export class Snapshotter {
   }
 
   /** What a snapshot takes on disk without those below it. */
-  usage(key: string, signal: AbortSignal): Promise<Usage> {
-    return this.#keys.take(key, async () => {
-      const { id, kind, usage } = this.#store.get(key);
-      return kind === 'active' ? diskUsage(this.#directories.fs(id), signal) : usage;
-    });
+  async usage(key: string, signal: AbortSignal): Promise<Usage> {
+    const { id, kind, usage } = this.#store.get(key);
+    if (kind !== 'active') return usage;
+    // Takes its time, in which others may commit or remove the snapshot.
+    const counted = await diskUsage(this.#directories.fs(id), signal);
+    this.#store.get(key);
+    return counted;
   }
 
   /** Removes the directories of snapshots that are no more, and unmounts what none uses. */
@@ -228,6 +233,14 @@ export class Snapshotter {
   async #clear({ id, content, chainId }: Snapshot): Promise<void> {
     if (content.kind === 'directory') await this.#removeDirectory(id);
     if (chainId !== null) await this.#chains.release(chainId);
+  }
+
+  async #cleanUpAtStart(): Promise<void> {
+    try {
+      await this.cleanUp();
+    } catch (error) {
+      this.#logger.error({ err: error }, 'cannot remove what an earlier crash may have left');
+    }
   }
 
   /** What fails is tried again by the next clean-up: the snapshot is gone all the same. */
