@@ -41,6 +41,8 @@ const NO_SUCH_CHAIN = { state: 'over', reason: 'the image has no such chain' } a
 const WHOLE_TTL_MS = 60_000;
 /** A failure may be over soon; but each layer of an image is asked for, and need not find out for itself. */
 const FAILURE_TTL_MS = 5_000;
+/** Each read of what a proxy has lost would have it asked for. */
+const RENEWAL_INTERVAL_MS = 10_000;
 const MAX_IMAGES = 1024;
 /** The longest that a proxy is asked to wait at a time: a lower layer may be there before the whole image is. */
 const POLL_SECONDS = 3;
@@ -71,6 +73,8 @@ export class ImageLookup {
   readonly #sources: ImageSources;
   readonly #closed: AbortSignal;
   readonly #known = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
+  /** Those that were asked for anew of late. */
+  readonly #renewed = new LRUCache<string, true>({ max: MAX_IMAGES, ttl: RENEWAL_INTERVAL_MS });
   readonly #questions = new Map<string, Promise<KnownImage>>();
 
   constructor(sources: ImageSources, closed: AbortSignal) {
@@ -93,8 +97,17 @@ export class ImageLookup {
     }
   }
 
+  /** Has the proxies make again what they have lost of an image: to ask for it queues it. */
+  renew(image: ImageName): void {
+    const key = keyOf(image);
+    if (this.#renewed.has(key)) return;
+    this.#renewed.set(key, true);
+    this.#known.delete(key);
+    void this.#look(image, 0);
+  }
+
   #look(image: ImageName, waitMs: number): KnownImage | Promise<KnownImage> {
-    const key = `${image.registry}/${image.repository}@${image.manifestDigest}`;
+    const key = keyOf(image);
     const known = this.#known.get(key);
     if (known !== undefined) return known;
     const waitSeconds = Math.max(0, Math.min(Math.ceil(waitMs / 1000), POLL_SECONDS));
@@ -206,16 +219,20 @@ function chainsOf(
 }
 
 function stacked(
-  { registry, repository }: ImageName,
+  { registry, repository, manifestDigest }: ImageName,
   layers: readonly { readonly chainId: Digest; readonly layer: ImageLayer }[],
 ): ReadonlyMap<Digest, LazyChain> {
   const all = layers.map(({ layer }) => layer);
   return new Map(
     layers.map(({ chainId }, index) => [
       chainId,
-      { chainId, registry, repository, layers: all.slice(0, index + 1) },
+      { chainId, registry, repository, manifestDigest, layers: all.slice(0, index + 1) },
     ]),
   );
+}
+
+function keyOf({ registry, repository, manifestDigest }: ImageName): string {
+  return `${registry}/${repository}@${manifestDigest}`;
 }
 
 function over(reason: string): KnownImage {

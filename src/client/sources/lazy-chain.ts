@@ -9,6 +9,8 @@ export interface LazyChain {
   readonly registry: string;
   /** `library/python` */
   readonly repository: string;
+  /** The image by which it was found, where that is known: by it proxies make again what they have thrown away. */
+  readonly manifestDigest?: Digest;
   /** Bottom first. */
   readonly layers: readonly ImageLayer[];
 }

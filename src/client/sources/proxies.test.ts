@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { readAll } from '../../../test/support/byte-sources.ts';
 import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
@@ -9,12 +9,18 @@ import { END_BLOCKS, tarMember } from '../../../test/support/tar-blocks.ts';
 import { chainIds } from '../../oci/chain-id.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
 import { ChunkCache } from '../chunks/chunk-cache.ts';
+import { newReadStats } from '../chunks/read-stats.ts';
 import { openDevice } from '../image/device.ts';
 import type { LazyChain } from './lazy-chain.ts';
 import { Proxies } from './proxies.ts';
 import { SourceCredentials } from './source-credentials.ts';
 
-useProxiedRegistry({ tagTtlMs: 60_000, conversion: { concurrency: 2, exclude: ['reg.example/plain/*'] } });
+useProxiedRegistry({
+  tagTtlMs: 60_000,
+  conversion: { concurrency: 2, exclude: ['reg.example/plain/*'] },
+  // All that nobody uses goes when it is cleaned up.
+  cache: { maxAgeMs: 1, spareMs: 0, intervalMs: 3_600_000, notFoundTtlMs: 0 },
+});
 
 let directory: string;
 let cache: ChunkCache;
@@ -86,6 +92,22 @@ test('a chain opens as a device', async () => {
   const device = await readAll(opened.device);
   expect(device.includes('two'.repeat(1000))).toBe(true);
   await opened.close();
+});
+
+test('what a proxy has thrown away it converts again for those who read it', async () => {
+  const image = upstream.putImage(LAYERS, '1');
+  const chain = await convertedChain(image.digest, CHAINS[1]);
+  const [lowest] = chain.layers;
+  const source = await proxies.openLayer(lowest!, chain, { cache, stats: newReadStats() });
+  await vi.waitFor(
+    async () => {
+      expect((await proxy.adminFetch('/dadi/v1/gc', { method: 'POST' })).status).toBe(200);
+      expect((await proxy.fetch(`/v2/reg.example/lib/a/blobs/${lowest!.digest}`)).status).toBe(404);
+    },
+    { timeout: 30_000 },
+  );
+  expect(digestOf(await readAll(source))).toBe(lowest!.digest);
+  await source.close();
 });
 
 test('what is not converted is told with its reason, what is on its way after the wait', async () => {

@@ -87,9 +87,14 @@ export class Proxies implements ChainLookup {
   /**
    * A layer's blob, every byte verified, to be closed by the caller. Reads of it ask all proxies again and again,
    * whatever they say, until they have taken `access.readTimeoutMs`.
+   * @param where a chain that knows its image has proxies convert again what they have thrown away
    * @throws RegistryError, FormatError; ClientError ERR_IMAGE_INVALID; the signal's reason
    */
-  async openLayer(layer: ImageLayer, where: RepositoryAt, access: LayerAccess): Promise<CachedBlob> {
+  async openLayer(
+    layer: ImageLayer,
+    where: RepositoryAt & Pick<LazyChain, 'manifestDigest'>,
+    access: LayerAccess,
+  ): Promise<CachedBlob> {
     const { cache, stats, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
     const kept = cache.chunkTable(layer.chunkTableDigest);
     const table =
@@ -102,7 +107,7 @@ export class Proxies implements ChainLookup {
       stats,
       name: `${where.registry}/${where.repository}`,
       timeoutMs: readTimeoutMs,
-      fetch: this.#ranges(where, layer.digest),
+      fetch: this.#renewing(this.#ranges(where, layer.digest), where),
       onWrongBytes: (bytes) => this.#distrust(bytes, layer.digest),
     });
   }
@@ -157,6 +162,22 @@ export class Proxies implements ChainLookup {
         },
         signal,
       );
+  }
+
+  /** The same, but where all proxies lack it, they are asked to make it again: the next attempt may get it. */
+  #renewing(
+    fetch: FetchRange,
+    { registry, repository, manifestDigest }: RepositoryAt & Pick<LazyChain, 'manifestDigest'>,
+  ): FetchRange {
+    if (manifestDigest === undefined) return fetch;
+    return async (offset, length, signal) => {
+      try {
+        return await fetch(offset, length, signal);
+      } catch (error) {
+        if (isNotFound(error)) this.#images.renew({ registry, repository, manifestDigest });
+        throw error;
+      }
+    };
   }
 
   #distrust(bytes: Buffer, digest: Digest): void {
