@@ -166,8 +166,7 @@ class MadeTables {
     const ends = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
     const blob = { repository: this.#repository, digest: layer.digest };
     try {
-      const options = { mayFetch: true, signal: ends };
-      const bytes = await askForChunkTable((attempt) => attempt(this.#client), blob, options);
+      const bytes = await askForChunkTable((attempt) => attempt(this.#client), blob, ends);
       const digest = digestOf(bytes);
       this.#made.set(digest, bytes);
       return digest;

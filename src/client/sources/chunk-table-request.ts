@@ -15,22 +15,18 @@ const TRIES = 4;
 const PAUSE_MS = 1_000;
 
 /**
- * The chunk table that a dadi proxy has, or makes, for any of its blobs: its word is all there is for it.
+ * The chunk table that a dadi proxy makes for any blob that its upstream has, once it has all of it: its word is all
+ * there is for it. Waits for that until the signal fires.
  * @param ask calls `attempt` with a client of a proxy
- * @param options.mayFetch has the proxy get a blob that it does not have, and waits for that as long as it takes
- * @throws RegistryError ERR_REGISTRY_NOT_FOUND if the proxy does not have the blob, or is none; the signal's reason
+ * @throws RegistryError ERR_REGISTRY_NOT_FOUND if there is no such blob, or this is no proxy; the signal's reason
  */
 export async function askForChunkTable(
   ask: <T>(attempt: (client: RegistryClient) => Promise<T>) => Promise<T>,
   blob: { readonly repository: string; readonly digest: Digest },
-  options: { readonly mayFetch: boolean; readonly signal: AbortSignal | undefined },
+  signal: AbortSignal,
 ): Promise<Buffer> {
-  const { mayFetch, signal } = options;
-  const query = new URLSearchParams({ repository: blob.repository });
-  if (mayFetch) {
-    query.set('fetch', '1');
-    query.set('wait', String(WAIT_SECONDS));
-  }
+  const { repository } = blob;
+  const query = new URLSearchParams({ repository, fetch: '1', wait: String(WAIT_SECONDS) });
   const path = `dadi/v1/chunk-tables/${blob.digest}?${query}`;
   const limits = { maxBytes: MAX_TABLE_BYTES, signal };
   for (let failures = 0; ; ) {
@@ -40,8 +36,8 @@ export async function askForChunkTable(
       failures = 0;
     } catch (error) {
       failures++;
-      if (!mayFetch || failures === TRIES || signal?.aborted || isFinal(error)) throw error;
-      await sleep(PAUSE_MS, undefined, signal && { signal });
+      if (failures === TRIES || signal.aborted || isFinal(error)) throw error;
+      await sleep(PAUSE_MS, undefined, { signal });
     }
   }
 }

@@ -63,7 +63,7 @@ export class Proxies implements ChainLookup {
       {
         ask: (where, attempt, signal) => this.#ask(where, attempt, signal),
         tableDigest: async (where, layer, signal) => {
-          const bytes = await this.#requestTable(where, layer.digest, { mayFetch: true, signal });
+          const bytes = await this.#requestTable(where, layer.digest, signal);
           return this.#keepTable(bytes, layer.sizeBytes, layer.digest);
         },
       },
@@ -118,26 +118,6 @@ export class Proxies implements ChainLookup {
       layers: chain.layers,
       openLayer: (layer, access) => this.openLayer(layer, chain, access),
     };
-  }
-
-  /**
-   * The chunk table of any blob, by a proxy's word: null while no proxy has the blob.
-   * @throws RegistryError, FormatError; the signal's reason
-   */
-  async chunkTable(
-    registry: string,
-    repository: string,
-    digest: Digest,
-    signal?: AbortSignal,
-  ): Promise<ChunkTable | null> {
-    try {
-      const where = { registry, repository };
-      const bytes = await this.#requestTable(where, digest, { mayFetch: false, signal });
-      return decodeChunkTable(bytes);
-    } catch (error) {
-      if (error instanceof RegistryError && error.code === 'ERR_REGISTRY_NOT_FOUND') return null;
-      throw error;
-    }
   }
 
   /** Gets ranges of a blob from the first proxy that has them; the caller verifies them, and asks again. */
@@ -209,7 +189,7 @@ export class Proxies implements ChainLookup {
       if (isNotFound(error)) return null;
       throw error;
     });
-    const table = bytes ?? (await this.#requestTable(where, layer.digest, { mayFetch: true, signal: ends }));
+    const table = bytes ?? (await this.#requestTable(where, layer.digest, ends));
     if (this.#keepTable(table, layer.sizeBytes, layer.digest) !== layer.chunkTableDigest) {
       throw new ClientError(
         'ERR_IMAGE_INVALID',
@@ -233,16 +213,9 @@ export class Proxies implements ChainLookup {
     return digest;
   }
 
-  #requestTable(
-    where: RepositoryAt,
-    digest: Digest,
-    options: { readonly mayFetch: boolean; readonly signal: AbortSignal | undefined },
-  ): Promise<Buffer> {
-    return askForChunkTable(
-      (attempt) => this.#ask(where, attempt, options.signal),
-      { repository: where.repository, digest },
-      options,
-    );
+  #requestTable(where: RepositoryAt, digest: Digest, signal: AbortSignal): Promise<Buffer> {
+    const blob = { repository: where.repository, digest };
+    return askForChunkTable((attempt) => this.#ask(where, attempt, signal), blob, signal);
   }
 
   /** What the first proxy makes of it that succeeds. */
