@@ -1,7 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { pino } from 'pino';
 import type { ChainMounter } from '../../src/client/snapshotter/chain-mounts.ts';
 import type { Labels } from '../../src/client/snapshotter/snapshots-api.ts';
@@ -57,8 +56,6 @@ export class GivenMounts implements ChainMounter {
   }
 
   async unmount(chainId: Digest): Promise<void> {
-    // So that what comes meanwhile comes in between.
-    await nextTurn();
     if (this.mounted.delete(chainId)) this.calls.push(`unmount ${chainId}`);
   }
 }

@@ -197,6 +197,24 @@ describe('what stands on converted layers', () => {
     expect(mounts.mounted).toEqual(new Set());
   });
 
+  test('is mounted again if it was about to be unmounted', async () => {
+    const low = await pullLazily(LOW);
+    const { client } = snapshotter;
+    await client.prepare('c1', low);
+    const held = Promise.withResolvers<void>();
+    const unmount = vi.spyOn(mounts, 'unmount').mockImplementationOnce(async (chainId) => {
+      await held.promise;
+      mounts.mounted.delete(chainId);
+    });
+    const removed = client.remove('c1');
+    await vi.waitFor(() => expect(unmount).toHaveBeenCalled(), { timeout: 30_000 });
+    const prepared = client.prepare('c2', low);
+    await vi.waitFor(() => client.stat('c2'), { timeout: 30_000 });
+    held.resolve();
+    await Promise.all([removed, prepared]);
+    expect(mounts.mounted).toEqual(new Set([LOW]));
+  });
+
   test('is not made when its layers cannot be mounted, and leaves nothing', async () => {
     const [, , top] = await pullImage();
     mounts.failure = new Error('no proxy answers');

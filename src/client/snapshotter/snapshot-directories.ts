@@ -9,8 +9,8 @@ const WORK_MODE = 0o711;
 /** The directories of snapshots, `ID/fs` and `ID/work`, as overlayfs takes them. */
 export class SnapshotDirectories {
   readonly #root: string;
-  /** Those that are not in the database yet. */
-  readonly #beingMade = new Set<number>();
+  /** Those that are not in the database yet, or no more, and will be seen to. */
+  readonly #inWork = new Set<number>();
 
   private constructor(root: string) {
     this.#root = root;
@@ -32,7 +32,7 @@ export class SnapshotDirectories {
 
   /** Makes a snapshot's directories, lets `enter` put them into the database, and removes them if that fails. */
   async make<T>(id: number, enter: () => T): Promise<T> {
-    this.#beingMade.add(id);
+    this.#inWork.add(id);
     try {
       await mkdir(join(this.#root, String(id)), { mode: PRIVATE_MODE });
       await mkdir(this.fs(id));
@@ -46,7 +46,7 @@ export class SnapshotDirectories {
       await this.remove(id);
       throw error;
     } finally {
-      this.#beingMade.delete(id);
+      this.#inWork.delete(id);
     }
   }
 
@@ -57,14 +57,19 @@ export class SnapshotDirectories {
   }
 
   async remove(id: number): Promise<void> {
-    await rm(join(this.#root, String(id)), { recursive: true, force: true });
+    this.#inWork.add(id);
+    try {
+      await rm(join(this.#root, String(id)), { recursive: true, force: true });
+    } finally {
+      this.#inWork.delete(id);
+    }
   }
 
-  /** Ids of all directories, whether the database knows them or not, but those being made. */
+  /** Ids of all directories, whether the database knows them or not, but those being made or removed. */
   async ids(): Promise<number[]> {
     const names = await readdir(this.#root);
     const ids = names.filter((name) => /^[1-9][0-9]*$/.test(name)).map(Number);
-    return ids.filter((id) => !this.#beingMade.has(id));
+    return ids.filter((id) => !this.#inWork.has(id));
   }
 }
 

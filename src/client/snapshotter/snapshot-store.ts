@@ -10,18 +10,12 @@ export interface Usage {
   readonly sizeBytes: number;
 }
 
-/** Where what a snapshot itself holds is. */
-export type SnapshotContent =
-  /** In its directory. */
-  | { readonly kind: 'directory' }
-  /** In converted layers, with all that is below it. */
-  | { readonly kind: 'lazy'; readonly chain: LazyChain };
-
 /** A snapshot as it is kept. */
 export interface Snapshot {
   /** Names its directory; never given to another. */
   readonly id: number;
-  readonly content: SnapshotContent;
+  /** Whether it is converted layers, with all that is below it; else what it holds is in its directory. */
+  readonly isLazy: boolean;
   /** The chain of converted layers that it stands on, or is; null if there is none. */
   readonly chainId: Digest | null;
   /** The key of an active snapshot or a view, the name of a committed one: one name space. */
@@ -46,7 +40,7 @@ interface SnapshotRow {
   readonly updated_at_ms: number;
   readonly inodes: number;
   readonly size_bytes: number;
-  readonly chain: string | null;
+  readonly is_lazy: number;
   readonly chain_id: Digest | null;
 }
 
@@ -77,7 +71,7 @@ const SCHEMA_VERSION = 1;
 
 const SELECT = `
 SELECT s.id, s.name, s.kind, p.name AS parent, s.labels, s.created_at_ms, s.updated_at_ms, s.inodes, s.size_bytes,
-  s.chain, s.chain_id
+  s.ref IS NOT NULL AS is_lazy, s.chain_id
 FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent_id`;
 
 /** The snapshots' metadata, in a file that one process at a time has open. Each change is on disk when it returns. */
@@ -129,8 +123,11 @@ export class SnapshotStore {
     return this.#all<SnapshotRow>(`${SELECT} ORDER BY s.id`).map(toSnapshot);
   }
 
-  /** The snapshots that a snapshot stands on, its parent first, down to the first lazy one: that has all below it. */
-  ancestors(id: number): { readonly id: number; readonly content: SnapshotContent }[] {
+  /**
+   * The snapshots that a snapshot stands on, its parent first, down to the first lazy one: that has all below it.
+   * `chain` is null for those that have a directory.
+   */
+  ancestors(id: number): { readonly id: number; readonly chain: LazyChain | null }[] {
     const rows = this.#all<{ id: number; chain: string | null }>(
       `WITH RECURSIVE lineage (id, parent_id, chain, depth) AS (
         SELECT id, parent_id, NULL, 0 FROM snapshots WHERE id = ?
@@ -141,7 +138,7 @@ export class SnapshotStore {
       SELECT id, chain FROM lineage WHERE depth > 0 ORDER BY depth`,
       id,
     );
-    return rows.map((row) => ({ id: row.id, content: contentOf(row.chain) }));
+    return rows.map(({ id, chain }) => ({ id, chain: chain === null ? null : JSON.parse(chain) }));
   }
 
   /** An id that no snapshot had, to prepare its directory before it is known. */
@@ -272,10 +269,10 @@ export class SnapshotStore {
   /** @throws SnapshotError ERR_SNAPSHOT_NOT_FOUND */
   setLabels(name: string, change: (labels: Labels) => Labels): Snapshot {
     return this.#transaction(() => {
-      const { id, labels, content } = this.get(name);
+      const { id, labels, isLazy } = this.get(name);
       const changed = change(labels);
       // By this label containerd finds what it is told exists.
-      const kept = content.kind === 'lazy' ? { ...changed, [REF_LABEL]: labels[REF_LABEL] ?? '' } : changed;
+      const kept = isLazy ? { ...changed, [REF_LABEL]: labels[REF_LABEL] ?? '' } : changed;
       this.#run('UPDATE snapshots SET labels = ?, updated_at_ms = ? WHERE id = ?', [
         labelsText(kept),
         Date.now(),
@@ -368,7 +365,7 @@ function createSchema(database: Database.Database, path: string): void {
 function toSnapshot(row: SnapshotRow): Snapshot {
   return {
     id: row.id,
-    content: contentOf(row.chain),
+    isLazy: row.is_lazy === 1,
     chainId: row.chain_id,
     name: row.name,
     kind: row.kind,
@@ -378,10 +375,6 @@ function toSnapshot(row: SnapshotRow): Snapshot {
     updatedAtMs: row.updated_at_ms,
     usage: { inodes: row.inodes, sizeBytes: row.size_bytes },
   };
-}
-
-function contentOf(chain: string | null): SnapshotContent {
-  return chain === null ? { kind: 'directory' } : { kind: 'lazy', chain: JSON.parse(chain) as LazyChain };
 }
 
 /** A label without a value is none. */

@@ -212,14 +212,11 @@ export class Snapshotter {
 
   /** The directories below a snapshot, the topmost first; mounts the converted layers among them. */
   #lower({ id }: Snapshot, signal: AbortSignal): Promise<string[]> {
+    const below = this.#store.ancestors(id);
     return Promise.all(
-      this.#store
-        .ancestors(id)
-        .map((below) =>
-          below.content.kind === 'lazy'
-            ? this.#chains.mount(below.content.chain, signal)
-            : this.#directories.fs(below.id),
-        ),
+      below.map(({ id, chain }) =>
+        chain === null ? this.#directories.fs(id) : this.#chains.mount(chain, signal),
+      ),
     );
   }
 
@@ -230,8 +227,8 @@ export class Snapshotter {
   }
 
   /** Clears away what a snapshot had that is no longer in the database. */
-  async #clear({ id, content, chainId }: Snapshot): Promise<void> {
-    if (content.kind === 'directory') await this.#removeDirectory(id);
+  async #clear({ id, isLazy, chainId }: Snapshot): Promise<void> {
+    if (!isLazy) await this.#removeDirectory(id);
     if (chainId !== null) await this.#chains.release(chainId);
   }
 
@@ -255,8 +252,8 @@ export class Snapshotter {
   /** Forgets snapshots whose directories are gone, so that images are pulled again, as far as none stands on them. */
   async #forgetLost(): Promise<void> {
     const found = new Set(await this.#directories.ids());
-    for (const { id, name, content } of this.#store.all().reverse()) {
-      if (content.kind === 'lazy' || found.has(id)) continue;
+    for (const { id, name, isLazy } of this.#store.all().reverse()) {
+      if (isLazy || found.has(id)) continue;
       try {
         this.#store.remove(name);
         this.#logger.warn({ snapshot: name }, 'a snapshot is forgotten: its directory is gone');
