@@ -26,7 +26,7 @@ describe('help and usage', () => {
   test('the help names every command', () => {
     const { status, stdout } = dadi(['--help']);
     expect(status).toBe(0);
-    for (const command of ['proxy', 'mount', 'umount', 'convert', 'conversions', 'inspect'])
+    for (const command of ['proxy', 'mount', 'umount', 'convert', 'conversions', 'inspect', 'node', 'doctor'])
       expect(stdout).toContain(command);
   });
 

@@ -16,6 +16,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['preheat', async () => (await import('./preheat.ts')).preheatCommand()],
   ['cache', async () => (await import('./cache.ts')).cacheCommand()],
   ['gc', async () => (await import('./cache.ts')).gcCommand()],
+  ['node', async () => (await import('./node.ts')).nodeCommand()],
   ['doctor', async () => (await import('./doctor.ts')).doctorCommand()],
   ['setup', async () => (await import('./setup.ts')).setupCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],

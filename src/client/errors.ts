@@ -17,6 +17,10 @@ export type ClientErrorCode =
   | 'ERR_DIRECTORY_UNSAFE'
   /** The process that holds a mount ended, or does not answer. */
   | 'ERR_MOUNT_DAEMON'
+  /** Another daemon has the run directory. */
+  | 'ERR_NODE_RUNNING'
+  /** No daemon answers on its socket, or it refused. */
+  | 'ERR_NODE_UNREACHABLE'
   /** The image has no form that can be read lazily, and none is being made. */
   | 'ERR_IMAGE_NOT_CONVERTED'
   | 'ERR_CONVERSION_FAILED'

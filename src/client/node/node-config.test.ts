@@ -10,7 +10,6 @@ test('a proxy is all that has to be said', () => {
     mirror: { listen: { host: '127.0.0.1', port: 6010 } },
     cache: { directory: '/var/lib/dadi-node/cache' },
     admin: { socket: '/run/dadi/node.sock', listen: null },
-    completion: { enabled: false },
     readTimeoutMs: 60_000,
   });
 });

@@ -1,0 +1,88 @@
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import type { MountStatus, NodeStatus } from './node-status.ts';
+
+const PREFIX = 'dadi_node_';
+
+const COUNTED = ['bytesFetched', 'chunksFetched', 'cacheHits', 'bytesRead', 'readErrors'] as const;
+type Counted = (typeof COUNTED)[number];
+
+/** What is asked for when somebody looks. */
+export interface MetricSources {
+  readonly mounts: () => readonly MountStatus[];
+  readonly proxies: () => NodeStatus['proxies'];
+}
+
+/**
+ * What the daemon counts. Labels have few values: a mount is none, since its counts would end with it; the sums over
+ * all mounts go on. docs/node.md lists all of them; a test compares.
+ */
+export class NodeMetrics {
+  readonly #registry = new Registry();
+  readonly #sources: MetricSources;
+  /** Of mounts that are gone. */
+  readonly #past: Record<Counted, number> = {
+    bytesFetched: 0,
+    chunksFetched: 0,
+    cacheHits: 0,
+    bytesRead: 0,
+    readErrors: 0,
+  };
+
+  constructor(sources: MetricSources) {
+    this.#sources = sources;
+    collectDefaultMetrics({ register: this.#registry, prefix: PREFIX });
+    this.#gauge('mounts', 'Mounted chains of layers.', () => sources.mounts().length);
+    this.#gauge('reads_under_way', 'Reads of mounted images that wait for an answer.', () =>
+      sources.mounts().reduce((sum, mount) => sum + mount.readsUnderWay, 0),
+    );
+    this.#gauge(
+      'mounts_unopened',
+      'Mounted chains that wait for a proxy to be opened again.',
+      () => sources.mounts().filter(({ isOpen }) => !isOpen).length,
+    );
+    this.#gauge(
+      'proxies_resting',
+      'Proxies that failed and are asked last for a while.',
+      () => sources.proxies().filter(({ restingMs }) => restingMs > 0).length,
+    );
+    this.#sum('fetched_bytes_total', 'Bytes of layers that came from proxies.', 'bytesFetched');
+    this.#sum('fetched_chunks_total', 'Chunks that came from proxies and were right.', 'chunksFetched');
+    this.#sum('cache_hits_total', 'Chunks that reads found in the cache.', 'cacheHits');
+    this.#sum('read_bytes_total', 'Bytes of layers that mounted images were read from.', 'bytesRead');
+    this.#sum('read_errors_total', 'Reads of mounted images that failed (EIO).', 'readErrors');
+  }
+
+  /** Keeps what a mount counted that ends. */
+  ended(mount: MountStatus): void {
+    for (const key of COUNTED) this.#past[key] += mount[key];
+  }
+
+  /** In Prometheus' text format. */
+  async answer(): Promise<{ readonly contentType: string; readonly text: string }> {
+    return { contentType: this.#registry.contentType, text: await this.#registry.metrics() };
+  }
+
+  #gauge(name: string, help: string, read: () => number): void {
+    new Gauge({
+      name: `${PREFIX}${name}`,
+      help,
+      registers: [this.#registry],
+      collect() {
+        this.set(read());
+      },
+    });
+  }
+
+  #sum(name: string, help: string, key: Counted): void {
+    const count = () => this.#sources.mounts().reduce((sum, mount) => sum + mount[key], this.#past[key]);
+    new Counter({
+      name: `${PREFIX}${name}`,
+      help,
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        this.inc(count());
+      },
+    });
+  }
+}

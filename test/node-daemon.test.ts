@@ -1,0 +1,260 @@
+import { spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { open, readFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
+import { buffer } from 'node:stream/consumers';
+import { status } from '@grpc/grpc-js';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { askDaemon } from '../src/client/node/admin-client.ts';
+import type { MountStatus, NodeStatus } from '../src/client/node/node-status.ts';
+import { chainIds } from '../src/oci/chain-id.ts';
+import { type Digest, digestOf } from '../src/oci/digest.ts';
+import { requireCapability } from './support/capabilities.ts';
+import { DadiNode } from './support/dadi-node.ts';
+import { FakeRegistry } from './support/fake-registry.ts';
+import { FaultyRelay } from './support/faulty-relay.ts';
+import { ProcessError, run } from './support/processes.ts';
+import { randomBytes } from './support/random-bytes.ts';
+import { SnapshotsClient } from './support/snapshots-client.ts';
+import { pullLabels } from './support/snapshotter.ts';
+import { END_BLOCKS, tarMember } from './support/tar-blocks.ts';
+import { TestProxy } from './support/test-proxy.ts';
+
+const MAIN = join(import.meta.dirname, '../src/cli/main.ts');
+const FILE_BYTES = 4 * 1024 * 1024;
+
+/** An image of its own, of two layers with a file each. */
+interface TestImage {
+  readonly digest: Digest;
+  readonly files: readonly Buffer[];
+  readonly chains: readonly Digest[];
+}
+
+const WAIT = { timeout: 30_000 };
+
+let images = 0;
+
+describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => {
+  let scratch: string;
+  let upstream: FakeRegistry;
+  let proxy: TestProxy;
+  let relay: FaultyRelay;
+  let node: DadiNode;
+
+  beforeAll(async () => {
+    scratch = mkdtempSync(join(tmpdir(), 'dnd-'));
+    upstream = await FakeRegistry.start();
+    proxy = await TestProxy.start({ upstreams: [{ name: 'reg.example', url: upstream.url }] });
+    relay = await FaultyRelay.start(proxy.url);
+    node = await DadiNode.start({
+      directory: join(scratch, 'n'),
+      proxies: [relay.url],
+      config: { conversionWaitMs: 60_000, readTimeoutMs: 60_000 },
+    });
+  });
+
+  beforeEach(async () => {
+    if ((await askDaemon(adminSocket(), 'GET', '/healthz')) === null) await node.start();
+  });
+
+  afterAll(async () => {
+    await node.remove();
+    await relay.stop();
+    await proxy.remove();
+    await upstream.stop();
+    expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(scratch);
+    expect(processesNaming(scratch)).toEqual([]);
+    rmSync(scratch, { recursive: true });
+  });
+
+  const adminSocket = () => join(node.runDirectory, 'node.sock');
+
+  function makeImage(): TestImage {
+    images++;
+    const files = [1, 2].map((file) => randomBytes(FILE_BYTES, 10 * images + file));
+    const layers = files.map((bytes, index) =>
+      Buffer.concat([tarMember({ path: `file${index + 1}` }, bytes), END_BLOCKS]),
+    );
+    const { digest } = upstream.putImage(layers, String(images));
+    return { digest, files, chains: chainIds(layers.map((bytes) => digestOf(bytes))) };
+  }
+
+  /** Asks for a container's root file system as containerd does after a pull; the directory of the image's files. */
+  async function prepared({ digest, chains }: TestImage, key: string): Promise<string> {
+    const client = new SnapshotsClient(node.socketPath);
+    try {
+      let parent = '';
+      for (const chainId of chains) {
+        const labels = {
+          ...pullLabels(chainId),
+          'containerd.io/snapshot/cri.image-ref': 'reg.example/lib/a:1',
+          'containerd.io/snapshot/cri.manifest-digest': digest,
+        };
+        const pulled = client.prepare(`pull ${key} ${chainId}`, parent, labels);
+        await expect(pulled).rejects.toMatchObject({ code: status.ALREADY_EXISTS });
+        const [found] = await client.list(`labels."containerd.io/snapshot.ref"==${chainId}`);
+        parent = found?.name ?? '';
+      }
+      const [mount] = await client.prepare(`${key} of ${digest}`, parent);
+      const lower = mount?.options.find((option) => option.startsWith('lowerdir='));
+      return lower?.slice('lowerdir='.length) ?? '';
+    } finally {
+      client.close();
+    }
+  }
+
+  function dadi(...args: readonly string[]) {
+    return run(process.execPath, [MAIN, 'node', ...args, '--config', join(node.directory, 'node.json')]);
+  }
+
+  async function mountOf({ chains }: TestImage): Promise<MountStatus | undefined> {
+    const { mounts } = (await askDaemon(adminSocket(), 'GET', '/status')) as NodeStatus;
+    return mounts.find(({ chainId }) => chainId === chains.at(-1));
+  }
+
+  test('mounts a chain once for all who ask for it, reads what is read of it, and says so', async () => {
+    const image = makeImage();
+    const directories = await Promise.all(['a', 'b', 'c'].map((key) => prepared(image, key)));
+    expect(new Set(directories).size).toBe(1);
+    expect(node.mounts()).toEqual([directories[0]]);
+    expect(await readFile(join(directories[0]!, 'file1'))).toEqual(image.files[0]);
+    const { readiness, mounts, proxies } = JSON.parse((await dadi('status', '--json')).stdout) as NodeStatus;
+    expect(readiness.isReady).toBe(true);
+    expect(proxies).toMatchObject([{ restingMs: 0, lastError: null }]);
+    expect(mounts).toMatchObject([
+      { chainId: image.chains[1], image: 'reg.example/lib/a', isOpen: true, layers: 2, readErrors: 0 },
+    ]);
+    expect(mounts[0]?.bytesFetched).toBeGreaterThan(FILE_BYTES);
+    expect(mounts[0]?.bytesFetched).toBeLessThan(mounts[0]!.imageBytes - FILE_BYTES / 2);
+    expect((await dadi('status')).stdout).toMatch(/ready[\s\S]*reg\.example\/lib\/a +2 /);
+  });
+
+  test('reads that were under way when it was killed go on with the next one, and what was cached needs no proxy', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
+    relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'stall', afterBytes: 0 } : null);
+    const reader = spawn('cat', [join(directory, 'file2')], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const read = buffer(reader.stdout);
+    await vi.waitFor(async () => expect((await mountOf(image))?.readsUnderWay).toBeGreaterThan(0), WAIT);
+    await relay.stop();
+    await node.kill();
+    await node.start();
+    expect(await uncached(join(directory, 'file1'))).toEqual(image.files[0]);
+    expect(await mountOf(image)).toMatchObject({ isOpen: true });
+    relay.fault = () => null;
+    await relay.resume();
+    expect(await read).toEqual(image.files[1]);
+    expect(await prepared(image, 'b')).toBe(directory);
+  });
+
+  test('is replaced without its images being unmounted, and stopped with all of them', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    await node.stop();
+    expect(node.mounts()).toContain(directory);
+    await node.start();
+    expect(await readFile(join(directory, 'file2'))).toEqual(image.files[1]);
+    expect((await dadi('stop')).stdout).toMatch(/the daemon was stopped/);
+    expect(node.mounts()).toEqual([]);
+    await node.start();
+    expect(await prepared(image, 'b')).toBe(directory);
+    expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
+    await node.kill();
+    expect((await dadi('stop')).stdout).toMatch(/no daemon was running; nothing any more of 1 images/);
+    expect(node.mounts()).toEqual([]);
+  });
+
+  test('is not stopped while containers use its images, unless it is forced', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    const [overlay, upper, work] = ['o', 'u', 'w'].map((name) => {
+      mkdirSync(join(scratch, name));
+      return join(scratch, name);
+    });
+    const options = `lowerdir=${directory},upperdir=${upper},workdir=${work}`;
+    await run('mount', ['-t', 'overlay', 'overlay', '-o', options, overlay!]);
+    try {
+      await expect(dadi('stop')).rejects.toThrow(`containers use what would be unmounted (${overlay})`);
+      expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
+      await dadi('stop', '--force');
+      expect(node.mounts()).toEqual([]);
+    } finally {
+      await run('umount', [overlay!]);
+    }
+  });
+
+  test('a second one does not start beside it, and says whose the run directory is', async () => {
+    await expect(dadi()).rejects.toThrow(
+      `another dadi node (process ${node.pid}) runs with ${node.runDirectory}`,
+    );
+  });
+
+  test('reads the log level again when it is told to, and says what needs a restart', async () => {
+    const path = join(node.directory, 'node.json');
+    const config = JSON.parse(readFileSync(path, 'utf8')) as object;
+    writeFileSync(path, JSON.stringify({ ...config, logLevel: 'debug', readTimeoutMs: 5_000 }));
+    process.kill(node.pid, 'SIGHUP');
+    const logged = (msg: RegExp) => node.logged().find((line) => msg.test(String(line['msg'])));
+    await vi.waitFor(
+      () => expect(logged(/restart only/)).toMatchObject({ needRestart: ['readTimeoutMs'] }),
+      WAIT,
+    );
+    expect(logged(/read again/)).toMatchObject({ logLevel: 'debug' });
+  });
+
+  test('what it counts stands in the documentation', async () => {
+    await prepared(makeImage(), 'a');
+    const { stdout } = await run('curl', [
+      '-s',
+      '--unix-socket',
+      join(node.runDirectory, 'node.sock'),
+      'http://dadi/metrics',
+    ]);
+    const names = new Set(stdout.match(/^dadi_node_(?!process_|nodejs_)\w+/gm));
+    const documented = readFileSync(join(import.meta.dirname, '../docs/node.md'), 'utf8');
+    expect(names.size).toBeGreaterThan(5);
+    for (const name of names) expect(documented).toContain(`\`${name}\``);
+    expect(stdout).toMatch(/^dadi_node_mounts [1-9]/m);
+  });
+});
+
+test('a configuration that cannot be used is refused with file, key and remedy', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'dnd-'));
+  const path = join(directory, 'node.yaml');
+  writeFileSync(path, 'proxies: [http://127.0.0.1:5100]\ncache: { maxBytes: 50GB }\nmirrors: null\n');
+  const refused = await run(process.execPath, [MAIN, 'node', '--check-config', '-c', path]).catch(
+    (error) => error,
+  );
+  expect(refused).toBeInstanceOf(ProcessError);
+  expect(refused.stderr).toContain(`${path}: cache.maxBytes: is a text; write a`);
+  expect(refused.stderr).toContain(`${path}: configuration: there is no key mirrors; did you mean mirror?`);
+  rmSync(directory, { recursive: true });
+});
+
+/** A file's bytes from below the kernel's memory of it. */
+async function uncached(path: string): Promise<Buffer> {
+  await run('sh', ['-c', 'dd if="$1" iflag=nocache count=0 2>/dev/null', 'sh', path]);
+  const file = await open(path, 'r');
+  try {
+    return await file.readFile();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Command lines of running processes that name a path. */
+function processesNaming(path: string): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .flatMap((name) => {
+      try {
+        const commandLine = readFileSync(`/proc/${name}/cmdline`, 'utf8').replaceAll('\0', ' ');
+        return commandLine.includes(path) ? [commandLine] : [];
+      } catch {
+        return [];
+      }
+    });
+}

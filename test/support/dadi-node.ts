@@ -1,0 +1,123 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join, resolve } from 'node:path';
+import process from 'node:process';
+import { run, type StartedProcess, start } from './processes.ts';
+
+const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
+
+export interface DadiNodeOptions {
+  /** Takes all its files; its path is short, since sockets stand in it. */
+  readonly directory: string;
+  /** URLs of dadi proxies, in the order in which they are asked. */
+  readonly proxies: readonly string[];
+  /** Further keys of its configuration. */
+  readonly config?: object;
+}
+
+/** A `dadi node` in a process of its own, that can be killed and started again. Needs `root` and what mounting needs. */
+export class DadiNode {
+  readonly directory: string;
+  readonly #config: object;
+  readonly #configPath: string;
+  #process: StartedProcess | null = null;
+
+  private constructor(directory: string, config: object) {
+    this.directory = directory;
+    this.#config = config;
+    this.#configPath = join(directory, 'node.json');
+  }
+
+  static async start({ directory, proxies, config = {} }: DadiNodeOptions): Promise<DadiNode> {
+    const node = new DadiNode(directory, { proxies, ...config });
+    mkdirSync(directory, { recursive: true });
+    await node.start();
+    return node;
+  }
+
+  /** Starts it again, with what it had on disk. `changed` takes the place of keys of the configuration, this once. */
+  async start(changed: object = {}): Promise<void> {
+    const stateDirectory = join(this.directory, 'state');
+    const own = { stateDirectory, runDirectory: this.runDirectory, mirror: null };
+    // JSON is YAML.
+    writeFileSync(this.#configPath, JSON.stringify({ ...own, ...this.#config, ...changed }));
+    this.#process = await start(process.execPath, [MAIN, 'node', '--config', this.#configPath], {
+      logPath: this.logPath,
+      readyWhen: () => accepts(this.socketPath),
+    });
+  }
+
+  /** Where containerd finds the snapshotter. */
+  get socketPath(): string {
+    return join(this.runDirectory, 'snapshotter.sock');
+  }
+
+  /** Of sockets and mounts. */
+  get runDirectory(): string {
+    return join(this.directory, 'r');
+  }
+
+  get logPath(): string {
+    return join(this.directory, 'node.log');
+  }
+
+  get pid(): number {
+    if (this.#process === null) throw new Error('the node daemon is stopped');
+    return this.#process.pid;
+  }
+
+  /** What it logged, as objects. */
+  logged(): Record<string, unknown>[] {
+    const lines = readFileSync(this.logPath, 'utf8').split('\n');
+    return lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
+  }
+
+  /** Directories on which it has mounted images now, in the order in which they were mounted. */
+  mounts(): string[] {
+    return mountPoints('erofs').filter((path) => path.startsWith(`${this.runDirectory}/`));
+  }
+
+  /** SIGTERM: mounts stay. */
+  async stop(): Promise<void> {
+    const running = this.#process;
+    this.#process = null;
+    await running?.stop();
+  }
+
+  /** SIGKILL: it has no time for anything. */
+  async kill(): Promise<void> {
+    const running = this.#process;
+    if (running === null) return;
+    this.#process = null;
+    process.kill(running.pid, 'SIGKILL');
+    await running.ended;
+  }
+
+  /** Takes everything down, also what an earlier one has left. */
+  async remove(): Promise<void> {
+    await this.stop();
+    await run(process.execPath, [MAIN, 'node', 'stop', '--force', '--config', this.#configPath]);
+    rmSync(this.directory, { recursive: true });
+  }
+}
+
+/** Where file systems of a type are mounted. */
+function mountPoints(fsType: string): string[] {
+  // proc(5), "mounts": white space is written in octal, and does not occur in paths of tests.
+  return readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' '))
+    .filter(([, , type]) => type === fsType)
+    .map(([, path = '']) => path);
+}
+
+function accepts(socketPath: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(socketPath);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
