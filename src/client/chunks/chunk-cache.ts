@@ -2,7 +2,7 @@ import { type ChunkTable, decodeChunkTable, encodeChunkTable } from '../../forma
 import { type Digest, digestHex, digestOf, shortDigest } from '../../oci/digest.ts';
 import { makePrivateDirectory } from '../mount/private-directory.ts';
 import { CachedBlob } from './cached-blob.ts';
-import { type CacheBound, ChunkDisk } from './chunk-disk.ts';
+import { type CacheBound, type CacheCounts, ChunkDisk } from './chunk-disk.ts';
 import type { BlobUser } from './chunk-fetcher.ts';
 import { DirectoryLock } from './directory-lock.ts';
 import { ReadActivity } from './read-activity.ts';
@@ -30,6 +30,29 @@ export interface BlobOptions extends BlobUser {
   readonly timeoutMs?: number;
   /** Whose layer it is, for people who look at the cache: `docker.io/library/python`. */
   readonly name?: string;
+}
+
+/** What is held of one blob, by one chunk table. */
+export interface CachedTable {
+  readonly tableDigest: string;
+  readonly blobDigest: Digest;
+  /** Whose layer it is, by who opened it first; null if nobody said. */
+  readonly name: string | null;
+  readonly blobBytes: number;
+  readonly chunkBytes: number;
+  readonly chunks: number;
+  readonly heldChunks: number;
+  /** On disk, with all that belongs to it. */
+  readonly heldBytes: number;
+  readonly lastUsed: Date | null;
+  readonly isOpen: boolean;
+}
+
+export interface CacheFigures extends Readonly<CacheCounts> {
+  readonly heldBytes: number;
+  /** Null without a bound. */
+  readonly maxBytes: number | null;
+  readonly openBlobs: number;
 }
 
 /**
@@ -88,12 +111,13 @@ export class ChunkCache {
       // Its last user may have closed it meanwhile.
       if (this.#open.get(tableDigest) !== opening) continue;
       blob.addUser(user);
-      return new CachedBlob(name, blob, user, async () => {
+      const onClose = async () => {
         if (blob.removeUser(user) > 0) return;
         this.#open.delete(tableDigest);
         await blob.close();
         await this.#disk.release(blob.files);
-      });
+      };
+      return new CachedBlob({ name, blob, user, disk: this.#disk, activity: this.#activity, onClose });
     }
   }
 
@@ -105,6 +129,39 @@ export class ChunkCache {
     const files = await disk.openTable(digestHex(tableDigest), record, tableBytes);
     const what = `blob ${shortDigest(digest)}`;
     return new SharedBlob({ name: what, table, files, disk, activity: this.#activity, timeoutMs });
+  }
+
+  /** What is held, by chunk table; in a directory that is shared also what other processes put there. */
+  async list(): Promise<CachedTable[]> {
+    return (await this.#disk.tables()).map((files) => {
+      const { chunkSize, blobSize, blobDigest, name } = files.record;
+      const lastUsedMs = 1000 * files.lastUse.reduce((latest, time) => Math.max(latest, time), 0);
+      const tableDigest = `sha256:${files.name}`;
+      return {
+        ...{ blobDigest, name, tableDigest, blobBytes: blobSize, chunkBytes: chunkSize },
+        ...{ chunks: files.lastUse.length, heldChunks: files.heldChunks, heldBytes: files.heldBytes },
+        lastUsed: lastUsedMs === 0 ? null : new Date(lastUsedMs),
+        isOpen: this.#open.has(tableDigest),
+      };
+    });
+  }
+
+  /**
+   * Drops chunks, those first that were used least recently, until no more than `toBytes` are held or only what
+   * opened layers need is left. Blobs may be open and in use. Only for a cache with a bound.
+   */
+  async trim(toBytes: number): Promise<{ readonly freedBytes: number; readonly heldBytes: number }> {
+    if (this.#disk.maxBytes === null) throw new Error('what other processes may be reading is not dropped');
+    const before = this.#disk.heldBytes;
+    await this.#disk.trim(toBytes);
+    const { heldBytes } = this.#disk;
+    return { freedBytes: before - heldBytes, heldBytes };
+  }
+
+  /** For metrics. Bytes are on disk; of a cache without a bound, those of the blobs that are open. */
+  get figures(): CacheFigures {
+    const { counts, heldBytes, maxBytes } = this.#disk;
+    return { ...counts, heldBytes, maxBytes, openBlobs: this.#open.size };
   }
 
   /** Blobs must be closed before. */

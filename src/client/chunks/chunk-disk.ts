@@ -38,6 +38,10 @@ export interface CacheCounts {
 
 /** Chunks kept in memory because the disk did not take them. */
 const MAX_OVERFLOW_BYTES = 32 * 1024 * 1024;
+/** How long a disk that took no chunk is left alone with those that are in memory. */
+const REFUSED_AGE_MS = 1_000;
+/** What a file system may need to remember one more piece of a sparse file. */
+const EXTENT_BLOCK_BYTES = 4096;
 /** How long the file system's free space is believed to have changed only by us. */
 const FREE_SPACE_AGE_MS = 1_000;
 
@@ -57,10 +61,14 @@ export class ChunkDisk {
   });
   /** Making room, and making and removing files, is one thing after the other. */
   readonly #oneByOne = pLimit(1);
+  /** For chunks that are being stored. */
   #reservedBytes = 0;
+  /** Resolves when the next one of them is. */
+  #stored = Promise.withResolvers<void>();
   #victims: Victim[] = [];
   #freeBytes = 0;
   #freeBytesAtMs = Number.NEGATIVE_INFINITY;
+  #refusedAtMs = Number.NEGATIVE_INFINITY;
   #isFailing = false;
 
   private constructor(directory: string, options: ChunkDiskOptions) {
@@ -83,6 +91,10 @@ export class ChunkDisk {
     let sum = 0;
     for (const files of this.#tables.values()) sum += files.heldBytes;
     return sum;
+  }
+
+  get maxBytes(): number | null {
+    return this.#options.bound?.maxBytes ?? null;
   }
 
   /** All tables that have chunks here, also those that other processes put here. */
@@ -142,11 +154,14 @@ export class ChunkDisk {
   /** Keeps a verified chunk: on disk; in memory for a while if that does not take it, or has no room. */
   async store(files: TableFiles, index: number, bytes: Buffer): Promise<void> {
     try {
-      if (await this.#reserve(files.record.chunkSize)) {
+      const roomBytes = files.record.chunkSize + EXTENT_BLOCK_BYTES;
+      if (await this.#reserve(roomBytes)) {
         try {
           await files.store(index, bytes);
         } finally {
-          this.#reservedBytes -= files.record.chunkSize;
+          this.#reservedBytes -= roomBytes;
+          this.#stored.resolve();
+          this.#stored = Promise.withResolvers();
         }
         this.#isFailing = false;
         this.#overflow.delete(overflowKey(files, index));
@@ -155,8 +170,14 @@ export class ChunkDisk {
     } catch (error) {
       this.#tell(error);
     }
+    this.#refusedAtMs = performance.now();
     // A copy: the chunk may be a small part of a large answer.
     this.#overflow.set(overflowKey(files, index), Buffer.from(bytes));
+  }
+
+  /** Whether it is worth while to offer a chunk again that the disk did not take. */
+  get mayTakeAgain(): boolean {
+    return performance.now() - this.#refusedAtMs > REFUSED_AGE_MS;
   }
 
   async #reserve(bytes: number): Promise<boolean> {
@@ -167,10 +188,11 @@ export class ChunkDisk {
     }
     return this.#oneByOne(async () => {
       await this.#lookForSpace(bound.minFreeBytes + bytes);
-      const hasRoom = () =>
-        this.heldBytes + this.#reservedBytes + bytes <= bound.maxBytes &&
-        this.#freeBytes >= bound.minFreeBytes + bytes;
-      if (!(await this.#dropUntil(hasRoom))) return false;
+      while (!(await this.#dropUntil(() => this.#hasRoom(bytes, bound)))) {
+        if (this.#reservedBytes === 0) return false;
+        // What is being stored may be dropped in its turn.
+        await this.#stored.promise;
+      }
       this.#reservedBytes += bytes;
       this.#freeBytes -= bytes;
       return true;
@@ -183,6 +205,32 @@ export class ChunkDisk {
     const { bavail, bsize } = await statfs(this.directory);
     this.#freeBytes = bavail * bsize;
     this.#freeBytesAtMs = nowMs;
+  }
+
+  /**
+   * Makes room at the cost of blobs that nobody has open; false if that is not enough.
+   * @param bytes of chunks that are to be stored next
+   */
+  makeRoomWithout(bytes: number): Promise<boolean> {
+    const { bound } = this.#options;
+    if (bound === null) return Promise.resolve(true);
+    return this.#oneByOne(async () => {
+      await this.#lookForSpace(bound.minFreeBytes + bytes);
+      const closed = [...this.#tables.values()].filter(({ openers }) => openers === 0);
+      let victims = oldestChunks(closed);
+      while (!this.#hasRoom(bytes, bound)) {
+        if (victims.length === 0) victims = oldestChunks(closed);
+        const victim = victims.shift();
+        if (victim === undefined) return false;
+        await this.#drop(victim);
+      }
+      return true;
+    });
+  }
+
+  #hasRoom(bytes: number, { maxBytes, minFreeBytes }: CacheBound): boolean {
+    const usedBytes = this.heldBytes + this.#reservedBytes;
+    return usedBytes + bytes <= maxBytes && this.#freeBytes >= minFreeBytes + bytes;
   }
 
   /** Drops what was used least recently. False if there is not enough that may go. */

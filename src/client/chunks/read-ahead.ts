@@ -1,7 +1,7 @@
 /** Walks forward that are followed at once: programs read several files, and the kernel mixes their reads. */
-const MAX_WALKS = 8;
+const MAX_WALKS = 6;
 /** Steps to the next chunk until a walk is taken for one: reads that jump hit a neighbour by chance. */
-const STEPS_TO_BELIEVE = 2;
+const STEPS_TO_BELIEVE = 3;
 
 interface Walk {
   /** The last chunk that was read. */
@@ -39,7 +39,7 @@ export class ReadAhead {
     walk.last = last;
     walk.steps++;
     if (walk.steps < STEPS_TO_BELIEVE) return null;
-    const chunks = Math.min(this.#maxChunks, 2 ** Math.min(30, walk.steps - STEPS_TO_BELIEVE + 1));
+    const chunks = Math.min(this.#maxChunks, 2 ** Math.min(30, walk.steps - STEPS_TO_BELIEVE));
     const from = Math.max(walk.ahead, last) + 1;
     const to = last + chunks;
     // Not chunk by chunk: one request for half of what is to be ahead.

@@ -11,6 +11,8 @@ interface Pending {
   readonly coming: ReturnType<typeof Promise.withResolvers<Buffer>>;
   /** Somebody waits for it. */
   isUrgent: boolean;
+  /** Settles when the chunk is not pending any more. */
+  readonly gone: ReturnType<typeof Promise.withResolvers<void>>;
   /** It has come, and is being put on disk. */
   hasCome: boolean;
 }
@@ -36,6 +38,7 @@ export class SharedBlob {
   readonly #activity: ReadActivity;
   readonly #queue: FetchQueue;
   readonly #pending = new Map<number, Pending>();
+  readonly #offers = new Set<Promise<void>>();
   /** Asked in turn, the first one until it fails; the newest comes first, for its credentials are the freshest. */
   readonly #users: BlobUser[] = [];
 
@@ -65,8 +68,9 @@ export class SharedBlob {
   }
 
   /** Ends what is under way. */
-  close(): Promise<void> {
-    return this.#queue.close();
+  async close(): Promise<void> {
+    await this.#queue.close();
+    await Promise.all(this.#offers);
   }
 
   /** Fills `target`, which is inside the blob. All is written to it that will be, also when it rejects. */
@@ -127,9 +131,10 @@ export class SharedBlob {
       let pending = this.#pending.get(index);
       if (pending === undefined) {
         if (this.files.verified[index] === 1) continue;
-        pending = { coming: Promise.withResolvers(), isUrgent, hasCome: false };
+        const [coming, gone] = [Promise.withResolvers<Buffer>(), Promise.withResolvers<void>()];
         // Not everything has a reader that would take notice.
-        pending.coming.promise.catch(() => {});
+        for (const { promise } of [coming, gone]) promise.catch(() => {});
+        pending = { coming, gone, isUrgent, hasCome: false };
         this.#pending.set(index, pending);
         claimed.push(index);
       } else if (pending.hasCome) this.#countHits(1, stats);
@@ -148,6 +153,20 @@ export class SharedBlob {
     }
   }
 
+  /**
+   * Resolves when the chunks are here and right, and the disk has been given them; they are asked for once.
+   * @throws SourceError
+   */
+  async obtain(first: number, last: number, stats: ReadStats): Promise<void> {
+    this.#claim(first, last, stats, false);
+    const kept: Promise<void>[] = [];
+    for (let index = first; index <= last; index++) {
+      const pending = this.#pending.get(index);
+      if (pending !== undefined) kept.push(pending.gone.promise);
+    }
+    await Promise.all(kept);
+  }
+
   async #obtain(claimed: readonly number[], stats: ReadStats): Promise<void> {
     const found = await Promise.all(claimed.map((index) => this.#disk.load(this.files, index)));
     for (const [at, index] of claimed.entries()) {
@@ -155,8 +174,13 @@ export class SharedBlob {
       const cached = found[at]!;
       if (cached !== null && verifyChunk(this.#table, index, cached.bytes)) {
         this.#countHits(1, stats);
-        if (cached.isOnDisk) this.files.verified[index] = 1;
         pending.coming.resolve(cached.bytes);
+        if (cached.isOnDisk) this.files.verified[index] = 1;
+        else if (this.#disk.mayTakeAgain) {
+          this.#offer(index, cached.bytes);
+          continue;
+        }
+        pending.gone.resolve();
         this.#pending.delete(index);
         continue;
       }
@@ -164,6 +188,7 @@ export class SharedBlob {
       this.#disk.counts.misses++;
       this.#queue.get(index, pending.isUrgent).then(pending.coming.resolve, (error: unknown) => {
         pending.coming.reject(error);
+        pending.gone.reject(error);
         if (this.#pending.get(index) === pending) this.#pending.delete(index);
       });
     }
@@ -190,6 +215,12 @@ export class SharedBlob {
     if (this.#users[0] === user && this.#users.length > 1) this.#users.push(this.#users.shift()!);
   }
 
+  /** Puts a chunk on disk that is in memory because the disk did not take it before. */
+  #offer(index: number, bytes: Buffer): void {
+    const offering = this.#keep(index, bytes).finally(() => this.#offers.delete(offering));
+    this.#offers.add(offering);
+  }
+
   #countHits(chunks: number, stats: ReadStats): void {
     stats.cacheHits += chunks;
     this.#disk.counts.hits += chunks;
@@ -200,6 +231,8 @@ export class SharedBlob {
     const pending = this.#pending.get(index);
     if (pending !== undefined) pending.hasCome = true;
     await this.#disk.store(this.files, index, bytes);
-    if (pending !== undefined && this.#pending.get(index) === pending) this.#pending.delete(index);
+    if (pending === undefined) return;
+    pending.gone.resolve();
+    if (this.#pending.get(index) === pending) this.#pending.delete(index);
   }
 }

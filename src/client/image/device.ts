@@ -2,6 +2,7 @@ import { BlockMemory } from '../../format/block-memory.ts';
 import { LsmtLayer } from '../../format/lsmt-layer.ts';
 import { MergedDevice } from '../../format/merged-device.ts';
 import { openLayerBlob } from '../../format/overlaybd-tar.ts';
+import type { CompletionOptions, CompletionProgress, CompletionResult } from '../chunks/blob-completion.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import { detectFsType, type FsType } from './fs-type.ts';
 import type { ImageLayer, LayerAccess, LayeredImage, LayerSource } from './image.ts';
@@ -28,6 +29,12 @@ export interface OpenDevice {
   readonly fsType: FsType;
   /** Goes on counting. */
   readonly stats: ReadStats;
+  /**
+   * Gets all layers onto the disk in the background, one after the other; see {@link completeBlob}. Progress is that
+   * of all layers.
+   * @throws the signal's reason
+   */
+  complete(options: CompletionOptions): Promise<CompletionResult>;
   /** Closes the layers; the image stays its opener's to close. */
   close(): Promise<void>;
 }
@@ -59,9 +66,25 @@ export async function openDevice(
     const device = MergedDevice.open(layers);
     const fsType = await detectFsType(device, options.signal);
     for (const blob of opened) blob.keepRead?.();
-    return { device, fsType, stats, close };
+    return { device, fsType, stats, complete: (options) => completeAll(opened, options), close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+async function completeAll(
+  layers: readonly LayerSource[],
+  options: CompletionOptions,
+): Promise<CompletionResult> {
+  const blobBytes = layers.reduce((sum, { size }) => sum + size, 0);
+  let doneBytes = 0;
+  for (const layer of layers) {
+    const onProgress = ({ heldBytes }: CompletionProgress) =>
+      options.onProgress?.({ heldBytes: doneBytes + heldBytes, blobBytes });
+    const result = await layer.complete?.({ ...options, onProgress });
+    if (result === 'no-room') return result;
+    doneBytes += layer.size;
+  }
+  return 'complete';
 }

@@ -2,6 +2,7 @@ import type { ByteSource } from '../../format/byte-source.ts';
 import { CHUNK_TABLE_DIGEST_ANNOTATION, OVERLAYBD_BLOB_DIGEST_ANNOTATION } from '../../oci/annotations.ts';
 import { type Digest, isDigest } from '../../oci/digest.ts';
 import type { ImageManifest } from '../../oci/manifest.ts';
+import type { CompletionOptions, CompletionResult } from '../chunks/blob-completion.ts';
 import type { ChunkCache } from '../chunks/chunk-cache.ts';
 import type { ReadStats } from '../chunks/read-stats.ts';
 import { ClientError } from '../errors.ts';
@@ -25,6 +26,8 @@ export interface LayerAccess {
 export interface LayerSource extends ByteSource {
   /** What has been read so far is kept at hand as long as this is open. */
   keepRead?(): void;
+  /** Of a remote one: gets the rest of it, to be independent of where it comes from. */
+  complete?(options: CompletionOptions): Promise<CompletionResult>;
 }
 
 /** Converted layers, wherever they are. */
