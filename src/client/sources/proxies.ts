@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
-import { type ChunkTable, decodeChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
+import { type ChunkTable, decodeChunkTable } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, digestOf, shortDigest } from '../../oci/digest.ts';
 import { RegistryError } from '../../oci/errors.ts';
@@ -64,7 +64,9 @@ export class Proxies implements ChainLookup {
         ask: (where, attempt, signal) => this.#ask(where, attempt, signal),
         tableDigest: async (where, layer, signal) => {
           const bytes = await this.#requestTable(where, layer.digest, signal);
-          return this.#keepTable(bytes, layer.sizeBytes, layer.digest);
+          const digest = digestOf(bytes);
+          this.#tables.set(digest, bytes);
+          return digest;
         },
       },
       this.#closed.signal,
@@ -174,43 +176,47 @@ export class Proxies implements ChainLookup {
     timeoutMs: number,
     signal: AbortSignal | undefined,
   ): Promise<ChunkTable> {
-    const kept = this.#tables.get(layer.chunkTableDigest);
-    if (kept !== undefined) return decodeChunkTable(kept);
     const timeout = AbortSignal.timeout(timeoutMs);
     const ends = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
-    const limits = { maxBytes: maxChunkTableBytes(layer.sizeBytes), signal: ends };
-    const bytes = await this.#insist(
-      where,
-      (client) => client.readBlob(where.repository, layer.chunkTableDigest, limits),
-      ends,
-      isNoneOfOurs,
-    ).catch((error: unknown) => {
-      // A table that the proxy made for a blob of others' making is no blob itself.
-      if (isNotFound(error)) return null;
-      throw error;
-    });
-    const table = bytes ?? (await this.#requestTable(where, layer.digest, ends));
-    if (this.#keepTable(table, layer.sizeBytes, layer.digest) !== layer.chunkTableDigest) {
+    const bytes =
+      this.#tables.get(layer.chunkTableDigest) ??
+      (await this.#tableBlob(layer, where, ends)) ??
+      (await this.#requestTable(where, layer.digest, ends));
+    const what = `layer ${shortDigest(layer.digest)}`;
+    if (digestOf(bytes) !== layer.chunkTableDigest) {
+      const message = `${what}: the proxy has another chunk table for it than ${layer.chunkTableDigest}`;
+      throw new ClientError('ERR_IMAGE_INVALID', message);
+    }
+    const table = decodeChunkTable(bytes);
+    if (table.blobSize !== layer.sizeBytes) {
       throw new ClientError(
         'ERR_IMAGE_INVALID',
-        `layer ${shortDigest(layer.digest)}: the proxy has another chunk table for it than ${layer.chunkTableDigest}`,
+        `${what}: its chunk table is that of a blob of ${table.blobSize} bytes, the layer has ${layer.sizeBytes}`,
       );
     }
-    return decodeChunkTable(table);
+    // From here on the cache has it.
+    this.#tables.delete(layer.chunkTableDigest);
+    return table;
   }
 
-  /** @throws ClientError ERR_IMAGE_INVALID for a table of another blob; FormatError */
-  #keepTable(bytes: Buffer, sizeBytes: number, blob: Digest): Digest {
-    const table = decodeChunkTable(bytes);
-    if (table.blobSize !== sizeBytes) {
-      throw new ClientError(
-        'ERR_IMAGE_INVALID',
-        `layer ${shortDigest(blob)}: its chunk table is that of a blob of ${table.blobSize} bytes, the layer has ${sizeBytes}`,
+  /** Null where no proxy has it: one that a proxy made for a blob of others' making is no blob itself. */
+  async #tableBlob(
+    { sizeBytes, chunkTableDigest }: ImageLayer,
+    where: RepositoryAt,
+    signal: AbortSignal,
+  ): Promise<Buffer | null> {
+    const limits = { maxBytes: maxChunkTableBytes(sizeBytes), signal };
+    try {
+      return await this.#insist(
+        where,
+        (client) => client.readBlob(where.repository, chunkTableDigest, limits),
+        signal,
+        isNoneOfOurs,
       );
+    } catch (error) {
+      if (isNotFound(error)) return null;
+      throw error;
     }
-    const digest = digestOf(bytes);
-    this.#tables.set(digest, encodeChunkTable(table));
-    return digest;
   }
 
   #requestTable(where: RepositoryAt, digest: Digest, signal: AbortSignal): Promise<Buffer> {

@@ -121,6 +121,10 @@ test('a chain of a stock image that was found earlier opens by the same tables, 
   await expect(openDevice(proxies.image(forged), { cache })).rejects.toMatchObject({
     code: 'ERR_IMAGE_INVALID',
   });
+  const shorter = { ...answer.chain, layers: [{ ...layer!, sizeBytes: layer!.sizeBytes - 1 }] };
+  await expect(openDevice(proxies.image(shorter), { cache })).rejects.toMatchObject({
+    code: 'ERR_IMAGE_INVALID',
+  });
 });
 
 test('tables that an image names are taken, not made', async () => {
