@@ -17,6 +17,8 @@ export class FaultyRelay {
   readonly requests: string[] = [];
   /** Chooses what becomes of a request. */
   fault: (path: string) => Fault | null = () => null;
+  /** What the server is asked for in place of a path. */
+  reroute: (path: string) => string = (path) => path;
   readonly #server: Server;
   readonly #target: URL;
   #port = 0;
@@ -66,7 +68,7 @@ export class FaultyRelay {
       return;
     }
     const { hostname, port } = this.#target;
-    const onward = request({ hostname, port, path, method, headers }, (answer) => {
+    const onward = request({ hostname, port, path: this.reroute(path), method, headers }, (answer) => {
       outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
       let sentBytes = 0;
       answer.on('data', (bytes: Buffer) => {

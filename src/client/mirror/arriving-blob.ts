@@ -57,9 +57,9 @@ export class ArrivingBlob implements StreamSource {
     return new ArrivingBlob(digest, file, body, giveUp);
   }
 
-  /** Nobody is to join any more. */
-  get isOver(): boolean {
-    return this.#giveUp.signal.aborted || (this.#ended !== null && this.#ended.failure !== null);
+  /** All who read it have left before it had arrived. */
+  get isGivenUp(): boolean {
+    return this.#giveUp.signal.aborted;
   }
 
   /** Whoever joins leaves once. */

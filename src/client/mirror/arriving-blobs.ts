@@ -13,6 +13,7 @@ import { askForRight } from './ask-for-right.ts';
 import type { ChunkedBlobs } from './chunked-blobs.ts';
 import { firstBytes } from './first-bytes.ts';
 import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
+import type { MirrorTarget } from './mirror-target.ts';
 import type { RelayedAnswer } from './proxy-relay.ts';
 
 export interface ArrivingBlobsParts extends MirrorContext {
@@ -48,20 +49,30 @@ export class ArrivingBlobs {
     this.#parts = parts;
   }
 
+  has(target: MirrorTarget, digest: Digest): boolean {
+    return this.#begun.has(keyOf(target, digest));
+  }
+
   /** GET or HEAD. @throws ProxiesAwayError before anything was sent */
   async answer(asked: Asked, digest: Digest): Promise<Answer> {
     const { request, target, caller } = asked;
     if (request.method === 'HEAD') return this.#relay(asked, digest);
-    const key = `${target.registry}/${target.repository}@${digest}`;
+    const key = keyOf(target, digest);
     const joined = this.#begun.get(key);
-    const begun = await unlessAborted(joined ?? this.#begin(key, asked, digest), request.signal);
+    const running = joined ?? this.#begin(key, asked, digest);
+    const begun = await unlessAborted(running, request.signal);
     if (!this.#parts.rights.isGranted(caller, target, digest) && joined !== undefined) {
       const refusal = await askForRight(this.#parts, asked, digest);
       if (refusal !== null) return refusal;
     }
-    if (begun.kind === 'arriving' && !begun.blob.isOver) return read(begun.blob, asked, digest);
-    if (begun.kind === 'other' && joined === undefined) return handBack(begun.answer, request);
-    return this.#relay(asked, digest);
+    if (begun.kind === 'other') {
+      return joined === undefined ? handBack(begun.answer, request) : this.#relay(asked, digest);
+    }
+    if (!begun.blob.isGivenUp) return read(begun.blob, asked, digest);
+    // Those before us left at this moment.
+    await begun.blob.verified.catch(() => {});
+    this.#forget(key, running);
+    return this.answer(asked, digest);
   }
 
   /** Ends what is under way. */
@@ -87,7 +98,7 @@ export class ArrivingBlobs {
       .then(async (found) => {
         if (found.kind === 'arriving') await this.#keep(found.blob, digest);
       })
-      .finally(() => this.#begun.delete(key))
+      .finally(() => this.#forget(key, begun))
       .catch((err: unknown) => {
         this.#parts.logger.debug({ err, digest: shortDigest(digest) }, 'a blob was not kept');
       })
@@ -96,13 +107,17 @@ export class ArrivingBlobs {
     return begun;
   }
 
+  #forget(key: string, begun: Promise<Begun>): void {
+    if (this.#begun.get(key) === begun) this.#begun.delete(key);
+  }
+
   /** Until that is done, who asks for the blob joins it. */
   async #keep(blob: ArrivingBlob, digest: Digest): Promise<void> {
     const { chunked, known } = this.#parts;
     try {
       const table = await blob.verified;
       await chunked.keep(digest, table, blob.source());
-      known.putTable(digest, table);
+      known.putTable(digest, { table, isProven: true });
     } finally {
       blob.close();
     }
@@ -157,6 +172,10 @@ async function read(blob: ArrivingBlob, { request }: Asked, digest: Digest): Pro
     blob.leave();
     throw error;
   }
+}
+
+function keyOf({ registry, repository }: MirrorTarget, digest: Digest): string {
+  return `${registry}/${repository}@${digest}`;
 }
 
 /** @throws RegistryError for an answer that is not the blob from there on */

@@ -1,6 +1,8 @@
 import type { ByteSource } from '../../format/byte-source.ts';
-import { type ChunkTable, decodeChunkTable } from '../../format/chunk-table.ts';
-import type { Digest } from '../../oci/digest.ts';
+import { decodeChunkTable } from '../../format/chunk-table.ts';
+import { FormatError } from '../../format/errors.ts';
+import { type Digest, matchesDigest } from '../../oci/digest.ts';
+import { contentDigest } from '../../oci/registry-answers.ts';
 import { discard, readUpTo } from '../../oci/registry-http.ts';
 import type { Answer } from '../../oci/serving/answer.ts';
 import { blobHeaders, streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
@@ -8,9 +10,10 @@ import { conditionalAnswer } from '../../oci/serving/conditions.ts';
 import { RequestError } from '../../oci/serving/request-error.ts';
 import type { ArrivingBlobs } from './arriving-blobs.ts';
 import { askForRight } from './ask-for-right.ts';
-import type { ChunkedBlobs } from './chunked-blobs.ts';
-import { readThrough } from './chunked-blobs.ts';
+import { CheckedStream } from './checked-stream.ts';
+import { type ChunkedBlobs, readThrough } from './chunked-blobs.ts';
 import { firstBytes } from './first-bytes.ts';
+import type { KnownTable } from './known-content.ts';
 import type { Asked, MirrorContext } from './mirror-context.ts';
 import { ProxiesAwayError } from './proxy-relay.ts';
 import { ReadAhead } from './read-ahead.ts';
@@ -31,13 +34,13 @@ export async function answerBlob(parts: BlobRouteParts, asked: Asked, digest: Di
   const { known, rights, chunked, arriving } = parts;
   const { target, caller } = asked;
   try {
-    const table = known.table(digest) ?? (await tableFor(parts, asked, digest));
-    if (table === null) return await arriving.answer(asked, digest);
+    const found = known.table(digest) ?? (await newTable(parts, asked, digest));
+    if (found === null) return await arriving.answer(asked, digest);
     if (!rights.isGranted(caller, target, digest)) {
       const refusal = await askForRight(parts, asked, digest);
       if (refusal !== null) return refusal;
     }
-    return await fromChunks(await chunked.open(target, digest, table), asked, digest);
+    return await fromChunks(parts, await chunked.open(target, digest, found.table), asked, digest, found);
   } catch (error) {
     if (!(error instanceof ProxiesAwayError)) throw error;
     const held = await fromHeld(parts, asked, digest);
@@ -46,12 +49,19 @@ export async function answerBlob(parts: BlobRouteParts, asked: Asked, digest: Di
   }
 }
 
+/** Null for a blob that is to be had as it comes: others may be waiting for it already. */
+async function newTable(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
+  if (parts.arriving.has(asked.target, digest)) return null;
+  const found = await tableFor(parts, asked, digest);
+  return parts.arriving.has(asked.target, digest) ? null : found;
+}
+
 /** The chunk table that a proxy has for a blob, given to this caller: so the caller may read it. Null if there is none. */
 async function tableFor(
   { relay, rights, known }: BlobRouteParts,
   { target, caller, request }: Asked,
   digest: Digest,
-): Promise<ChunkTable | null> {
+): Promise<KnownTable | null> {
   const { registry, repository } = target;
   const query = new URLSearchParams({ repository, ns: registry });
   const headers: Record<string, string> =
@@ -66,10 +76,14 @@ async function tableFor(
       return null;
     }
     const bytes = await readUpTo(response.body, MAX_TABLE_BYTES, { host, repository, reference: digest });
-    const table = decodeChunkTable(bytes);
-    known.putTable(digest, table);
+    const named = contentDigest(response);
+    if (named !== null && !matchesDigest(bytes, named)) {
+      throw new FormatError('ERR_CHUNK_TABLE_CORRUPT', 'the chunk table was changed on its way');
+    }
+    const found = { table: decodeChunkTable(bytes), isProven: false };
+    known.putTable(digest, found);
     rights.grant(caller, target, digest);
-    return table;
+    return found;
   } catch {
     request.signal.throwIfAborted();
     // The blob itself is asked for next: what is wrong shows there.
@@ -78,7 +92,13 @@ async function tableFor(
 }
 
 /** Takes over the source. */
-async function fromChunks(source: ByteSource, { request }: Asked, digest: Digest): Promise<Answer> {
+async function fromChunks(
+  { known, logger }: BlobRouteParts,
+  source: ByteSource,
+  { request }: Asked,
+  digest: Digest,
+  { table, isProven }: KnownTable,
+): Promise<Answer> {
   const { method, headers, signal, notes } = request;
   notes.source = 'cache';
   try {
@@ -90,7 +110,17 @@ async function fromChunks(source: ByteSource, { request }: Asked, digest: Digest
     const asked = whatIsAsked(request, digest, source.size);
     const ahead = new ReadAhead(source, signal);
     await firstBytes(ahead, asked.range, signal);
-    return streamed(ahead, asked, () => source.close());
+    const isWhole = asked.range.start === 0 && asked.range.end === source.size;
+    const close = () => source.close();
+    if (isProven || !isWhole) return streamed(ahead, asked, close);
+    const onVerdict = (isRight: boolean) => {
+      if (isRight) known.putTable(digest, { table, isProven: true });
+      else {
+        known.dropTable(digest);
+        logger.warn({ digest }, 'the chunk table that a proxy gave for a blob is wrong: forgotten');
+      }
+    };
+    return streamed(new CheckedStream(ahead, { digest, sizeBytes: source.size }, onVerdict), asked, close);
   } catch (error) {
     await source.close();
     throw error;
@@ -98,15 +128,12 @@ async function fromChunks(source: ByteSource, { request }: Asked, digest: Digest
 }
 
 /** What this host has in whole, for those who might read it last; null if it has less. */
-async function fromHeld(
-  { known, rights, chunked }: BlobRouteParts,
-  asked: Asked,
-  digest: Digest,
-): Promise<Answer | null> {
+async function fromHeld(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<Answer | null> {
+  const { known, rights, chunked } = parts;
   const { target, caller, request } = asked;
-  const table = rights.wasGranted(caller, target, digest) ? known.table(digest) : null;
-  if (table === null) return null;
-  const source = await chunked.openHeld(digest, table);
+  const found = rights.wasGranted(caller, target, digest) ? known.table(digest) : null;
+  if (found === null) return null;
+  const source = await chunked.openHeld(digest, found.table);
   try {
     const { range } = whatIsAsked(request, digest, source.size);
     // An answer that began could not be taken back.
@@ -117,5 +144,5 @@ async function fromHeld(
     if (error instanceof RequestError) throw error;
     return null;
   }
-  return fromChunks(source, asked, digest);
+  return fromChunks(parts, source, asked, digest, found);
 }

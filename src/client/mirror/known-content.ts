@@ -16,12 +16,19 @@ const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
 /** Of blobs of two terabytes, in chunks of the usual size. */
 const MAX_TABLE_BYTES = 256 * 1024 * 1024;
 const MAX_PUBLIC_ROWS = 200_000;
+/** What lets a blob be read by chunks. */
+export interface KnownTable {
+  readonly table: ChunkTable;
+  /** Whether its chunks have been seen to make up the blob. */
+  readonly isProven: boolean;
+}
+
 /** Cleaning up looks at every row. */
 const PUTS_PER_CLEANING = 200;
 const SCHEMA_VERSION = 1;
 const SCHEMA = `
   CREATE TABLE manifests (digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, bytes BLOB NOT NULL, used_at INTEGER NOT NULL);
-  CREATE TABLE tables (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL, used_at INTEGER NOT NULL);
+  CREATE TABLE tables (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL, is_proven INTEGER NOT NULL, used_at INTEGER NOT NULL);
   CREATE TABLE public (name TEXT PRIMARY KEY, used_at INTEGER NOT NULL) WITHOUT ROWID;
   PRAGMA user_version = ${SCHEMA_VERSION};
 `;
@@ -70,20 +77,26 @@ export class KnownContent {
   }
 
   /** Of a blob. */
-  table(digest: Digest): ChunkTable | null {
+  table(digest: Digest): KnownTable | null {
     const row = this.#database
-      .prepare<[number, string], { bytes: Buffer }>(
-        'UPDATE tables SET used_at = ? WHERE digest = ? RETURNING bytes',
+      .prepare<[number, string], { bytes: Buffer; is_proven: number }>(
+        'UPDATE tables SET used_at = ? WHERE digest = ? RETURNING bytes, is_proven',
       )
       .get(Date.now(), digest);
-    return row === undefined ? null : decodeChunkTable(row.bytes);
+    return row === undefined ? null : { table: decodeChunkTable(row.bytes), isProven: row.is_proven === 1 };
   }
 
-  putTable(digest: Digest, table: ChunkTable): void {
-    this.#put('INSERT OR REPLACE INTO tables (digest, bytes, used_at) VALUES (?, ?, ?)', [
+  putTable(digest: Digest, { table, isProven }: KnownTable): void {
+    this.#put('INSERT OR REPLACE INTO tables (digest, bytes, is_proven, used_at) VALUES (?, ?, ?, ?)', [
       digest,
       encodeChunkTable(table),
+      isProven ? 1 : 0,
     ]);
+  }
+
+  /** A table whose chunks do not make up the blob. */
+  dropTable(digest: Digest): void {
+    this.#database.prepare('DELETE FROM tables WHERE digest = ?').run(digest);
   }
 
   isPublic(target: MirrorTarget, digest: Digest): boolean {
@@ -101,7 +114,7 @@ export class KnownContent {
     this.#database.close();
   }
 
-  #put(statement: string, values: readonly (string | Buffer)[]): void {
+  #put(statement: string, values: readonly (string | number | Buffer)[]): void {
     this.#database.prepare(statement).run(...values, Date.now());
     if (++this.#puts % PUTS_PER_CLEANING === 0) this.#clean();
   }
