@@ -89,23 +89,27 @@ export class SnapshotStore {
 
   /** @throws SnapshotError ERR_SNAPSHOTTER_IN_USE */
   static open(path: string): SnapshotStore {
-    const database = new Database(path, { timeout: 0 });
+    let database: Database.Database | null = null;
     try {
+      database = new Database(path, { timeout: 0 });
       database.pragma('locking_mode = EXCLUSIVE');
       database.pragma('journal_mode = WAL');
       // containerd's own metadata outlives a power cut, and would name snapshots that are not here.
       database.pragma('synchronous = FULL');
       database.pragma('foreign_keys = ON');
-      database.transaction(() => createSchema(database, path)).exclusive();
+      database.transaction(createSchema).exclusive(database);
       return new SnapshotStore(database);
     } catch (cause) {
-      database.close();
-      if (!(cause instanceof Database.SqliteError) || !cause.code.startsWith('SQLITE_BUSY')) throw cause;
-      throw new SnapshotError(
-        'ERR_SNAPSHOTTER_IN_USE',
-        `${path} is in use by another process: stop it, or give this one another state directory`,
-        { cause },
-      );
+      database?.close();
+      if (cause instanceof Database.SqliteError && cause.code.startsWith('SQLITE_BUSY')) {
+        throw new SnapshotError(
+          'ERR_SNAPSHOTTER_IN_USE',
+          `${path} is in use by another process: stop it, or give this one another state directory`,
+          { cause },
+        );
+      }
+      const why = cause instanceof Error ? cause.message : cause;
+      throw new Error(`cannot open the snapshots' database ${path}: ${why}`, { cause });
     }
   }
 
@@ -350,12 +354,12 @@ export class SnapshotStore {
   }
 }
 
-function createSchema(database: Database.Database, path: string): void {
+function createSchema(database: Database.Database): void {
   const version = database.pragma('user_version', { simple: true });
   if (version === SCHEMA_VERSION) return;
   if (version !== 0) {
     throw new Error(
-      `${path} has schema version ${version}, this program knows ${SCHEMA_VERSION}: run a newer one`,
+      `it has schema version ${version}, this program knows ${SCHEMA_VERSION}: run a newer one`,
     );
   }
   database.exec(SCHEMA);

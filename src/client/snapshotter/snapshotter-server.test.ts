@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { status } from '@grpc/grpc-js';
+import Database from 'better-sqlite3';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { SnapshotsClient } from '../../../test/support/snapshots-client.ts';
 import { startSnapshotter, type TestSnapshotter } from '../../../test/support/snapshotter.ts';
@@ -212,6 +213,27 @@ describe('a start', () => {
   test('is refused a state directory that another server has', async () => {
     const second = startSnapshotter(root, { socketPath: join(root, 'b.sock') });
     await expect(second).rejects.toMatchObject({ code: 'ERR_SNAPSHOTTER_IN_USE' });
+  });
+});
+
+describe('a database that cannot be read', () => {
+  test.each([
+    ['broken', (path: string) => writeFileSync(path, 'x'.repeat(8192)), 'file is not a database'],
+    [
+      'of a later version',
+      (path: string) => new Database(path).pragma('user_version = 9'),
+      'run a newer one',
+    ],
+  ])('stops the start, and its path is told: %s', async (_, make, why) => {
+    const stateDirectory = join(root, 'bad');
+    mkdirSync(stateDirectory);
+    make(join(stateDirectory, 'snapshots.db'));
+    const started = startSnapshotter(root, { socketPath: join(root, 'b.sock'), stateDirectory });
+    await expect(started).rejects.toThrow(
+      expect.objectContaining({
+        message: expect.stringMatching(new RegExp(`${stateDirectory}/snapshots.db: .*${why}`)),
+      }),
+    );
   });
 });
 
