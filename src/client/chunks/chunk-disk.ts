@@ -20,7 +20,7 @@ export interface CacheBound {
 export interface ChunkDiskOptions {
   /** Null for a directory without a bound, which processes share. */
   readonly bound: CacheBound | null;
-  /** Told when the disk does not take a chunk, once until it takes one again. */
+  /** Told when the disk does not take a chunk; not again while that goes on. */
   readonly onWriteError: (error: unknown) => void;
 }
 
@@ -38,6 +38,8 @@ export interface CacheCounts {
 
 /** Chunks kept in memory because the disk did not take them. */
 const MAX_OVERFLOW_BYTES = 32 * 1024 * 1024;
+/** A disk that has taken chunks for so long is not the one any more that was told of. */
+const QUIET_MS = 60_000;
 /** How long a disk that took no chunk is left alone with those that are in memory. */
 const REFUSED_AGE_MS = 1_000;
 /** What a file system may need to remember one more piece of a sparse file. */
@@ -69,7 +71,7 @@ export class ChunkDisk {
   #freeBytes = 0;
   #freeBytesAtMs = Number.NEGATIVE_INFINITY;
   #refusedAtMs = Number.NEGATIVE_INFINITY;
-  #isFailing = false;
+  #failedAtMs = Number.NEGATIVE_INFINITY;
 
   private constructor(directory: string, options: ChunkDiskOptions) {
     this.directory = directory;
@@ -163,7 +165,6 @@ export class ChunkDisk {
           this.#stored.resolve();
           this.#stored = Promise.withResolvers();
         }
-        this.#isFailing = false;
         this.#overflow.delete(overflowKey(files, index));
         return;
       }
@@ -290,8 +291,9 @@ export class ChunkDisk {
   }
 
   #tell(error: unknown): void {
-    if (!this.#isFailing) this.#options.onWriteError(error);
-    this.#isFailing = true;
+    const nowMs = performance.now();
+    if (nowMs - this.#failedAtMs > QUIET_MS) this.#options.onWriteError(error);
+    this.#failedAtMs = nowMs;
   }
 }
 

@@ -52,9 +52,9 @@ test('however many reads wait for a source that is away, few requests are made, 
     throw new Error('connection refused');
   });
   const reads = Array.from({ length: 1000 }, (_, i) => readChunk(opened, blob, (i * 7) % 1000));
-  await vi.waitFor(() => expect(failed).toBeGreaterThan(10), { timeout: 30_000 });
-  // The first ones went out together; from then on it is one after the other, with pauses.
-  expect(failed).toBeLessThan(20);
+  await vi.waitFor(() => expect(failed).toBeGreaterThan(3), { timeout: 30_000 });
+  // The first ones go out together; from then on it is one after the other, with pauses.
+  expect(failed).toBeLessThan(15);
   isAway = false;
   await Promise.all(reads);
 });
