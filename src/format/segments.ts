@@ -24,7 +24,13 @@ export interface MergedSegments {
   readonly length: Float64Array;
   readonly data: Float64Array;
   readonly layer: Uint8Array;
+  /** Where to search: the device in stretches of `stretchSectors`, and the first segment that begins in it or behind. */
+  readonly stretchSectors: number;
+  readonly firstIn: Uint32Array;
 }
+
+/** Segments in a stretch, on average: few enough to lie in a cache line or two. */
+const STRETCH_SEGMENTS = 4;
 
 /** What a file system can stack; also what a layer number of 8 bits can hold. */
 export const MAX_LAYERS = 255;
@@ -47,9 +53,11 @@ export function mergeSegments(tables: readonly SegmentTable[]): MergedSegments {
 
 /** The index of the segment that covers `sector`, or of the next one above it; `count` if there is none. */
 export function findSegment(segments: MergedSegments, sector: number): number {
-  const { lba, count } = segments;
-  let low = 0;
-  let high = count;
+  const { lba, firstIn } = segments;
+  const stretch = Math.floor(sector / segments.stretchSectors);
+  if (stretch + 1 >= firstIn.length) return segments.count;
+  let low = firstIn[stretch]!;
+  let high = firstIn[stretch + 1]!;
   while (low < high) {
     const middle = (low + high) >>> 1;
     if (lba[middle]! <= sector) low = middle + 1;
@@ -113,7 +121,21 @@ class Pieces {
       const layer = this.layer[i]!;
       if (layer !== ZEROED) result.add(this.lba[i]!, this.length[i]!, this.data[i]!, layer);
     }
-    return result;
+    return result.withStretches();
+  }
+
+  withStretches(): MergedSegments {
+    const { count, lba, length, data, layer } = this;
+    const sectors = count === 0 ? 0 : this.end(count - 1);
+    const stretches = Math.max(1, Math.ceil(count / STRETCH_SEGMENTS));
+    const stretchSectors = Math.max(1, Math.ceil(sectors / stretches));
+    const firstIn = new Uint32Array(Math.ceil(sectors / stretchSectors) + 1);
+    let first = 0;
+    for (let stretch = 0; stretch < firstIn.length; stretch++) {
+      while (first < count && lba[first]! < stretch * stretchSectors) first++;
+      firstIn[stretch] = first;
+    }
+    return { count, lba, length, data, layer, stretchSectors, firstIn };
   }
 }
 
