@@ -2,6 +2,7 @@ import { ClientError } from '../errors.ts';
 import type { Attachment, AttachOptions } from './attach-contract.ts';
 import { chooseMethod, inspectHost } from './choose-method.ts';
 import { FuseAttachment } from './fuse-attachment.ts';
+import { KernelNbdAttachment } from './kernel-nbd-attachment.ts';
 
 export type { Attachment, AttachOptions } from './attach-contract.ts';
 export { detachRemains } from './remains.ts';
@@ -15,7 +16,9 @@ export { detachRemains } from './remains.ts';
 export async function attachDevice(options: AttachOptions): Promise<Attachment> {
   const choice = chooseMethod(options.fsType, await inspectHost());
   if (choice.kind === 'unsupported') throw new ClientError('ERR_ATTACH_UNSUPPORTED', choice.reason);
-  return FuseAttachment.attach(choice.method, options);
+  return choice.method === 'nbd'
+    ? KernelNbdAttachment.attach(options)
+    : FuseAttachment.attach(choice.method, options);
 }
 
 /**
@@ -24,5 +27,5 @@ export async function attachDevice(options: AttachOptions): Promise<Attachment> 
  * @throws SystemCallError
  */
 export async function resumeAttachment(options: AttachOptions): Promise<Attachment | null> {
-  return FuseAttachment.resume(options);
+  return (await KernelNbdAttachment.resume(options)) ?? (await FuseAttachment.resume(options));
 }

@@ -1,4 +1,4 @@
-import { constants } from 'node:fs';
+import { constants, existsSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { release } from 'node:os';
 import { getuid } from 'node:process';
@@ -9,13 +9,15 @@ import type { AttachMethod } from './attach-contract.ts';
 export interface AttachHost {
   readonly isRoot: boolean;
   readonly hasFuse: boolean;
+  /** The kernel's NBD client is there, and loaded. */
+  readonly hasNbd: boolean;
   /** Major and minor version. */
   readonly kernel: readonly [number, number];
 }
 
 /** `reason` is for people: why this one, or what is missing and what to do about it. */
 export type MethodChoice =
-  | { readonly kind: 'chosen'; readonly method: Exclude<AttachMethod, 'nbd'>; readonly reason: string }
+  | { readonly kind: 'chosen'; readonly method: AttachMethod; readonly reason: string }
   | { readonly kind: 'unsupported'; readonly reason: string };
 
 /** Linux has mounted EROFS straight from a file, without a loop device, since then. */
@@ -31,6 +33,7 @@ export async function inspectHost(): Promise<AttachHost> {
       () => true,
       () => false,
     ),
+    hasNbd: existsSync('/sys/module/nbd'),
     kernel: [major, minor],
   };
 }
@@ -38,23 +41,21 @@ export async function inspectHost(): Promise<AttachHost> {
 /** The best way to mount a file system of that type here. */
 export function chooseMethod(fsType: FsType, host: AttachHost): MethodChoice {
   if (!host.isRoot) return { kind: 'unsupported', reason: 'mounting needs root' };
-  if (!host.hasFuse) {
-    return {
-      kind: 'unsupported',
-      reason: 'there is no /dev/fuse: load the module ("modprobe fuse"), or give the container that device',
-    };
-  }
-  if (fsType !== 'erofs') {
-    return { kind: 'chosen', method: 'loop', reason: `${fsType} is mounted from block devices only` };
-  }
   const [major, minor] = host.kernel;
   const [sinceMajor, sinceMinor] = EROFS_FROM_FILE_SINCE;
-  if (major > sinceMajor || (major === sinceMajor && minor >= sinceMinor)) {
+  const isNew = major > sinceMajor || (major === sinceMajor && minor >= sinceMinor);
+  if (fsType === 'erofs' && isNew && host.hasFuse) {
     return { kind: 'chosen', method: 'file', reason: 'this kernel mounts EROFS straight from a file' };
   }
+  const why =
+    fsType === 'erofs'
+      ? `Linux ${major}.${minor} mounts EROFS from block devices only; from ${sinceMajor}.${sinceMinor} on it needs none`
+      : `${fsType} is mounted from block devices only`;
+  if (host.hasNbd) return { kind: 'chosen', method: 'nbd', reason: `${why}; this kernel has NBD` };
+  if (host.hasFuse) return { kind: 'chosen', method: 'loop', reason: why };
   return {
-    kind: 'chosen',
-    method: 'loop',
-    reason: `Linux ${major}.${minor} mounts EROFS from block devices only; from ${sinceMajor}.${sinceMinor} on it needs none`,
+    kind: 'unsupported',
+    reason:
+      'there is no /dev/fuse: load the module ("modprobe fuse"), or give the container that device; NBD would do too ("modprobe nbd")',
   };
 }

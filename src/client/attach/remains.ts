@@ -1,8 +1,9 @@
-import { rm } from 'node:fs/promises';
+import { realpath, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientError } from '../errors.ts';
 import { type AttachPaths, attachPaths } from './attach-paths.ts';
 import { Holder } from './holder.ts';
+import { detachKernelNbd } from './kernel-nbd-remains.ts';
 import { abortFuse, listSystemMounts, unmount } from './linux-mount.ts';
 import { loopDevicesOn, removeLoop } from './loop-devices.ts';
 import { ignoreUnmounted, isSystemError } from './system-errors.ts';
@@ -39,6 +40,7 @@ export async function findAttached({ deviceFile }: AttachPaths): Promise<Attache
 export async function detachRemains(workDirectory: string): Promise<void> {
   const paths = await attachPaths(workDirectory);
   const steps = new Steps();
+  await steps.try(realpath(workDirectory).then(detachKernelNbd));
   // First of all, so that nothing below waits for a read that nobody answers.
   await steps.try(
     abortFuse(paths.deviceFile).catch((error) => {

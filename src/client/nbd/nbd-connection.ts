@@ -91,8 +91,11 @@ export class NbdConnection {
     this.#replies = new ReplyStream(socket);
   }
 
-  /** Serves until the client leaves, breaks the protocol, or the socket is destroyed. Never rejects. */
-  async run(): Promise<void> {
+  /**
+   * Serves until the client leaves, breaks the protocol, or the socket is destroyed. Never rejects; tells whether the
+   * client said goodbye. With `isNegotiated` it begins with the transmission phase, as the kernel does: simple replies.
+   */
+  async run({ isNegotiated = false } = {}): Promise<'goodbye' | 'lost'> {
     const wake = () => this.#wake?.();
     this.#socket.on('readable', wake).on('drain', wake).on('end', wake).on('error', wake);
     this.#socket.on('close', () => {
@@ -100,13 +103,15 @@ export class NbdConnection {
       wake();
     });
     try {
-      if (await this.#negotiate()) await this.#transmit();
+      if (isNegotiated || (await this.#negotiate())) await this.#transmit();
       await Promise.all(this.#reads);
       this.#socket.end();
+      return 'goodbye';
     } catch (error) {
       if (!(error instanceof Disconnected || error instanceof NbdProtocolError)) throw error;
       this.#socket.destroy();
       await Promise.all(this.#reads);
+      return 'lost';
     }
   }
 

@@ -14,7 +14,7 @@ export class NbdServer {
   readonly socketPath: string;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
-  readonly #running = new Set<Promise<void>>();
+  readonly #running = new Set<Promise<unknown>>();
 
   private constructor(options: NbdServerOptions) {
     this.socketPath = options.socketPath;
