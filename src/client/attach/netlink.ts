@@ -77,7 +77,7 @@ export function decodeMessages(bytes: Buffer): NetlinkReply[] {
     const length = bytes.readUInt32LE(at);
     const message = slice(bytes, at, length, HEADER_BYTES);
     if (message.readUInt16LE(4) === NLMSG_ERROR) {
-      replies.push({ kind: 'acknowledgement', errno: -message.readInt32LE(HEADER_BYTES) });
+      replies.push({ kind: 'acknowledgement', errno: Math.abs(message.readInt32LE(HEADER_BYTES)) });
     } else {
       const attributes = decodeAttributes(message.subarray(HEADER_BYTES + GENERIC_HEADER_BYTES));
       replies.push({ kind: 'answer', attributes });
