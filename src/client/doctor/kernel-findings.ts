@@ -125,7 +125,15 @@ async function nbd(release: string): Promise<Finding> {
   if (presence === 'none') {
     return good('kernel NBD', 'none', 'nothing is lost: images are attached by FUSE');
   }
-  return good('kernel NBD', described(presence), 'it can take the place of FUSE and loop devices');
+  if (presence === 'module') {
+    const use = '"modprobe nbd" lets it take the place of FUSE and loop devices';
+    return good('kernel NBD', 'a module that is not loaded', use);
+  }
+  return good(
+    'kernel NBD',
+    'loaded',
+    'it takes the place of FUSE and loop devices where EROFS needs a device',
+  );
 }
 
 async function fileSystem(name: string, release: string): Promise<Presence> {

@@ -84,6 +84,11 @@ export class LateDevice implements BlockDevice {
     }
   }
 
+  /** What is there at once counts as read, and neither as under way nor as failed. */
+  readNow(offset: number, target: Buffer): boolean {
+    return this.#opened?.device.readNow(offset, target) ?? false;
+  }
+
   extents(offset: number, length: number): Iterable<Extent> {
     return this.#opened?.device.extents(offset, length) ?? [{ offset, length, hole: false }];
   }
