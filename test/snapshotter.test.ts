@@ -138,8 +138,9 @@ describe.skipIf(!requireCapability('root'))('the snapshotter', () => {
     for (const [index, changes] of layers.entries()) {
       await commitLayer(parent, `layer ${index}`, changes);
       parent = `layer ${index}`;
-      await withMounted(await client.view(`view ${index}`, parent), target, expectFlat);
+      if (index === 1) await withMounted(await client.view('view', parent), target, expectFlat);
     }
+    await withMounted(await client.view('top view', parent), target, expectFlat);
     await withMounted(await client.prepare('container', parent), target, expectFlat);
   });
 
@@ -228,7 +229,7 @@ describe.skipIf(!requireCapability('root'))('the snapshotter', () => {
   test('has after kill -9 all that it has acknowledged, and nothing else', async () => {
     await snapshotter.stop();
     const sure = new Set<string>();
-    for (let round = 0; round < 3; round++) {
+    for (let round = 0; round < 2; round++) {
       const connected = await startProcess();
       const workers = [0, 1, 2, 3].map((worker) => churn(connected, `${round}-${worker}`, sure));
       await vi.waitFor(() => expect(sure.size).toBeGreaterThan(10 * (round + 1)), { timeout: 60_000 });
