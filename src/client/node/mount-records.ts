@@ -11,6 +11,7 @@ const recordSchema = z.object({
     chainId: digest,
     registry: z.string(),
     repository: z.string(),
+    manifestDigest: digest.optional(),
     layers: z.array(z.object({ digest, sizeBytes: z.number(), chunkTableDigest: digest })).readonly(),
   }),
   sizeBytes: z.number(),

@@ -6,7 +6,7 @@ import { type Fault, FaultyRelay } from '../../../test/support/faulty-relay.ts';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { randomBytes } from '../../../test/support/random-bytes.ts';
 import type { ByteSource } from '../../format/byte-source.ts';
-import { parseDigest } from '../../oci/digest.ts';
+import { digestOf, parseDigest } from '../../oci/digest.ts';
 import { ChunkCache } from '../chunks/chunk-cache.ts';
 import { newReadStats } from '../chunks/read-stats.ts';
 import { Proxies } from './proxies.ts';
@@ -16,7 +16,7 @@ useProxiedRegistry({ tagTtlMs: 60_000, conversion: { enabled: false } });
 
 const CHUNK_BYTES = 262_144;
 const BLOB = randomBytes(16 * CHUNK_BYTES + 777, 5);
-const WHERE = { registry: 'reg.example', repository: 'lib/a' };
+const CHAIN = { registry: 'reg.example', repository: 'lib/a', chainId: digestOf('chain') };
 /** Short, so that what stalls is soon given up; long enough for a busy machine. */
 const TIMEOUTS = { connectMs: 10_000, headersMs: 10_000, bodyMs: 3_000 };
 const NEVER_MS = 10 * 60_000;
@@ -62,7 +62,7 @@ async function openBlob(from: Proxies, readTimeoutMs = 60_000): Promise<ByteSour
     stats: newReadStats(),
     readTimeoutMs,
   };
-  const source = await from.openLayer({ digest, sizeBytes: BLOB.length, chunkTableDigest }, WHERE, access);
+  const source = await from.openLayer({ digest, sizeBytes: BLOB.length, chunkTableDigest }, CHAIN, access);
   opened.push(source);
   for (const relay of [first, second]) relay.requests.length = 0;
   return source;

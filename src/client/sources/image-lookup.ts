@@ -41,8 +41,8 @@ const NO_SUCH_CHAIN = { state: 'over', reason: 'the image has no such chain' } a
 const WHOLE_TTL_MS = 60_000;
 /** A failure may be over soon; but each layer of an image is asked for, and need not find out for itself. */
 const FAILURE_TTL_MS = 5_000;
-/** Each read of what a proxy has lost would have it asked for. */
-const RENEWAL_INTERVAL_MS = 10_000;
+/** So long what a proxy has lost is waited for; and not asked for by the next read again. */
+const RENEWAL_MS = 30_000;
 const MAX_IMAGES = 1024;
 /** The longest that a proxy is asked to wait at a time: a lower layer may be there before the whole image is. */
 const POLL_SECONDS = 3;
@@ -74,7 +74,7 @@ export class ImageLookup {
   readonly #closed: AbortSignal;
   readonly #known = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
   /** Those that were asked for anew of late. */
-  readonly #renewed = new LRUCache<string, true>({ max: MAX_IMAGES, ttl: RENEWAL_INTERVAL_MS });
+  readonly #renewed = new LRUCache<string, true>({ max: MAX_IMAGES, ttl: RENEWAL_MS });
   readonly #questions = new Map<string, Promise<KnownImage>>();
 
   constructor(sources: ImageSources, closed: AbortSignal) {
@@ -97,13 +97,16 @@ export class ImageLookup {
     }
   }
 
-  /** Has the proxies make again what they have lost of an image: to ask for it queues it. */
-  renew(image: ImageName): void {
+  /**
+   * Has the proxies make again what they have lost of a chain: to ask for it queues its image, and once it is there,
+   * to be told of it makes them show it.
+   */
+  renew(chainId: Digest, image: ImageName): void {
     const key = keyOf(image);
     if (this.#renewed.has(key)) return;
     this.#renewed.set(key, true);
     this.#known.delete(key);
-    void this.#look(image, 0);
+    void this.find(chainId, image, RENEWAL_MS);
   }
 
   #look(image: ImageName, waitMs: number): KnownImage | Promise<KnownImage> {

@@ -10,7 +10,7 @@ export interface LazyChain {
   /** `library/python` */
   readonly repository: string;
   /** The image by which it was found, where that is known: by it proxies make again what they have thrown away. */
-  readonly manifestDigest?: Digest;
+  readonly manifestDigest?: Digest | undefined;
   /** Bottom first. */
   readonly layers: readonly ImageLayer[];
 }

@@ -130,6 +130,37 @@ test('a chain that the image does not have, and an image that nobody has, are un
   expect(unknown).toEqual({ kind: 'unavailable', reason: expect.stringContaining('404') });
 });
 
+/** A proxy that answers so about any image. */
+function proxyThatSays(body: string): Proxies {
+  upstream.intercept = ({ url = '' }, response) => {
+    if (!url.startsWith('/dadi/v1/images/')) return false;
+    response.end(body);
+    return true;
+  };
+  return proxiesAt(upstream.url);
+}
+
+test('a chain is none without all layers below it', async () => {
+  const converted = { digest: digestOf('blob'), size: 1, chunkTable: digestOf('table') };
+  const ids = ['lowest', 'middle', 'top'].map((name) => digestOf(name));
+  const chains = ids.map((chainId, at) => ({ chainId, converted: at === 1 ? null : converted }));
+  await proxies.close();
+  proxies = proxyThatSays(JSON.stringify({ state: 'failed', error: 'broken', chains }));
+  const found = ids.map((chainId) => proxies.find(chainId, imageOf(digestOf('any')), { waitMs: 0 }));
+  expect(await Promise.all(found)).toMatchObject([
+    { kind: 'converted', chain: { layers: [{ sizeBytes: 1 }] } },
+    { kind: 'unavailable', reason: 'broken' },
+    { kind: 'unavailable', reason: 'broken' },
+  ]);
+});
+
+test('what answers otherwise than dadi proxies do is told from one', async () => {
+  await proxies.close();
+  proxies = proxyThatSays('<html>');
+  const answer = await proxies.find(CHAINS[0], imageOf(digestOf('any')), { waitMs: 0 });
+  expect(answer).toEqual({ kind: 'unavailable', reason: expect.stringContaining('not one of a dadi proxy') });
+});
+
 test('without a proxy that answers nothing is found, and nothing fails', async () => {
   await proxies.close();
   await proxy.stop();

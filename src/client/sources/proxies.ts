@@ -89,12 +89,12 @@ export class Proxies implements ChainLookup {
   /**
    * A layer's blob, every byte verified, to be closed by the caller. Reads of it ask all proxies again and again,
    * whatever they say, until they have taken `access.readTimeoutMs`.
-   * @param where a chain that knows its image has proxies convert again what they have thrown away
+   * @param chain whose layer it is; if it knows its image, proxies convert again what they have thrown away
    * @throws RegistryError, FormatError; ClientError ERR_IMAGE_INVALID; the signal's reason
    */
   async openLayer(
     layer: ImageLayer,
-    where: RepositoryAt & Pick<LazyChain, 'manifestDigest'>,
+    chain: Omit<LazyChain, 'layers'>,
     access: LayerAccess,
   ): Promise<CachedBlob> {
     const { cache, stats, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
@@ -102,14 +102,14 @@ export class Proxies implements ChainLookup {
     const table =
       kept?.blobSize === layer.sizeBytes
         ? kept
-        : await this.#tableOf(layer, where, readTimeoutMs, access.signal);
+        : await this.#tableOf(layer, chain, readTimeoutMs, access.signal);
     return cache.openBlob({
       digest: layer.digest,
       table,
       stats,
-      name: `${where.registry}/${where.repository}`,
+      name: `${chain.registry}/${chain.repository}`,
       timeoutMs: readTimeoutMs,
-      fetch: this.#renewing(this.#ranges(where, layer.digest), where),
+      fetch: this.#renewing(this.#ranges(chain, layer.digest), chain),
       onWrongBytes: (bytes) => this.#distrust(bytes, layer.digest),
     });
   }
@@ -149,14 +149,14 @@ export class Proxies implements ChainLookup {
   /** The same, but where all proxies lack it, they are asked to make it again: the next attempt may get it. */
   #renewing(
     fetch: FetchRange,
-    { registry, repository, manifestDigest }: RepositoryAt & Pick<LazyChain, 'manifestDigest'>,
+    { registry, repository, chainId, manifestDigest }: Omit<LazyChain, 'layers'>,
   ): FetchRange {
     if (manifestDigest === undefined) return fetch;
     return async (offset, length, signal) => {
       try {
         return await fetch(offset, length, signal);
       } catch (error) {
-        if (isNotFound(error)) this.#images.renew({ registry, repository, manifestDigest });
+        if (isNotFound(error)) this.#images.renew(chainId, { registry, repository, manifestDigest });
         throw error;
       }
     };

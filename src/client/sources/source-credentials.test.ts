@@ -143,8 +143,8 @@ test('a read whose credentials expired waits, and goes on with those of the next
   const table = encodeChunkTable({ chunkSize: 262_144, blobSize: LAYER.length, digests });
   const opened = { digest: layer, sizeBytes: LAYER.length, chunkTableDigest: digestOf(table) };
   const cache = await ChunkCache.open(join(directory, 'cache'));
-  const where = { registry: 'reg.example', repository: 'lib/a' };
-  const source = await proxies.openLayer(opened, where, { cache, stats: newReadStats() });
+  const chain = { registry: 'reg.example', repository: 'lib/a', chainId: digestOf('chain') };
+  const source = await proxies.openLayer(opened, chain, { cache, stats: newReadStats() });
   reader = NEW;
   const before = upstream.requests.length;
   const target = Buffer.alloc(5);
