@@ -18,11 +18,17 @@ interface Flags {
   readonly json: boolean;
 }
 
-const RUNTIMES: Readonly<Record<string, (read: ReadFile, wishes: SetupWishes) => Plan>> = {
-  containerd: planContainerd,
-  docker: planDocker,
-  podman: planPodman,
-};
+interface Runtime {
+  readonly plan: (read: ReadFile, wishes: SetupWishes) => Plan;
+  /** What has it take up its files. */
+  readonly next: string;
+}
+
+const RUNTIMES: ReadonlyMap<string, Runtime> = new Map([
+  ['containerd', { plan: planContainerd, next: 'systemctl restart containerd' }],
+  ['docker', { plan: planDocker, next: 'systemctl reload docker' }],
+  ['podman', { plan: planPodman, next: 'pull something: nothing has to be restarted' }],
+]);
 const REGISTRY = /^[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?$/;
 const MAX_SOCKET_BYTES = 107;
 
@@ -55,19 +61,22 @@ export function setupCommand(): Command {
     .action(setUp);
 }
 
-function setUp(runtime: string, flags: Flags): void {
-  const applied = AppliedSetup.load(flags.root, runtime);
+function setUp(name: string, flags: Flags): void {
+  const runtime = RUNTIMES.get(name);
+  if (runtime === undefined) throw new Error(`there is no set-up of ${name}`);
+  const { plan, next } = runtime;
+  const applied = AppliedSetup.load(flags.root, name);
   if (flags.undo) {
-    report(applied.undo(), { notes: [], next: restartOf(runtime) }, flags);
+    report(applied.undo(), [], next, flags);
     return;
   }
   const wishes = { mirror: flags.mirror, socket: flags.socket, registries: flags.registry };
-  const plan = planOf(runtime)(applied.original, wishes);
-  if (flags.print) print(plan, flags);
-  else report(applied.apply(plan.files), plan, flags);
+  const planned = plan(applied.original, wishes);
+  if (flags.print) print(planned, next, flags);
+  else report(applied.apply(planned.files), planned.notes, next, flags);
 }
 
-function print({ files, notes, next }: Plan, { json }: Flags): void {
+function print({ files, notes }: Plan, next: string, { json }: Flags): void {
   if (json) {
     printJson({ files: files.map(({ path, after }) => ({ path, content: after })), notes, next });
     return;
@@ -79,7 +88,8 @@ function print({ files, notes, next }: Plan, { json }: Flags): void {
 
 function report(
   changes: readonly FileChange[],
-  { notes, next }: Pick<Plan, 'notes' | 'next'>,
+  notes: readonly string[],
+  next: string,
   { json, root, undo }: Flags,
 ): void {
   const isChanged = changes.some(({ what }) => what !== 'unchanged' && what !== 'left');
@@ -104,19 +114,9 @@ function report(
   else if (!undo) console.log('all was so already');
 }
 
-function restartOf(runtime: string): string {
-  return runtime === 'podman' ? 'nothing has to be restarted' : `systemctl restart ${runtime}`;
-}
-
-function planOf(runtime: string): (read: ReadFile, wishes: SetupWishes) => Plan {
-  const plan = RUNTIMES[runtime];
-  if (plan === undefined) throw new Error(`there is no set-up of ${runtime}`);
-  return plan;
-}
-
 function runtimeName(text: string): string {
-  if (Object.hasOwn(RUNTIMES, text)) return text;
-  throw new InvalidArgumentError(`write one of ${Object.keys(RUNTIMES).join(', ')}`);
+  if (RUNTIMES.has(text)) return text;
+  throw new InvalidArgumentError(`write one of ${[...RUNTIMES.keys()].join(', ')}`);
 }
 
 function addRegistry(text: string, before: readonly string[]): readonly string[] {

@@ -46,7 +46,7 @@ export function planContainerd(read: ReadFile, { mirror, socket, registries }: S
   const config: FilePlan = { path: CONFIG, before, after, reversal: { kind: 'toml', changes } };
   const names = registries.length > 0 ? registries : ['_default'];
   const hosts = names.map((name) => planHosts(read, `${certs}/${name}/hosts.toml`, mirror));
-  return { files: [config, ...hosts], notes: notesOf(document), next: 'systemctl restart containerd' };
+  return { files: [config, ...hosts], notes: notesOf(document) };
 }
 
 function planHosts(read: ReadFile, path: string, mirror: URL): FilePlan {

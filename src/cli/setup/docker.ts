@@ -34,7 +34,6 @@ export function planDocker(read: ReadFile, { mirror, registries }: SetupWishes):
   return {
     files: [{ path: CONFIG, before, after, reversal: { kind: 'json', added } }],
     notes: ['Docker mirrors only Docker Hub, and unpacks what it pulls: it does not start containers lazily'],
-    next: 'systemctl reload docker',
   };
 }
 

@@ -22,8 +22,6 @@ export interface Plan {
   readonly files: readonly FilePlan[];
   /** What people have to know. */
   readonly notes: readonly string[];
-  /** What to run next. */
-  readonly next: string;
 }
 
 export interface SetupWishes {

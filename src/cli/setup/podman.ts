@@ -39,6 +39,5 @@ export function planPodman(read: ReadFile, { mirror, registries }: SetupWishes):
       `mirrored: ${names.join(', ')}; others by --registry`,
       'these programs unpack what they pull: they do not start containers lazily',
     ],
-    next: 'podman pull IMAGE (nothing has to be restarted)',
   };
 }
