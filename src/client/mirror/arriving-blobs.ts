@@ -8,6 +8,7 @@ import { discard } from '../../oci/registry-http.ts';
 import { type BlobBody, ResumedBody } from '../../oci/resumed-body.ts';
 import type { Answer } from '../../oci/serving/answer.ts';
 import { streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
+import { conditionalAnswer } from '../../oci/serving/conditions.ts';
 import { ArrivingBlob } from './arriving-blob.ts';
 import { askForRight } from './ask-for-right.ts';
 import type { ChunkedBlobs } from './chunked-blobs.ts';
@@ -164,6 +165,11 @@ async function read(blob: ArrivingBlob, { request }: Asked, digest: Digest): Pro
   blob.join();
   try {
     if (blob.sizeBytes === 0) await unlessAborted(blob.verified, request.signal);
+    const decided = conditionalAnswer(request.headers, digest);
+    if (decided !== null) {
+      blob.leave();
+      return decided;
+    }
     const part = whatIsAsked(request, digest, blob.sizeBytes);
     request.notes.source = 'fill';
     if (part.range.start === 0) await firstBytes(blob, part.range, request.signal);

@@ -13,9 +13,15 @@ let upstream: FakeRegistry;
 let proxy: TestProxy;
 /** Of each test a layer of its own: the proxy keeps what it has seen. */
 let large: Buffer;
-let seed = 4100;
+let seed = 4101;
 let relay: FaultyRelay;
 let mirror: TestMirror;
+
+/** Even ones give the bytes of the odd one behind them. */
+const nextSeed = () => {
+  seed += 2;
+  return seed;
+};
 
 beforeAll(async () => {
   upstream = await FakeRegistry.start();
@@ -29,7 +35,7 @@ afterAll(async () => {
 });
 
 beforeEach(async () => {
-  large = randomBytes(3_000_001, seed++);
+  large = randomBytes(3_000_001, nextSeed());
   relay = await FaultyRelay.start(proxy.url);
   mirror = await TestMirror.start([relay.url]);
 });
@@ -43,6 +49,12 @@ async function blob(path: string, init?: RequestInit): Promise<Buffer> {
   const response = await mirror.fetch(path, init);
   if (!response.ok) throw new Error(`${response.status}`);
   return bytesOf(response);
+}
+
+/** Has the proxy get a blob of lib/a, and waits until it has it whole. */
+async function storeAtProxy(digest: string): Promise<void> {
+  const table = `/dadi/v1/chunk-tables/${digest}?repository=lib/a&${NS}&fetch=1&wait=20`;
+  expect((await proxy.fetch(table)).status).toBe(200);
 }
 
 /** Pulls a blob as a client would that has nothing, and waits until the mirror keeps it. */
@@ -127,7 +139,7 @@ describe('blobs', () => {
   test('one that the proxy has is read by its chunks, each verified, and asked for again where it is wrong', async () => {
     const [layer] = upstream.putImage([large], '1').layers;
     const path = `/v2/lib/a/blobs/${layer}?${NS}`;
-    await bytesOf(await proxy.fetch(path));
+    await storeAtProxy(layer!);
     let wrong = 1;
     relay.fault = (asked) => (asked.includes('/blobs/') && wrong-- > 0 ? { kind: 'flip', atByte: 9 } : null);
     const part = large.subarray(2_000_000, 2_000_100);
@@ -144,10 +156,11 @@ describe('blobs', () => {
   });
 
   test("a chunk table that is another blob's, or was changed on its way, is found out: no client gets the wrong blob", async () => {
-    const other = randomBytes(large.length, seed++);
+    const other = randomBytes(large.length, nextSeed());
     const [layer = '', otherLayer = ''] = upstream.putImage([large, other], '1').layers;
     const path = `/v2/lib/a/blobs/${layer}?${NS}`;
-    for (const one of [layer, otherLayer]) await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${one}?${NS}`));
+    await storeAtProxy(layer);
+    await storeAtProxy(otherLayer);
     relay.reroute = (asked) => asked.replace(layer, otherLayer);
     const lying = await mirror.fetch(path);
     expect(lying.status).toBe(200);
@@ -220,13 +233,15 @@ describe('blobs', () => {
 
   test('one whose proxy goes away in the middle comes whole when it is back', async () => {
     const [layer] = upstream.putImage([large], '1').layers;
-    relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'cut', afterBytes: 1_000_000 } : null);
-    const response = await mirror.fetch(`/v2/lib/a/blobs/${layer}?${NS}`);
-    await relay.stop();
-    relay.fault = () => null;
-    const body = bytesOf(response);
-    await relay.resume();
-    expect((await body).equals(large)).toBe(true);
+    let asked = 0;
+    relay.fault = (path) => {
+      if (!path.includes('/blobs/')) return null;
+      asked++;
+      if (asked === 1) return { kind: 'cut', afterBytes: 1_000_000 };
+      return asked <= 4 ? { kind: 'status', status: 503 } : null;
+    };
+    expect((await blob(`/v2/lib/a/blobs/${layer}?${NS}`)).equals(large)).toBe(true);
+    expect(asked).toBe(5);
   });
 
   test.each([100, 2_500_000])(
@@ -259,6 +274,29 @@ describe('blobs', () => {
       await mirror.stop();
       await mirror.start();
     }
+    await relay.resume();
+  });
+
+  test('of a blob that is here in part, that part is there when no proxy is, and the whole is not begun', async () => {
+    const [layer] = upstream.putImage([large], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    await storeAtProxy(layer!);
+    const headers = { range: 'bytes=0-1048575' };
+    await vi.waitFor(
+      async () => {
+        const { bytesFetched, bytesRead } = mirror.server.stats;
+        await blob(path, { headers });
+        // The proxy has a table for it, and the chunk is here.
+        expect(mirror.server.stats).toMatchObject({ bytesFetched, bytesRead: bytesRead + 1_048_576 });
+      },
+      { timeout: LONG_MS },
+    );
+    await relay.stop();
+    // What it was told a minute ago counts no more.
+    await mirror.stop();
+    await mirror.start();
+    expect((await blob(path, { headers })).equals(large.subarray(0, 1_048_576))).toBe(true);
+    expect(await errorOf(await mirror.fetch(path))).toMatchObject({ status: 503, code: 'UNAVAILABLE' });
     await relay.resume();
   });
 
