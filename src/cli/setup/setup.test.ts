@@ -169,3 +169,21 @@ test.skipIf(!requireCapability('containerd'))(
     }
   },
 );
+
+test("docker's other mirrors and settings stay, behind ours", async () => {
+  write(DOCKER, '{"debug": true, "registry-mirrors": ["https://a.example"]}');
+  await setUp('docker');
+  expect(JSON.parse(read(DOCKER))).toEqual({
+    debug: true,
+    'registry-mirrors': ['http://127.0.0.1:6010', 'https://a.example'],
+  });
+});
+
+test('set up for other registries, the files of the earlier ones go', async () => {
+  write(CONTAINERD, DEBIAN);
+  const hosts = () => Object.keys(tree()).filter((name) => name.endsWith('hosts.toml'));
+  for (const name of ['quay.io', 'ghcr.io']) {
+    await setUp('containerd', '--registry', name);
+    expect(hosts()).toEqual([`/etc/containerd/certs.d/${name}/hosts.toml`]);
+  }
+});
