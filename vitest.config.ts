@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { defineConfig } from 'vitest/config';
 
 /** Of more than two cores' worth: these tests mostly wait, for each other's processes and for time-outs. */
@@ -12,6 +13,8 @@ const PROXY = [
 export default defineConfig({
   test: {
     pool: 'forks',
+    // Tests start `dadi` hundreds of times: each start would strip the types of all its modules again.
+    env: { NODE_COMPILE_CACHE: resolve(import.meta.dirname, '.cache/compiled') },
     projects: [
       {
         test: {
