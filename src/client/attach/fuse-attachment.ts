@@ -27,7 +27,7 @@ const GOODBYE_TIMEOUT_MS = 5_000;
 const LAZY_GOODBYE_TIMEOUT_MS = 300;
 /** What is being read is answered before a release, on kernels that would not send it again. */
 const DRAIN_TIMEOUT_MS = 5_000;
-/** A holder that is killed again and again is not started more often. */
+/** After a holder could not be started. */
 const HOLDER_RESTART_MS = 1_000;
 
 /** A device that this process serves to the kernel by FUSE, and the file system mounted from it. */
@@ -39,6 +39,8 @@ export class FuseAttachment implements Attachment {
   readonly #connection: FuseConnection;
   readonly #fd: number;
   #holder: Holder | null;
+  /** Starts of holders, one after the other. */
+  #held: Promise<void> = Promise.resolve();
   #isReleased = false;
   #detaching: Promise<void> | null = null;
 
@@ -52,7 +54,7 @@ export class FuseAttachment implements Attachment {
     this.ended = this.#connection.ended.then(() => this.#cleanUp(options.workDirectory));
     // Who waits for it is told; nobody has to.
     this.ended.catch(() => {});
-    if (this.#holder !== null) void this.#keepHeld(this.#holder);
+    void this.#keepHeld();
   }
 
   /** @throws ClientError ERR_ATTACH_FAILED; SystemCallError; the signal's reason: then nothing is left */
@@ -103,6 +105,8 @@ export class FuseAttachment implements Attachment {
   }
 
   async release(): Promise<void> {
+    // Without one the file system would end with this process.
+    await this.#ensureHeld();
     this.#isReleased = true;
     this.#holder?.release();
     if (!this.#connection.kernelResends) await this.#connection.drain(DRAIN_TIMEOUT_MS);
@@ -137,26 +141,29 @@ export class FuseAttachment implements Attachment {
   /** What was not taken down in order: the connection may have been ended from outside. */
   async #cleanUp(workDirectory: string): Promise<void> {
     if (this.#isReleased) return;
-    const holder = this.#holder;
-    this.#holder = null;
-    holder?.release();
+    await this.#held.catch(() => {});
+    this.#holder?.release();
     await detachRemains(workDirectory);
   }
 
-  /** Starts another holder when this one is killed. */
-  async #keepHeld(first: Holder): Promise<void> {
-    for (let holder = first; ; ) {
-      await holder.ended;
-      if (this.#holder !== holder || this.#isReleased || !this.#connection.isServing) return;
-      const next = await Holder.start(this.#paths, this.#fd).catch(() => null);
-      if (next === null) {
-        await sleep(HOLDER_RESTART_MS, undefined, { ref: false });
-        continue;
-      }
-      this.#holder = next;
-      holder = next;
-      if (!this.#connection.isServing) await next.end();
+  /** Starts another holder whenever one is killed. */
+  async #keepHeld(): Promise<void> {
+    while (this.#holder !== null && !this.#isReleased && this.#connection.isServing) {
+      await this.#holder.ended;
+      if (this.#isReleased || !this.#connection.isServing) return;
+      await this.#ensureHeld().catch(() => sleep(HOLDER_RESTART_MS, undefined, { ref: false }));
     }
+  }
+
+  #ensureHeld(): Promise<void> {
+    this.#held = this.#held
+      .catch(() => {})
+      .then(async () => {
+        if (!this.#connection.isServing || (await this.#holder?.isRunning())) return;
+        this.#holder?.release();
+        this.#holder = await Holder.start(this.#paths, this.#fd);
+      });
+    return this.#held;
   }
 }
 

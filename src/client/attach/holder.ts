@@ -76,6 +76,10 @@ export class Holder {
     return null;
   }
 
+  isRunning(): Promise<boolean> {
+    return isRunning(this.#identity);
+  }
+
   /** A descriptor of our own for what it holds. @throws SystemCallError */
   take(): number {
     return takeDescriptor(this.#identity.pid, HELD_FD);
