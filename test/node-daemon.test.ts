@@ -205,6 +205,17 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     expect(logged(/read again/)).toMatchObject({ logLevel: 'debug' });
   });
 
+  test('its cache is listed by layer, and trimmed', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
+    const cache = (...args: readonly string[]) =>
+      run(process.execPath, [MAIN, 'cache', ...args, '--node', adminSocket()]);
+    expect((await cache('ls')).stdout).toMatch(/reg\.example\/lib\/a +sha256:\w{64} +[\d.]+ MB .* mounted\n/);
+    expect((await cache('trim', '--to', '1M')).stdout).toMatch(/^removed [\d.]+ MB, /);
+    expect(await readFile(join(directory, 'file2'))).toEqual(image.files[1]);
+  });
+
   test('what it counts stands in the documentation', async () => {
     await prepared(makeImage(), 'a');
     const { stdout } = await run('curl', [

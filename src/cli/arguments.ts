@@ -8,3 +8,12 @@ export function httpUrl(text: string): URL {
   }
   return url;
 }
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12 };
+
+/** Bytes, with k, M, G or T for thousands: `1.5G`. */
+export function byteSize(text: string): number {
+  const [, number, unit = ''] = /^(\d+(?:\.\d+)?)([kMGT]?)$/.exec(text) ?? [];
+  if (number === undefined) throw new InvalidArgumentError('write bytes, for example 500M or 20G');
+  return Math.round(Number(number) * (UNITS[unit] ?? 1));
+}

@@ -1,8 +1,10 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { z } from 'zod';
 import { isDigest } from '../oci/digest.ts';
 import { parseReference } from '../oci/reference.ts';
+import { byteSize } from './arguments.ts';
 import { askProxy, proxyOption } from './ask-proxy.ts';
+import { listNodeCache, nodeOption, trimNodeCache } from './node-cache.ts';
 import { formatBytes, formatTable, printJson } from './output.ts';
 
 /** A collection removes files one by one. */
@@ -10,6 +12,8 @@ const LONG_MS = 10 * 60_000;
 
 interface Flags {
   readonly proxy: URL;
+  /** The admin socket of a node daemon. */
+  readonly node?: string;
   readonly json: boolean;
 }
 
@@ -77,15 +81,19 @@ function collectionText(report: z.infer<typeof collectionSchema>): string {
   return `${verb} ${removedBlobs} blobs, ${formatBytes(freedBytes)} (${kept})${held}`;
 }
 
-/** `dadi cache ls [REPOSITORY]`, `dadi cache rm WHAT` */
+/** `dadi cache ls [REPOSITORY]`, `dadi cache rm WHAT`, `dadi cache trim --node --to SIZE` */
 export function cacheCommand(): Command {
   const ls = new Command('ls')
-    .description('List what a proxy keeps: its repositories, or the images of one')
+    .description(
+      'List what a proxy keeps: its repositories, or the images of one; with --node, the layers of a node',
+    )
+    .addOption(nodeOption())
     .argument('[repository]', 'with its registry: quay.io/org/app')
     .exitOverride()
     .action(async (repository: string | undefined, _flags: object, command: Command) => {
       const flags = command.optsWithGlobals<Flags>();
-      if (repository === undefined) await listRepositories(flags);
+      if (flags.node !== undefined) await listNodeCache(flags.node, flags.json);
+      else if (repository === undefined) await listRepositories(flags);
       else await listImages(flags, repository);
     });
   const rm = new Command('rm')
@@ -97,12 +105,26 @@ export function cacheCommand(): Command {
     .option('--all', 'all that is kept of a repository', false)
     .exitOverride()
     .action(remove);
+  const trim = new Command('trim')
+    .description("Make a node daemon's cache smaller: the chunks that were used least recently go first")
+    .addOption(nodeOption().makeOptionMandatory())
+    .addOption(
+      new Option('--to <bytes>', 'what may stay, for example 5G').argParser(byteSize).makeOptionMandatory(),
+    )
+    .exitOverride()
+    .action(async (_flags: object, command: Command) => {
+      const { node, to, json } = command.optsWithGlobals<
+        Flags & { readonly node: string; readonly to: number }
+      >();
+      await trimNodeCache(node, to, json);
+    });
   return new Command('cache')
-    .description('See and change what a proxy keeps')
+    .description('See and change what a proxy keeps, or a node daemon')
     .addOption(proxyOption())
     .option('--json', 'print it as JSON', false)
     .addCommand(ls)
-    .addCommand(rm);
+    .addCommand(rm)
+    .addCommand(trim);
 }
 
 async function listRepositories({ proxy, json }: Flags): Promise<void> {

@@ -124,7 +124,7 @@ function textOf(status: NodeStatus): string {
     ['process', `${status.pid}, for ${Math.round(status.uptimeMs / 1000)} s`],
     ['snapshotter', status.snapshotterSocket ?? 'off'],
     ['mirror', status.mirrorUrl ?? 'off'],
-    ['cache', status.cache.directory],
+    ['cache', `${formatBytes(status.cache.heldBytes)} in ${status.cache.directory}`],
     ...proxies.map(
       ({ host, restingMs, lastError }) =>
         [`proxy ${host}`, restingMs === 0 ? 'well' : `asked last: ${lastError ?? 'it failed'}`] as const,

@@ -2,6 +2,7 @@ import { chmod, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { z } from 'zod';
+import type { CachedTable } from '../chunks/chunk-cache.ts';
 import type { NodeStatus, Readiness } from './node-status.ts';
 
 /** What operators can ask of the daemon. */
@@ -11,9 +12,12 @@ export interface AdminHandler {
   metrics(): Promise<{ readonly contentType: string; readonly text: string }>;
   /** Unmounts all and ends the daemon. */
   stop(options: { readonly force: boolean }): Promise<void>;
+  cacheEntries(): Promise<readonly CachedTable[]>;
+  trimCache(toBytes: number): Promise<{ readonly freedBytes: number; readonly heldBytes: number }>;
 }
 
 const stopSchema = z.object({ force: z.boolean() });
+const trimSchema = z.object({ toBytes: z.int().nonnegative() });
 
 interface AdminAnswer {
   readonly status: number;
@@ -40,6 +44,11 @@ const ALL_ROUTES: Readonly<Record<string, Route>> = {
   'POST /stop': async (handler, incoming) => {
     await handler.stop(stopSchema.parse(await json(incoming)));
     return jsonAnswer(200, { status: 'stopped' });
+  },
+  'GET /cache': async (handler) => jsonAnswer(200, await handler.cacheEntries()),
+  'POST /cache/trim': async (handler, incoming) => {
+    const { toBytes } = trimSchema.parse(await json(incoming));
+    return jsonAnswer(200, await handler.trimCache(toBytes));
   },
 };
 

@@ -68,6 +68,16 @@ const schema = z
     readTimeoutMs: z.int().min(1_000).max(3_600_000).default(60_000),
     /** How long a pull waits for a running conversion before it downloads the image as ever. */
     conversionWaitMs: z.int().nonnegative().max(600_000).default(10_000),
+    /** Fetches all of each mounted image in the background, so that it needs no proxy any more. */
+    completion: z
+      .strictObject({
+        enabled: z.boolean().default(false),
+        /** Of all images together. */
+        bytesPerSecond: bytes.min(1).default(10_000_000),
+        /** After a mount, while its container starts. */
+        delayMs: z.int().nonnegative().default(60_000),
+      })
+      .prefault({}),
     /** Where operators ask. */
     admin: z
       .strictObject({

@@ -3,7 +3,7 @@ import { pid } from 'node:process';
 import type { Logger } from 'pino';
 import { type RegistryTls, readRegistryTls } from '../../oci/registry-tls.ts';
 import { chooseMethod, inspectHost } from '../attach/choose-method.ts';
-import { ChunkCache } from '../chunks/chunk-cache.ts';
+import { type CachedTable, type CacheFigures, ChunkCache } from '../chunks/chunk-cache.ts';
 import { ClientError } from '../errors.ts';
 import { openDevice } from '../image/device.ts';
 import { makePrivateDirectory } from '../mount/private-directory.ts';
@@ -11,6 +11,7 @@ import type { LazyChain } from '../sources/lazy-chain.ts';
 import { Proxies } from '../sources/proxies.ts';
 import { SourceCredentials } from '../sources/source-credentials.ts';
 import { type AdminHandler, AdminServer } from './admin-server.ts';
+import { BackgroundCompletion } from './background-completion.ts';
 import { LazyMounts } from './lazy-mounts.ts';
 import { mountsDirectory } from './mount-records.ts';
 import type { NodeConfig } from './node-config.ts';
@@ -24,9 +25,16 @@ export interface NodeDaemonOptions {
   readonly version: string;
 }
 
+/** While it starts. */
+const NO_FIGURES: CacheFigures = {
+  ...{ hits: 0, misses: 0, evicted: 0, healed: 0 },
+  ...{ heldBytes: 0, maxBytes: null, openBlobs: 0 },
+};
+
 /** What runs, in the order in which it was started. */
 interface Parts {
   readonly proxies: Proxies;
+  readonly cache: ChunkCache;
   readonly mounts: LazyMounts;
   readonly metrics: NodeMetrics;
   readonly mirrorUrl: URL | null;
@@ -82,7 +90,7 @@ export class NodeDaemon implements AdminHandler {
       snapshotterSocket: snapshotter?.socket ?? null,
       mirrorUrl: this.#parts?.mirrorUrl?.href ?? null,
       proxies: this.#proxies(),
-      cache: { directory: cache.directory },
+      cache: { directory: cache.directory, ...(this.#parts?.cache.figures ?? NO_FIGURES) },
       mounts: this.#parts?.mounts.status() ?? [],
     };
   }
@@ -107,6 +115,14 @@ export class NodeDaemon implements AdminHandler {
   async metrics(): Promise<{ readonly contentType: string; readonly text: string }> {
     if (this.#parts === null) throw new ClientError('ERR_NODE_UNREACHABLE', 'the node daemon is starting');
     return this.#parts.metrics.answer();
+  }
+
+  async cacheEntries(): Promise<readonly CachedTable[]> {
+    return (await this.#parts?.cache.list()) ?? [];
+  }
+
+  async trimCache(toBytes: number): Promise<{ readonly freedBytes: number; readonly heldBytes: number }> {
+    return (await this.#parts?.cache.trim(toBytes)) ?? { freedBytes: 0, heldBytes: 0 };
   }
 
   /** @throws ClientError ERR_MOUNT_BUSY (then all goes on as before), ERR_DETACH_FAILED */
@@ -134,8 +150,12 @@ export class NodeDaemon implements AdminHandler {
     makePrivateDirectory(stateDirectory);
     const proxies = this.#openProxies(tls);
     const cache = await this.#openCache();
-    const open = (chain: LazyChain, signal: AbortSignal) =>
-      openDevice(proxies.image(chain), { cache, readTimeoutMs, signal });
+    const completion = this.#openCompletion();
+    const open = async (chain: LazyChain, signal: AbortSignal) => {
+      const opened = await openDevice(proxies.image(chain), { cache, readTimeoutMs, signal });
+      completion?.add(chain, opened);
+      return opened;
+    };
     const mounts: LazyMounts = await LazyMounts.start({
       directory: mountsDirectory(runDirectory),
       open,
@@ -147,6 +167,7 @@ export class NodeDaemon implements AdminHandler {
     const metrics: NodeMetrics = new NodeMetrics({
       mounts: () => mounts.status(),
       proxies: () => proxies.states,
+      cache: () => cache.figures,
     });
     const mirrorUrl = await this.#startMirror(proxies, cache, tls);
     if (snapshotter !== null) {
@@ -161,7 +182,7 @@ export class NodeDaemon implements AdminHandler {
       });
       this.#closers.push(() => server.close());
     }
-    this.#parts = { proxies, mounts, metrics, mirrorUrl };
+    this.#parts = { proxies, cache, mounts, metrics, mirrorUrl };
     const { socket, listen } = this.#config.admin;
     const admin = await AdminServer.start(this, { socket, listen });
     this.#closers.push(() => admin.close());
@@ -200,6 +221,14 @@ export class NodeDaemon implements AdminHandler {
     });
     this.#closers.push(() => cache.close());
     return cache;
+  }
+
+  #openCompletion(): BackgroundCompletion | null {
+    const { enabled, ...settings } = this.#config.completion;
+    if (!enabled) return null;
+    const completion = new BackgroundCompletion(settings, this.#options.logger);
+    this.#closers.push(async () => completion.close());
+    return completion;
   }
 
   async #startMirror(proxies: Proxies, cache: ChunkCache, tls: RegistryTls): Promise<URL | null> {

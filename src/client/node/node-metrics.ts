@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import type { CacheFigures } from '../chunks/chunk-cache.ts';
 import type { MountStatus, NodeStatus } from './node-status.ts';
 
 const PREFIX = 'dadi_node_';
@@ -10,6 +11,7 @@ type Counted = (typeof COUNTED)[number];
 export interface MetricSources {
   readonly mounts: () => readonly MountStatus[];
   readonly proxies: () => NodeStatus['proxies'];
+  readonly cache: () => CacheFigures;
 }
 
 /**
@@ -45,6 +47,16 @@ export class NodeMetrics {
       'Proxies that failed and are asked last for a while.',
       () => sources.proxies().filter(({ restingMs }) => restingMs > 0).length,
     );
+    this.#gauge('cache_bytes', 'Bytes on disk of the chunk cache.', () => sources.cache().heldBytes);
+    this.#gauge('cache_max_bytes', 'Its bound.', () => sources.cache().maxBytes ?? 0);
+    this.#counted(
+      'cache_evicted_chunks_total',
+      'Chunks dropped to make room.',
+      () => sources.cache().evicted,
+    );
+    this.#counted('cache_healed_chunks_total', 'Chunks found on disk with wrong bytes.', () => {
+      return sources.cache().healed;
+    });
     this.#sum('fetched_bytes_total', 'Bytes of layers that came from proxies.', 'bytesFetched');
     this.#sum('fetched_chunks_total', 'Chunks that came from proxies and were right.', 'chunksFetched');
     this.#sum('cache_hits_total', 'Chunks that reads found in the cache.', 'cacheHits');
@@ -74,7 +86,13 @@ export class NodeMetrics {
   }
 
   #sum(name: string, help: string, key: Counted): void {
-    const count = () => this.#sources.mounts().reduce((sum, mount) => sum + mount[key], this.#past[key]);
+    this.#counted(name, help, () =>
+      this.#sources.mounts().reduce((sum, mount) => sum + mount[key], this.#past[key]),
+    );
+  }
+
+  /** Of what is counted elsewhere. */
+  #counted(name: string, help: string, count: () => number): void {
     new Counter({
       name: `${PREFIX}${name}`,
       help,

@@ -1,5 +1,6 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { AttachMethod } from '../attach/attach-contract.ts';
+import type { CacheFigures } from '../chunks/chunk-cache.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
 
 /** Whether containerd should be sent here. */
@@ -49,7 +50,7 @@ export interface NodeStatus {
     readonly restingMs: number;
     readonly lastError: string | null;
   }[];
-  readonly cache: { readonly directory: string };
+  readonly cache: CacheFigures & { readonly directory: string };
   readonly mounts: readonly MountStatus[];
 }
 
