@@ -44,6 +44,7 @@ const WORKLOADS: readonly Workload[] = [
     command: (root) => ['find', join(root, 'etc'), '-type', 'f', '-exec', 'head', '-c1', '{}', '+'],
   },
   { name: 'bash -c true', inside: true, command: () => ['bash', '-c', 'true'] },
+  { name: 'python3 --version', inside: true, command: () => ['python3', '--version'] },
   { name: 'python3 -c pass', inside: true, command: () => ['python3', '-c', 'pass'] },
   { name: 'python3: import numpy', inside: true, command: () => ['python3', '-c', 'import numpy'] },
   { name: 'python3: http service', inside: true, command: () => ['python3', '-c', SERVICE] },

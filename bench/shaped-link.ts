@@ -1,4 +1,5 @@
 /** A network namespace behind a link of a given speed: a registry that is not on the clients' machine. */
+import { readFileSync } from 'node:fs';
 import { run } from '../test/support/processes.ts';
 
 const NAME = `dadi-bench-${process.pid}`;
@@ -10,6 +11,8 @@ export interface ShapedLink {
   readonly address: string;
   /** To be put before a command that is to run there. */
   readonly enter: readonly string[];
+  /** What came over the link so far, with the headers of all protocols. */
+  receivedBytes(): number;
   remove(): Promise<void>;
 }
 
@@ -34,5 +37,10 @@ export async function shapedLink(rate: string): Promise<ShapedLink> {
     await remove();
     throw error;
   }
-  return { address: THERE, enter: ['nsenter', `--net=/run/netns/${NAME}`, '--'], remove };
+  return {
+    address: THERE,
+    enter: ['nsenter', `--net=/run/netns/${NAME}`, '--'],
+    receivedBytes: () => Number(readFileSync(`/sys/class/net/${here}/statistics/rx_bytes`, 'utf8')),
+    remove,
+  };
 }

@@ -66,6 +66,10 @@ export class DadiNode {
     return this.#process.pid;
   }
 
+  get isRunning(): boolean {
+    return this.#process !== null;
+  }
+
   /** What it logged, as objects. */
   logged(): Record<string, unknown>[] {
     const lines = readFileSync(this.logPath, 'utf8').split('\n');

@@ -49,6 +49,16 @@ export class TcpRelay {
     return this.#trouble?.left ?? 0;
   }
 
+  /** How many connections are stalled now. */
+  get stalled(): number {
+    return this.#stalled.length;
+  }
+
+  /** From now on whoever asks loses the connection before an answer comes, as if nobody were there. */
+  cut(): void {
+    this.resetAfter(0, Number.POSITIVE_INFINITY);
+  }
+
   /** What was stalled goes on, and later connections are whole again. */
   mend(): void {
     this.#trouble = null;
