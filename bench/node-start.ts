@@ -31,7 +31,7 @@ const IMAGE = 'lib/demo';
 const PAUSE = 'lib/pause';
 const POLL_MS = 2;
 const PATIENCE_MS = 600_000;
-/** What the issue asks for: parts of the time and of the image. */
+/** What is wanted: parts of the time and of the image. */
 const WANTED_TIME = 1 / 5;
 const WANTED_BYTES = 0.05;
 
