@@ -4,23 +4,19 @@
  * Usage: node bench/nbd.ts [oci:DIRECTORY[:TAG]] (a converted image; without one, the demo's is converted first).
  * Needs fio and nbdkit.
  */
-import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { demoImage } from '../demo/image.ts';
 import { formatTable } from '../src/cli/output.ts';
 import type { OpenDevice } from '../src/client/image/device.ts';
 import { NbdServer } from '../src/client/nbd/nbd-server.ts';
-import type { ByteSource } from '../src/format/byte-source.ts';
 import { FileSource } from '../src/format/file-source.ts';
-import { openCachedImage } from './cached-image.ts';
+import { convertedDemo, dump, openCachedImage } from './cached-image.ts';
 
 const run = promisify(execFile);
-const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
 const ROUNDS = 3;
 const ROUND_SECONDS = 2;
 /** What a container reads again and again; the memory cache of decompressed blocks holds it. */
@@ -84,27 +80,6 @@ async function fio(socketPath: string, load: Workload): Promise<number> {
 const median = (values: readonly number[]): number =>
   values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
 
-async function dump(device: ByteSource, path: string): Promise<void> {
-  const file = await open(path, 'w');
-  const piece = Buffer.alloc(4 << 20);
-  for (let at = 0; at < device.size; at += piece.length) {
-    const bytes = piece.subarray(0, Math.min(piece.length, device.size - at));
-    await device.read(at, bytes);
-    await file.write(bytes, 0, bytes.length, at);
-  }
-  await file.close();
-}
-
-async function convertedDemo(work: string): Promise<string> {
-  const { layout } = await demoImage({ signal: new AbortController().signal, report: console.error });
-  const target = `oci:${join(work, 'converted')}`;
-  const { status } = spawnSync(process.execPath, [MAIN, 'convert', `oci:${layout}:latest`, target], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
-  if (status !== 0) throw new Error('the demo image could not be converted');
-  return target;
-}
-
 const work = mkdtempSync(join(tmpdir(), 'dadi-bench-'));
 const servers: NbdServer[] = [];
 let nbdkit: ChildProcess | undefined;
@@ -119,9 +94,7 @@ try {
   servers.push(await NbdServer.listen({ device: plain, socketPath: sockets.plain }));
   nbdkit = await startNbdkit(sockets.nbdkit, plainPath);
   const rows: string[][] = [];
-  const only = process.env['ONLY'];
   for (const load of workloads(Math.floor(image.device.size / 4096) * 4096)) {
-    if (only !== undefined && !new RegExp(only).test(load.name)) continue;
     const rates = { nbdkit: [] as number[], image: [] as number[], plain: [] as number[] };
     for (let round = 0; round < ROUNDS; round++) {
       for (const who of ['nbdkit', 'image', 'plain'] as const) rates[who].push(await fio(sockets[who], load));
