@@ -13,6 +13,8 @@ export interface DadiNodeOptions {
   readonly proxies: readonly string[];
   /** Further keys of its configuration. */
   readonly config?: object;
+  /** Put before its command: to run it in a network namespace. */
+  readonly enter?: readonly string[];
 }
 
 /** A `dadi node` in a process of its own, that can be killed and started again. Needs `root` and what mounting needs. */
@@ -20,16 +22,18 @@ export class DadiNode {
   readonly directory: string;
   readonly #config: object;
   readonly #configPath: string;
+  readonly #enter: readonly string[];
   #process: StartedProcess | null = null;
 
-  private constructor(directory: string, config: object) {
+  private constructor(directory: string, config: object, enter: readonly string[]) {
     this.directory = directory;
     this.#config = config;
+    this.#enter = enter;
     this.#configPath = join(directory, 'node.json');
   }
 
-  static async start({ directory, proxies, config = {} }: DadiNodeOptions): Promise<DadiNode> {
-    const node = new DadiNode(directory, { proxies, ...config });
+  static async start({ directory, proxies, config = {}, enter = [] }: DadiNodeOptions): Promise<DadiNode> {
+    const node = new DadiNode(directory, { proxies, ...config }, enter);
     mkdirSync(directory, { recursive: true });
     await node.start();
     return node;
@@ -41,7 +45,8 @@ export class DadiNode {
     const own = { stateDirectory, runDirectory: this.runDirectory, mirror: null };
     // JSON is YAML.
     writeFileSync(this.#configPath, JSON.stringify({ ...own, ...this.#config, ...changed }));
-    this.#process = await start(process.execPath, [MAIN, 'node', '--config', this.#configPath], {
+    const command = [...this.#enter, process.execPath, MAIN, 'node', '--config', this.#configPath];
+    this.#process = await start(command[0]!, command.slice(1), {
       logPath: this.logPath,
       readyWhen: () => accepts(this.socketPath),
     });

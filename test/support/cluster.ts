@@ -1,0 +1,245 @@
+/** A cluster on one machine: a registry, a proxy, perhaps roots, and hosts with node daemons, in network namespaces. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import process from 'node:process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { chainIds } from '../../src/oci/chain-id.ts';
+import { type Digest, digestOf } from '../../src/oci/digest.ts';
+import { type ImageManifest, parseManifest } from '../../src/oci/manifest.ts';
+import { type ClusterHost, ClusterNetwork } from './cluster-network.ts';
+import { LazyHost, type LazyImage } from './lazy-host.ts';
+import { run, type StartedProcess, start } from './processes.ts';
+
+const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
+/** The registry as images are named after it. It is no host of any network. */
+export const CLUSTER_REGISTRY = 'reg.example';
+const REGISTRY_PORT = 5000;
+const PROXY_PORT = 5100;
+const ADMIN_PORT = 5101;
+const PATIENCE_MS = 600_000;
+
+/** A program in a namespace. */
+export interface ClusterService {
+  readonly host: ClusterHost;
+  readonly url: string;
+  /** SIGKILL. */
+  kill(): Promise<void>;
+  /** Starts it again, with what it had on disk. */
+  start(): Promise<void>;
+}
+
+interface ServiceCommand {
+  readonly host: ClusterHost;
+  readonly command: readonly string[];
+  readonly port: number;
+  readonly readyPath: string;
+}
+
+interface Running {
+  readonly registry: ClusterService;
+  readonly proxy: ClusterService;
+}
+
+export interface ClusterOptions {
+  readonly zones?: number;
+  /** Further keys of the proxy's configuration. */
+  readonly proxy?: object;
+}
+
+export class Cluster {
+  readonly directory: string;
+  readonly network: ClusterNetwork;
+  readonly #services: Service[] = [];
+  readonly #hosts = new Set<LazyHost>();
+  #running: Running | null = null;
+
+  private constructor(directory: string, network: ClusterNetwork) {
+    this.directory = directory;
+    this.network = network;
+  }
+
+  static async start({ zones = 1, proxy = {} }: ClusterOptions = {}): Promise<Cluster> {
+    const cluster = new Cluster(mkdtempSync(join(tmpdir(), 'dadi-c-')), await ClusterNetwork.make({ zones }));
+    try {
+      await cluster.#start(proxy);
+      return cluster;
+    } catch (error) {
+      await cluster.remove();
+      throw error;
+    }
+  }
+
+  get registry(): ClusterService {
+    return this.#started().registry;
+  }
+
+  get proxy(): ClusterService {
+    return this.#started().proxy;
+  }
+
+  /** Where the proxy's operators ask. */
+  get adminUrl(): string {
+    return `http://${this.proxy.host.address}:${ADMIN_PORT}`;
+  }
+
+  /** Copies an image of a layout on disk to the registry, and has the proxy convert it. */
+  async addImage(layout: string, repository: string): Promise<LazyImage & { readonly layerBytes: number }> {
+    const to = `docker://${this.registry.host.address}:${REGISTRY_PORT}/${repository}:1`;
+    await run('skopeo', ['--insecure-policy', 'copy', '--quiet', '--dest-tls-verify=false', layout, to]);
+    const { manifest, digest } = await this.#manifest(repository);
+    await this.#converted(repository, digest);
+    const config = await fetch(
+      `${this.proxy.url}/v2/${repository}/blobs/${manifest.config.digest}?ns=${CLUSTER_REGISTRY}`,
+    );
+    const { rootfs } = (await config.json()) as { rootfs: { diff_ids: Digest[] } };
+    const chains = chainIds(rootfs.diff_ids);
+    return {
+      reference: `${CLUSTER_REGISTRY}/${repository}:1`,
+      manifestDigest: digest,
+      layers: manifest.layers.map((layer, at) => ({ digest: layer.digest, chainId: chains[at]! })),
+      layerBytes: manifest.layers.reduce((sum, { size }) => sum + size, 0),
+    };
+  }
+
+  /** One more program. */
+  async addService(command: ServiceCommand): Promise<ClusterService> {
+    const service = new Service(command, join(this.directory, `${command.host.name}.log`));
+    this.#services.push(service);
+    await service.start();
+    return service;
+  }
+
+  /** Node daemons on hosts of the network, a few starting at a time. @param configOf further keys of each one's configuration */
+  async startHosts(
+    hosts: readonly ClusterHost[],
+    configOf: (host: ClusterHost) => object,
+  ): Promise<LazyHost[]> {
+    const started: LazyHost[] = [];
+    const left = hosts.map((host, at) => ({ host, at }));
+    const startOne = async () => {
+      for (let next = left.shift(); next !== undefined; next = left.shift()) {
+        const { host, at } = next;
+        const directory = join(this.directory, host.name);
+        const lazy = await LazyHost.start({
+          ...{ host, directory },
+          proxies: [this.proxy.url],
+          config: configOf(host),
+        });
+        this.#hosts.add(lazy);
+        started[at] = lazy;
+      }
+    };
+    await Promise.all(Array.from({ length: 4 }, startOne));
+    return started;
+  }
+
+  async removeHosts(hosts: readonly LazyHost[]): Promise<void> {
+    for (const host of hosts) {
+      await host.remove();
+      this.#hosts.delete(host);
+    }
+  }
+
+  async remove(): Promise<void> {
+    await this.removeHosts([...this.#hosts]);
+    for (const service of this.#services.toReversed()) await service.kill();
+    await this.network.remove();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  #started(): Running {
+    if (this.#running === null) throw new Error('the cluster is starting');
+    return this.#running;
+  }
+
+  async #start(proxySettings: object): Promise<void> {
+    const [registryHost, proxyHost] = await this.network.addHosts(['registry', 'proxy'], 0);
+    if (registryHost === undefined || proxyHost === undefined) throw new Error('no hosts');
+    const registryConfig = this.#write('registry.json', {
+      version: '0.1',
+      storage: { filesystem: { rootdirectory: join(this.directory, 'registry') } },
+      http: { addr: `${registryHost.address}:${REGISTRY_PORT}` },
+    });
+    const registry = await this.addService({
+      host: registryHost,
+      command: ['docker-registry', 'serve', registryConfig],
+      port: REGISTRY_PORT,
+      readyPath: '/v2/',
+    });
+    const proxyConfig = this.#write('proxy.json', {
+      listen: `${proxyHost.address}:${PROXY_PORT}`,
+      admin: { listen: `${proxyHost.address}:${ADMIN_PORT}` },
+      dataDirectory: join(this.directory, 'proxy'),
+      logLevel: 'warn',
+      upstreams: [{ name: CLUSTER_REGISTRY, url: registry.url }],
+      tagTtlMs: 3_600_000,
+      ...proxySettings,
+    });
+    const proxy = await this.addService({
+      host: proxyHost,
+      command: [process.execPath, MAIN, 'proxy', '--config', proxyConfig],
+      port: PROXY_PORT,
+      readyPath: '/readyz',
+    });
+    this.#running = { registry, proxy };
+  }
+
+  #write(name: string, value: object): string {
+    const path = join(this.directory, name);
+    // JSON is YAML.
+    writeFileSync(path, JSON.stringify(value));
+    return path;
+  }
+
+  async #manifest(repository: string): Promise<{ manifest: ImageManifest; digest: Digest }> {
+    const response = await fetch(`${this.proxy.url}/v2/${repository}/manifests/1?ns=${CLUSTER_REGISTRY}`);
+    const bytes = Buffer.from(await response.arrayBuffer());
+    const manifest = parseManifest(bytes, response.headers.get('content-type') ?? '');
+    if (manifest.kind !== 'image') throw new Error(`${repository} is no image`);
+    return { manifest, digest: digestOf(bytes) };
+  }
+
+  async #converted(repository: string, digest: Digest): Promise<void> {
+    const deadlineMs = performance.now() + PATIENCE_MS;
+    for (let state = ''; state !== 'done'; ) {
+      const query = `repository=${repository}&ns=${CLUSTER_REGISTRY}&wait=20`;
+      const answer = await fetch(`${this.proxy.url}/dadi/v1/images/${digest}?${query}`);
+      ({ state } = (await answer.json()) as { state: string });
+      if (state === 'failed' || performance.now() > deadlineMs) throw new Error(`${repository} is ${state}`);
+      await sleep(10);
+    }
+  }
+}
+
+class Service implements ClusterService {
+  readonly host: ClusterHost;
+  readonly url: string;
+  readonly #command: ServiceCommand;
+  readonly #logPath: string;
+  #process: StartedProcess | null = null;
+
+  constructor(command: ServiceCommand, logPath: string) {
+    this.#command = command;
+    this.#logPath = logPath;
+    this.host = command.host;
+    this.url = `http://${command.host.address}:${command.port}`;
+  }
+
+  async start(): Promise<void> {
+    const [program = '', ...args] = [...this.host.enter, ...this.#command.command];
+    const url = `${this.url}${this.#command.readyPath}`;
+    this.#process = await start(program, args, {
+      logPath: this.#logPath,
+      readyWhen: async () => (await fetch(url)).ok,
+    });
+  }
+
+  async kill(): Promise<void> {
+    const running = this.#process;
+    this.#process = null;
+    if (running === null) return;
+    process.kill(running.pid, 'SIGKILL');
+    await running.ended;
+  }
+}
