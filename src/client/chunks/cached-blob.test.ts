@@ -136,7 +136,10 @@ test('neighbouring chunks missing in one read are one request, and only the miss
     requests: 3,
     chunksFetched: 11,
     bytesFetched: SIZE,
+    chunksFromMesh: 0,
+    bytesFromMesh: 0,
     cacheHits: 1,
+    bytesFromCache: 4096,
     bytesRead: SIZE + 10,
   });
 });

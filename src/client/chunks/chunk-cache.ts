@@ -3,12 +3,15 @@ import { type Digest, digestHex, digestOf, shortDigest } from '../../oci/digest.
 import { makePrivateDirectory } from '../mount/private-directory.ts';
 import { CachedBlob } from './cached-blob.ts';
 import { type CacheBound, type CacheCounts, ChunkDisk } from './chunk-disk.ts';
-import type { BlobUser } from './chunk-fetcher.ts';
+import type { BlobPeers, BlobUser } from './chunk-fetcher.ts';
 import { DirectoryLock } from './directory-lock.ts';
 import { ReadActivity } from './read-activity.ts';
 import { SharedBlob } from './shared-blob.ts';
+import type { TableFiles } from './table-files.ts';
 
 export const DEFAULT_READ_TIMEOUT_MS = 60_000;
+/** How long a blob that others may be reading here goes on as if it were open, when nobody here has it open. */
+const DEFAULT_LINGER_MS = 30_000;
 /** What a crash may lose of the knowledge which chunks were used last. */
 const SAVE_USES_MS = 60_000;
 
@@ -20,9 +23,17 @@ export interface ChunkCacheOptions {
   readonly bound?: CacheBound;
   /** Told when the disk does not take chunks (full, read-only); reading goes on. */
   readonly onWriteError?: (error: unknown) => void;
+  /** For how long blobs with peers stay open after their last user. */
+  readonly lingerMs?: number;
 }
 
-export interface BlobOptions extends BlobUser {
+/** Where blobs are read from other hosts; the mesh is one. */
+export interface PeerSource {
+  /** To be closed. */
+  open(content: { readonly blob: Digest; readonly table: Digest }, table: ChunkTable): BlobPeers;
+}
+
+export interface BlobOptions extends Omit<BlobUser, 'peers'> {
   readonly digest: Digest;
   readonly table: ChunkTable;
   /** How long a chunk may take to come, all attempts together, before reads of it fail. Of a blob that is open
@@ -30,6 +41,8 @@ export interface BlobOptions extends BlobUser {
   readonly timeoutMs?: number;
   /** Whose layer it is, for people who look at the cache: `docker.io/library/python`. */
   readonly name?: string;
+  /** Asked before `fetch`; null: there are none. */
+  readonly mesh?: PeerSource | null;
 }
 
 /** What is held of one blob, by one chunk table. */
@@ -64,21 +77,28 @@ export class ChunkCache {
   readonly #lock: DirectoryLock;
   readonly #activity = new ReadActivity();
   readonly #open = new Map<string, Promise<SharedBlob>>();
+  /** Those of them that are there. */
+  readonly #shared = new Map<Digest, SharedBlob>();
+  /** Ends each at once. */
+  readonly #lingering = new Set<() => Promise<void>>();
+  readonly #lingerMs: number;
   readonly #saving: NodeJS.Timeout | undefined;
 
-  private constructor(disk: ChunkDisk, lock: DirectoryLock, isOwned: boolean) {
+  private constructor(disk: ChunkDisk, lock: DirectoryLock, isOwned: boolean, lingerMs: number) {
     this.#disk = disk;
     this.#lock = lock;
+    this.#lingerMs = lingerMs;
     if (isOwned) this.#saving = setInterval(() => void this.#disk.saveUses(), SAVE_USES_MS).unref();
   }
 
   /** @throws ClientError ERR_DIRECTORY_UNSAFE, ERR_CACHE_IN_USE; the system's error */
   static async open(directory: string, options: ChunkCacheOptions = {}): Promise<ChunkCache> {
-    const { bound = null, onWriteError = () => {} } = options;
+    const { bound = null, onWriteError = () => {}, lingerMs = DEFAULT_LINGER_MS } = options;
     makePrivateDirectory(directory);
     const lock = await DirectoryLock.take(directory, bound === null ? 'shared' : 'alone');
     try {
-      return new ChunkCache(await ChunkDisk.open(directory, { bound, onWriteError }), lock, bound !== null);
+      const disk = await ChunkDisk.open(directory, { bound, onWriteError });
+      return new ChunkCache(disk, lock, bound !== null, lingerMs);
     } catch (error) {
       lock.release();
       throw error;
@@ -96,10 +116,9 @@ export class ChunkCache {
    * `fetch` is asked when those before it fail.
    */
   async openBlob(options: BlobOptions): Promise<CachedBlob> {
-    const { digest, table, fetch, stats, onWrongBytes } = options;
+    const { digest, table, fetch, stats, onWrongBytes, mesh = null } = options;
     const bytes = encodeChunkTable(table);
     const tableDigest = digestOf(bytes);
-    const user = { fetch, stats, ...(onWrongBytes && { onWrongBytes }) };
     const name = `blob ${shortDigest(digest)}`;
     for (;;) {
       let opening = this.#open.get(tableDigest);
@@ -110,12 +129,22 @@ export class ChunkCache {
       const blob = await opening;
       // Its last user may have closed it meanwhile.
       if (this.#open.get(tableDigest) !== opening) continue;
+      const peers = mesh?.open({ blob: digest, table: tableDigest }, table);
+      const user = { fetch, stats, ...(onWrongBytes && { onWrongBytes }), ...(peers && { peers }) };
       blob.addUser(user);
+      const end = async () => {
+        const left = blob.removeUser(user);
+        if (left === 0) {
+          this.#open.delete(tableDigest);
+          this.#shared.delete(tableDigest);
+          await blob.close();
+        }
+        await peers?.close();
+        if (left === 0) await this.#disk.release(blob.files);
+      };
       const onClose = async () => {
-        if (blob.removeUser(user) > 0) return;
-        this.#open.delete(tableDigest);
-        await blob.close();
-        await this.#disk.release(blob.files);
+        if (peers === undefined || blob.users > 1) await end();
+        else this.#linger(end);
       };
       return new CachedBlob({ name, blob, user, disk: this.#disk, activity: this.#activity, onClose });
     }
@@ -128,7 +157,30 @@ export class ChunkCache {
     const disk = this.#disk;
     const files = await disk.openTable(digestHex(tableDigest), record, tableBytes);
     const what = `blob ${shortDigest(digest)}`;
-    return new SharedBlob({ name: what, table, files, disk, activity: this.#activity, timeoutMs });
+    const blob = new SharedBlob({ name: what, table, files, disk, activity: this.#activity, timeoutMs });
+    this.#shared.set(tableDigest, blob);
+    return blob;
+  }
+
+  /** A blob that is open now, for others to read its chunks; null if it is not. */
+  shared(tableDigest: Digest): SharedBlob | null {
+    return this.#shared.get(tableDigest) ?? null;
+  }
+
+  /** What is on disk of a blob, whether or not it is open; null if nothing is known of it. */
+  heldFiles(tableDigest: Digest): TableFiles | null {
+    return this.#disk.heldTable(tableDigest);
+  }
+
+  /** The last user is gone; other hosts may still be reading what it reads. */
+  #linger(end: () => Promise<void>): void {
+    const stop = () => {
+      clearTimeout(timer);
+      this.#lingering.delete(stop);
+      return end();
+    };
+    const timer = setTimeout(() => void stop(), this.#lingerMs).unref();
+    this.#lingering.add(stop);
   }
 
   /** What is held, by chunk table; in a directory that is shared also what other processes put there. */
@@ -167,6 +219,7 @@ export class ChunkCache {
   /** Blobs must be closed before. */
   async close(): Promise<void> {
     clearInterval(this.#saving);
+    await Promise.all(Array.from(this.#lingering, (stop) => stop()));
     this.#lock.release();
   }
 }

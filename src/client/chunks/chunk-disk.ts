@@ -145,6 +145,11 @@ export class ChunkDisk {
     });
   }
 
+  /** The files of a blob that may be closed; in a directory that is shared, only of those that are open. */
+  heldTable(digest: Digest): TableFiles | null {
+    return this.#tables.get(digestHex(digest)) ?? null;
+  }
+
   /** A whole chunk if it is here, unverified; null if it is not or cannot be read. */
   async load(files: TableFiles, index: number): Promise<{ bytes: Buffer; isOnDisk: boolean } | null> {
     const inMemory = this.#overflow.get(overflowKey(files, index));

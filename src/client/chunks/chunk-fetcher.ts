@@ -17,12 +17,76 @@ export class FetchRefusedError extends Error {
   readonly code = 'ERR_FETCH_REFUSED';
 }
 
+/** Other hosts that have the blob, or are getting it; the mesh's `MeshBlob` is one. */
+export interface BlobPeers {
+  /**
+   * Gets what it can of neighbouring chunks, without making anybody wait for long; returns the indexes of those that
+   * did not come. `deliver` gets only chunks that are right. Rejects only with the signal's reason.
+   */
+  fetchRun(
+    first: number,
+    count: number,
+    signal: AbortSignal,
+    deliver: (index: number, bytes: Buffer) => void,
+  ): Promise<number[]>;
+  /** To be told what came from elsewhere after all, and how long that took. */
+  countProxy(bytes: number, latencyMs: number): void;
+  close(): Promise<void>;
+}
+
 /** In whose name, and for whose account, a blob is fetched. */
 export interface BlobUser {
   readonly fetch: FetchRange;
   readonly stats: ReadStats;
   /** Told of what `fetch` gave, if a chunk of it is wrong. */
   readonly onWrongBytes?: (bytes: Buffer) => void;
+  /** Asked before `fetch`. */
+  readonly peers?: BlobPeers;
+}
+
+/** The same as {@link fetchRun}, but what the user's peers have comes from them. */
+export async function fetchWithPeers(
+  table: ChunkTable,
+  first: number,
+  count: number,
+  user: BlobUser,
+  signal: AbortSignal,
+  deliver: (index: number, bytes: Buffer) => void,
+): Promise<number[]> {
+  if (user.peers === undefined) return fetchRun(table, first, count, user, signal, deliver);
+  const missing = await user.peers.fetchRun(first, count, signal, (index, bytes) => {
+    user.stats.chunksFromMesh++;
+    user.stats.bytesFromMesh += bytes.length;
+    deliver(index, bytes);
+  });
+  const counted = { ...user, fetch: countingFetch(user.fetch, user.peers) };
+  const results = await Promise.allSettled(
+    runsOf(missing).map((run) => fetchRun(table, run.first, run.count, counted, signal, deliver)),
+  );
+  return results.flatMap((result) => {
+    if (result.status === 'rejected') throw result.reason;
+    return result.value;
+  });
+}
+
+function countingFetch(fetch: FetchRange, peers: BlobPeers): FetchRange {
+  return async (offset, length, signal) => {
+    const startMs = performance.now();
+    const bytes = await fetch(offset, length, signal);
+    peers.countProxy(bytes.length, performance.now() - startMs);
+    return bytes;
+  };
+}
+
+/** Neighbours together. */
+function runsOf(indexes: readonly number[]): { readonly first: number; count: number }[] {
+  const runs: { readonly first: number; count: number }[] = [];
+  for (const index of [...indexes].sort((a, b) => a - b)) {
+    const last = runs.at(-1);
+    if (last !== undefined && index === last.first + last.count) last.count++;
+    else runs.push({ first: index, count: 1 });
+  }
+  return runs;
 }
 
 /**

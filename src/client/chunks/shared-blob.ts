@@ -1,10 +1,12 @@
 import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { ChunkDisk } from './chunk-disk.ts';
-import { type BlobUser, fetchRun } from './chunk-fetcher.ts';
+import { type BlobUser, fetchWithPeers } from './chunk-fetcher.ts';
 import { FetchQueue } from './fetch-queue.ts';
 import type { ReadActivity } from './read-activity.ts';
-import type { ReadStats } from './read-stats.ts';
+import { newReadStats, type ReadStats } from './read-stats.ts';
 import type { TableFiles } from './table-files.ts';
+import { chunkLength } from './table-record.ts';
 
 /** A chunk that is being got, for all who want it. */
 interface Pending {
@@ -33,7 +35,7 @@ export interface SharedBlobOptions {
  */
 export class SharedBlob {
   readonly files: TableFiles;
-  readonly #table: ChunkTable;
+  readonly table: ChunkTable;
   readonly #disk: ChunkDisk;
   readonly #activity: ReadActivity;
   readonly #queue: FetchQueue;
@@ -44,7 +46,7 @@ export class SharedBlob {
 
   constructor({ name, table, files, disk, activity, timeoutMs }: SharedBlobOptions) {
     this.files = files;
-    this.#table = table;
+    this.table = table;
     this.#disk = disk;
     this.#activity = activity;
     this.#queue = new FetchQueue({
@@ -61,6 +63,10 @@ export class SharedBlob {
     this.#users.unshift(user);
   }
 
+  get users(): number {
+    return this.#users.length;
+  }
+
   /** How many are left. */
   removeUser(user: BlobUser): number {
     this.#users.splice(this.#users.indexOf(user), 1);
@@ -75,7 +81,7 @@ export class SharedBlob {
 
   /** Fills `target`, which is inside the blob. All is written to it that will be, also when it rejects. */
   async fill(offset: number, target: Buffer, stats: ReadStats): Promise<void> {
-    const { chunkSize } = this.#table;
+    const { chunkSize } = this.table;
     const end = offset + target.length;
     const first = Math.floor(offset / chunkSize);
     const last = Math.ceil(end / chunkSize) - 1;
@@ -102,21 +108,21 @@ export class SharedBlob {
 
   /** As {@link fill}, if all is verified and in the kernel's memory; else false. */
   fillNow(offset: number, target: Buffer, stats: ReadStats): boolean {
-    const { chunkSize } = this.#table;
+    const { chunkSize } = this.table;
     const first = Math.floor(offset / chunkSize);
     const last = Math.floor((offset + target.length - 1) / chunkSize);
     if (!this.files.areVerified(first, last) || !this.files.readNow(offset, target)) return false;
-    this.#countHits(last - first + 1, stats);
+    this.#countHits(last - first + 1, target.length, stats);
     return true;
   }
 
   async #fromDisk(offset: number, part: Buffer, stats: ReadStats): Promise<void> {
-    const { chunkSize } = this.#table;
+    const { chunkSize } = this.table;
     const first = Math.floor(offset / chunkSize);
     const last = Math.ceil((offset + part.length) / chunkSize) - 1;
     try {
       await this.files.read(offset, part);
-      this.#countHits(last - first + 1, stats);
+      this.#countHits(last - first + 1, part.length, stats);
     } catch {
       // The disk lost what it held: from here on as if it had never been there.
       this.files.forget(first, last);
@@ -137,7 +143,7 @@ export class SharedBlob {
         pending = { coming, gone, isUrgent, hasCome: false };
         this.#pending.set(index, pending);
         claimed.push(index);
-      } else if (pending.hasCome) this.#countHits(1, stats);
+      } else if (pending.hasCome) this.#countHits(1, chunkLength(this.files.record, index), stats);
       else if (isUrgent && !pending.isUrgent) {
         pending.isUrgent = true;
         this.#queue.urge(index);
@@ -167,13 +173,35 @@ export class SharedBlob {
     await Promise.all(kept);
   }
 
+  /** Whether a chunk is here or on its way. */
+  hasOrGets(index: number): boolean {
+    return this.files.lastUse[index]! > 0 || this.#pending.has(index);
+  }
+
+  /**
+   * A whole chunk, looked at once more, for another host. What is not here is got as for a read.
+   * @throws SourceError; the signal's reason
+   */
+  async chunk(index: number, signal: AbortSignal): Promise<Buffer> {
+    if (this.files.verified[index] === 1) {
+      const kept = await this.files.load(index);
+      if (kept !== null && verifyChunk(this.table, index, kept)) return kept;
+      this.files.forget(index, index);
+    }
+    this.#claim(index, index, newReadStats(), true);
+    const pending = this.#pending.get(index);
+    // It came while we looked.
+    if (pending === undefined) return this.chunk(index, signal);
+    return unlessAborted(pending.coming.promise, signal);
+  }
+
   async #obtain(claimed: readonly number[], stats: ReadStats): Promise<void> {
     const found = await Promise.all(claimed.map((index) => this.#disk.load(this.files, index)));
     for (const [at, index] of claimed.entries()) {
       const pending = this.#pending.get(index)!;
       const cached = found[at]!;
-      if (cached !== null && verifyChunk(this.#table, index, cached.bytes)) {
-        this.#countHits(1, stats);
+      if (cached !== null && verifyChunk(this.table, index, cached.bytes)) {
+        this.#countHits(1, cached.bytes.length, stats);
         pending.coming.resolve(cached.bytes);
         if (cached.isOnDisk) this.files.verified[index] = 1;
         else if (this.#disk.mayTakeAgain) {
@@ -202,7 +230,7 @@ export class SharedBlob {
   ): Promise<number[]> {
     const user = this.#users[0]!;
     try {
-      const corrupt = await fetchRun(this.#table, first, count, user, signal, deliver);
+      const corrupt = await fetchWithPeers(this.table, first, count, user, signal, deliver);
       if (corrupt.length > 0) this.#passOver(user);
       return corrupt;
     } catch (error) {
@@ -221,8 +249,9 @@ export class SharedBlob {
     this.#offers.add(offering);
   }
 
-  #countHits(chunks: number, stats: ReadStats): void {
+  #countHits(chunks: number, bytes: number, stats: ReadStats): void {
     stats.cacheHits += chunks;
+    stats.bytesFromCache += bytes;
     this.#disk.counts.hits += chunks;
   }
 

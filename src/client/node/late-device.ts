@@ -63,12 +63,8 @@ export class LateDevice implements BlockDevice {
 
   /** What has been read of it. */
   get use(): DeviceUse {
-    const { bytesFetched, chunksFetched, cacheHits, bytesRead } = this.#opened?.stats ?? newReadStats();
-    const { readsUnderWay, readErrors } = {
-      readsUnderWay: this.#readsUnderWay,
-      readErrors: this.#readErrors,
-    };
-    return { bytesFetched, chunksFetched, cacheHits, bytesRead, readsUnderWay, readErrors };
+    const { requests: _, ...stats } = this.#opened?.stats ?? newReadStats();
+    return { ...stats, readsUnderWay: this.#readsUnderWay, readErrors: this.#readErrors };
   }
 
   async read(offset: number, target: Buffer, signal?: AbortSignal): Promise<void> {

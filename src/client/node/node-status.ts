@@ -25,11 +25,15 @@ export interface MountStatus {
   readonly layers: number;
   /** All blobs together: what would be downloaded if nothing were lazy. */
   readonly imageBytes: number;
-  /** Since this daemon took it up, as all that follows. */
+  /** From the proxies, since this daemon took it up, as all that follows. */
   readonly bytesFetched: number;
   readonly chunksFetched: number;
-  /** Chunks that reads found in the cache. */
+  /** From other hosts. */
+  readonly bytesFromMesh: number;
+  readonly chunksFromMesh: number;
+  /** Chunks that reads found in the cache, and the bytes that they took of it. */
   readonly cacheHits: number;
+  readonly bytesFromCache: number;
   readonly bytesRead: number;
   readonly readsUnderWay: number;
   /** Reads that failed: EIO. */
