@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { hostAndPort, LOG_LEVELS } from '../../config/common-values.ts';
 import { parseConfig } from '../../config/parse-config.ts';
+import { meshSettings } from './mesh-config.ts';
 
 const filePath = z.string().min(1, 'name a file');
 const directory = z.string().regex(/^\//, 'write a path that begins with /');
@@ -86,6 +87,8 @@ const schema = z
         listen: hostAndPort.nullable().default(null),
       })
       .prefault({}),
+    /** Chunks from and for other hosts. */
+    mesh: meshSettings,
     logLevel: z.enum(LOG_LEVELS).default('info'),
   })
   .transform(({ snapshotter, cache, admin, ...config }) => ({
