@@ -109,6 +109,7 @@ export type Lost = z.output<typeof lostSchema>;
 
 /** POST ROOT_PATH/leave: of these contents; of all, if there are none. */
 export const leaveSchema = z.strictObject({ id: memberId, contents: z.array(contentSchema).max(4096) });
+export type Leave = z.output<typeof leaveSchema>;
 
 /** GET ROOT_PATH/keys: public keys (Ed25519, as JWK) that tickets of this root are checked with. */
 export const keysSchema = z.strictObject({
@@ -116,3 +117,4 @@ export const keysSchema = z.strictObject({
     z.strictObject({ kty: z.literal('OKP'), crv: z.literal('Ed25519'), kid: z.string(), x: z.string() }),
   ),
 });
+export type RootKeys = z.output<typeof keysSchema>;

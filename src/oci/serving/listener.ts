@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerOptions } from 'node:http';
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
-import type { SecureContextOptions } from 'node:tls';
+import type { SecureContextOptions, TlsOptions } from 'node:tls';
 import { getRequestListener } from '@hono/node-server';
 import type { HttpSide } from './http-side.ts';
 
@@ -14,8 +14,8 @@ const TLS_HANDSHAKE_MS = 10_000;
 const MAX_HEADER_BYTES = 16 * 1024;
 
 export interface ListenerOptions {
-  /** The certificate and its key; null for plain HTTP. */
-  readonly tls: SecureContextOptions | null;
+  /** The certificate and its key, or what else proves who is who; null for plain HTTP. */
+  readonly tls: TlsOptions | null;
   /** Connections at the same time; more are closed at once. */
   readonly max: number;
   /** Until a request has come whole. */

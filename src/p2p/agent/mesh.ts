@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import type { ChunkTable } from '../../format/chunk-table.ts';
+import type { RegistryTls } from '../../oci/registry-tls.ts';
 import type { Content, LOST_REASONS, Peer } from '../mesh-protocol.ts';
 import type { ChunkHolder } from './chunk-holder.ts';
 import type { MeshBlob } from './mesh-blob.ts';
@@ -59,6 +60,8 @@ export interface MeshAgentOptions {
   readonly uploadBytesPerSecond: number;
   /** In any order, the same on all hosts. */
   readonly roots: readonly URL[];
+  /** For roots by https. */
+  readonly rootTls?: RegistryTls | null;
   readonly security: PeerSecurity;
   readonly authorize: AuthorizeJoin;
   readonly holder: ChunkHolder;

@@ -37,7 +37,9 @@ export type PeerErrorCode =
   | 'ERR_PEER_TICKET'
   /** It does not have this content. */
   | 'ERR_PEER_UNKNOWN_CONTENT'
-  /** It answers with what is no answer to the request: too much, too little, another status. */
+  /** It ended its answer early: it cannot get the rest itself. */
+  | 'ERR_PEER_INCOMPLETE'
+  /** It answers with what is no answer to the request: too much, a part of a chunk, another status. */
   | 'ERR_PEER_ANSWER';
 
 /** A peer from which nothing comes, or nothing more. */

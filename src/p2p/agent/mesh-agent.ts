@@ -1,0 +1,140 @@
+import { randomBytes } from 'node:crypto';
+import { isIPv6 } from 'node:net';
+import type { ChunkTable } from '../../format/chunk-table.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { isLoopback } from '../../oci/registry-url.ts';
+import type { Announcement, Content, Peer } from '../mesh-protocol.ts';
+import { systemClock } from './clock.ts';
+import { HttpPeerTransport } from './http-peer-transport.ts';
+import { HttpRootTransport } from './http-root-transport.ts';
+import { Membership } from './membership.ts';
+import type { Mesh, MeshAgentOptions, MeshStatus, TreeStatus, Where } from './mesh.ts';
+import type { MeshBlob } from './mesh-blob.ts';
+import { type MeshCounters, zeroCounters } from './mesh-counts.ts';
+import { MeshError } from './mesh-error.ts';
+import { DEFAULT_BUDGETS } from './peer-run.ts';
+import { peerTls } from './peer-security.ts';
+import { PeerServer } from './peer-server.ts';
+import { PeerStandings } from './peer-standings.ts';
+import type { Seat } from './seat.ts';
+import { TicketChecker } from './ticket-checker.ts';
+import { TreeReader } from './tree-reader.ts';
+
+const DEFAULT_LINGER_MS = 5 * 60_000;
+
+interface AgentParts {
+  readonly member: Announcement;
+  readonly membership: Membership;
+  readonly tickets: TicketChecker;
+  readonly roots: HttpRootTransport;
+  readonly peers: HttpPeerTransport;
+  readonly server: PeerServer;
+  readonly counters: MeshCounters;
+}
+
+/** A host's part in the mesh, over real sockets: gets chunks from the hosts above it, gives them to those below. */
+export class MeshAgent implements Mesh {
+  readonly #parts: AgentParts;
+  readonly #standings = new PeerStandings(systemClock);
+
+  private constructor(parts: AgentParts) {
+    this.#parts = parts;
+  }
+
+  /** @throws MeshError; the system's error if nobody can listen there */
+  static async start(options: MeshAgentOptions): Promise<MeshAgent> {
+    const { listen, holder, logger, security, uploadBytesPerSecond, zone } = options;
+    if (security.kind === 'plain') requireLoopback(listen.host);
+    const tls = peerTls(security);
+    const roots = new HttpRootTransport(options.authorize, options.rootTls ?? null);
+    const urls = options.roots.map(({ href }) => href);
+    const counters = zeroCounters();
+    const tickets = new TicketChecker(urls, roots, systemClock);
+    let membership: Membership | null = null;
+    const server = await PeerServer.start({
+      ...{ listen, tls, uploadBytesPerSecond, holder, tickets, counters, logger, clock: systemClock },
+      isComing: (table) => membership?.isIn(table) ?? false,
+      alternates: (table) => (membership === null ? [] : othersIn(membership, table)),
+    });
+    try {
+      const address = advertised(options.advertise, server.address.port);
+      const member = { id: randomBytes(16).toString('hex'), address, zone, uploadBytesPerSecond };
+      membership = new Membership({
+        ...{ member, roots: urls, transport: roots, clock: systemClock },
+        ...{ findMs: DEFAULT_BUDGETS.findMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },
+        onTrouble: (root, err) => logger.warn({ root, err }, 'a root of the mesh is of no help'),
+      });
+      void tickets.refresh();
+      const peers = new HttpPeerTransport(tls);
+      return new MeshAgent({ member, membership, tickets, roots, peers, server, counters });
+    } catch (error) {
+      await server.close();
+      throw error;
+    }
+  }
+
+  join(where: Where, contents: readonly Content[]): void {
+    void this.#parts.membership.join(where, contents);
+  }
+
+  open(content: Content, table: ChunkTable): MeshBlob {
+    const { membership, peers, counters } = this.#parts;
+    const seat = membership.open(content);
+    return new TreeReader({
+      ...{ seat, table, counters, transport: peers, clock: systemClock },
+      ...{ standings: this.#standings, budgets: DEFAULT_BUDGETS },
+      onClose: () => membership.shut(seat),
+    });
+  }
+
+  status(): MeshStatus {
+    const { member, membership, counters, server } = this.#parts;
+    const { id, address, zone } = member;
+    const trees = Array.from(membership.seats, statusOf);
+    const { roots } = membership;
+    return { id, address, zone, roots, trees, children: server.children, counts: structuredClone(counters) };
+  }
+
+  async close(): Promise<void> {
+    const { membership, tickets, roots, peers, server } = this.#parts;
+    await membership.close();
+    tickets.close();
+    await peers.close();
+    await server.close();
+    await roots.close();
+  }
+}
+
+function statusOf({ content, place, root, openings, meshBytes, proxyBytes }: Seat): TreeStatus {
+  if (place === null || root === null) return { ...content, place: null, openings, meshBytes, proxyBytes };
+  const { parent, alternates, depth } = place;
+  return { ...content, place: { root, parent, alternates, depth }, openings, meshBytes, proxyBytes };
+}
+
+/** Whom this host itself would ask for a content. */
+function othersIn(membership: Membership, table: Digest): readonly Peer[] {
+  for (const { content, place } of membership.seats) {
+    if (content.table !== table || place === null) continue;
+    return place.parent === null ? place.alternates : [place.parent, ...place.alternates];
+  }
+  return [];
+}
+
+function requireLoopback(host: string): void {
+  const url = `http://${isIPv6(host) ? `[${host}]` : host}`;
+  if (URL.canParse(url) && isLoopback(new URL(url))) return;
+  throw new MeshError(
+    'ERR_MESH_SECURITY',
+    `hosts that can reach ${host} could take part without proof: give a secret or certificates`,
+  );
+}
+
+/** HOST:PORT, the port being the one listened on if none is said. */
+function advertised(text: string, port: number): string {
+  const host = isIPv6(text) ? `[${text}]` : text;
+  const url = `http://${host}`;
+  if (!URL.canParse(url) || new URL(url).hostname === '') {
+    throw new MeshError('ERR_MESH_ADDRESS', `${text} is no address: write HOST or HOST:PORT`);
+  }
+  return /:\d{1,5}$/.test(host) && !(isIPv6(text) && host.endsWith(']')) ? host : `${host}:${port}`;
+}

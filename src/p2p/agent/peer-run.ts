@@ -1,0 +1,361 @@
+import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import type { Lost, Peer, Place } from '../mesh-protocol.ts';
+import type { Clock } from './clock.ts';
+import type { EdgeCounts, MeshCounters } from './mesh-counts.ts';
+import type { PeerStandings } from './peer-standings.ts';
+import { PeerError, type PeerTransport } from './peer-transport.ts';
+
+export interface Budgets {
+  /** Until a peer says that it has the content. */
+  readonly findMs: number;
+  /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */
+  readonly readMs: number;
+}
+
+export const DEFAULT_BUDGETS: Budgets = { findMs: 300, readMs: 2_000 };
+
+/** This host's place in one tree, as far as a run looks at it. */
+export interface SeatView {
+  readonly place: Place | null;
+  /** A peer is left: reports it. Resolves when there is another place, or will be none. */
+  lose(peer: Peer, reason: Lost['reason']): Promise<void>;
+}
+
+export interface RunParts {
+  readonly table: ChunkTable;
+  readonly seat: SeatView;
+  readonly transport: PeerTransport;
+  readonly clock: Clock;
+  readonly standings: PeerStandings;
+  readonly counters: MeshCounters;
+  readonly edges: EdgeCounts;
+  readonly budgets: Budgets;
+}
+
+/** How long a peer is left alone that was left, by the reason. What sends wrong bytes has bad memory, or bad intent. */
+const AVOID_MS = { unreachable: 10_000, slow: 10_000, refused: 5_000, 'wrong-bytes': 600_000 } as const;
+const AVOID_BUSY_MS = 300;
+/** A parent is left when another peer was faster so often, or when it was busy so often, one time after the other. */
+const SLOW_FAULTS = 2;
+const BUSY_FAULTS = 4;
+const MAX_HEDGES = 2;
+/** A timer that comes later than this tells of this process, not of the peers. */
+const LATE_MS = 20;
+/** So that a short hold-up is noticed, whatever is being waited for. */
+const LONGEST_SLEEP_MS = 100;
+
+interface Attempt {
+  readonly peer: Peer;
+  readonly abort: AbortController;
+  /** Of this run; in all later ones, a hedge that has won is an attempt like others. */
+  isHedge: boolean;
+  /** Null while it waits for its turn. */
+  sentMs: number | null;
+  isFound: boolean;
+  hasDelivered: boolean;
+  /** When it was begun, or a chunk came last. */
+  lastMs: number;
+}
+
+/**
+ * One run of neighbouring chunks: from the parent, if that fails or is slow from the alternates, within the budgets.
+ * While this process itself is held up, no time passes for its peers.
+ */
+export class PeerRun {
+  readonly #parts: RunParts;
+  readonly #first: number;
+  readonly #deliver: (index: number, bytes: Buffer) => void;
+  readonly #has: Uint8Array;
+  #missing: number;
+  readonly #attempts = new Set<Attempt>();
+  readonly #tried = new Set<string>();
+  /** By busy peers. */
+  readonly #named: Peer[] = [];
+  readonly #over = new AbortController();
+  readonly #done = Promise.withResolvers<void>();
+  #moving: Promise<void> | null = null;
+  #hedges = 0;
+  #startMs: number;
+  #lastMs: number;
+  #forgivenMs = 0;
+
+  constructor(
+    parts: RunParts,
+    first: number,
+    count: number,
+    deliver: (index: number, bytes: Buffer) => void,
+  ) {
+    this.#parts = parts;
+    this.#first = first;
+    this.#deliver = deliver;
+    this.#has = new Uint8Array(count);
+    this.#missing = count;
+    this.#startMs = parts.clock.now();
+    this.#lastMs = this.#startMs;
+  }
+
+  /** The indexes that did not come. To be called once. @throws the signal's reason */
+  async get(signal: AbortSignal): Promise<number[]> {
+    signal.throwIfAborted();
+    const onAbort = () => this.#done.resolve();
+    signal.addEventListener('abort', onAbort, { once: true });
+    this.#next();
+    void this.#watch();
+    await this.#done.promise;
+    signal.removeEventListener('abort', onAbort);
+    this.#over.abort();
+    for (const { abort } of this.#attempts) abort.abort();
+    signal.throwIfAborted();
+    const missing: number[] = [];
+    for (const [at, has] of this.#has.entries()) if (has === 0) missing.push(this.#first + at);
+    return missing;
+  }
+
+  /** Asks the next peer; ends the run when there is none and nothing is under way. */
+  #next(): void {
+    if (this.#over.signal.aborted) return;
+    const peer = this.#candidate();
+    if (peer !== null) this.#start(peer, false);
+    else if (this.#moving === null) this.#done.resolve();
+    else void this.#nextAfterMove(this.#moving);
+  }
+
+  /** The root may name another parent: that is worth a short wait. */
+  async #nextAfterMove(moving: Promise<void>): Promise<void> {
+    const { clock, budgets } = this.#parts;
+    const waiting = new AbortController();
+    const signal = AbortSignal.any([waiting.signal, this.#over.signal]);
+    await Promise.race([moving, clock.sleep(budgets.findMs, signal).catch(() => {})]);
+    waiting.abort();
+    if (this.#moving === moving) this.#moving = null;
+    if (this.#attempts.size === 0) this.#next();
+  }
+
+  #candidate(): Peer | null {
+    const { seat, standings } = this.#parts;
+    const { place } = seat;
+    if (place === null || place.parent === null) return null;
+    for (const peer of [place.parent, ...place.alternates, ...this.#named]) {
+      if (!this.#tried.has(peer.id) && !standings.isAvoided(peer.id, place.table)) return peer;
+    }
+    return null;
+  }
+
+  #start(peer: Peer, isHedge: boolean): void {
+    this.#tried.add(peer.id);
+    const attempt: Attempt = {
+      ...{ peer, isHedge, abort: new AbortController(), sentMs: null },
+      ...{ isFound: false, hasDelivered: false, lastMs: this.#parts.clock.now() },
+    };
+    this.#attempts.add(attempt);
+    void this.#ask(attempt);
+  }
+
+  async #ask(attempt: Attempt): Promise<void> {
+    const { peer, abort } = attempt;
+    let leave: () => void;
+    try {
+      leave = await this.#parts.standings.enter(peer.id, this.#missing, abort.signal);
+    } catch {
+      return;
+    }
+    try {
+      await this.#request(attempt);
+      this.#ended(attempt);
+    } catch (error) {
+      if (!abort.signal.aborted) this.#failed(attempt, error);
+    } finally {
+      leave();
+    }
+  }
+
+  async #request(attempt: Attempt): Promise<void> {
+    const { transport, clock, table, seat } = this.#parts;
+    const { place } = seat;
+    if (place === null) return;
+    const first = this.#has.indexOf(0);
+    const count = this.#has.lastIndexOf(0) - first + 1;
+    attempt.sentMs = clock.now();
+    attempt.lastMs = attempt.sentMs;
+    const sizes = { chunkSize: table.chunkSize, blobSize: table.blobSize };
+    const request = { table: place.table, sizes, ticket: place.ticket, first: this.#first + first, count };
+    const listener = {
+      found: () => {
+        attempt.isFound = true;
+      },
+      deliver: (index: number, bytes: Buffer) => this.#take(attempt, index, bytes),
+    };
+    await transport.chunks(attempt.peer, request, listener, attempt.abort.signal);
+  }
+
+  #take(attempt: Attempt, index: number, bytes: Buffer): void {
+    if (attempt.abort.signal.aborted) return;
+    const { table, clock, counters, edges, standings } = this.#parts;
+    const { peer } = attempt;
+    const at = index - this.#first;
+    if (!verifyChunk(table, index, bytes)) {
+      counters.wrongChunks++;
+      this.#leave(attempt, 'wrong-bytes');
+      return;
+    }
+    const nowMs = clock.now();
+    standings.sample(peer.id, nowMs - attempt.lastMs);
+    const lengthBytes = Math.min(table.chunkSize, table.blobSize - index * table.chunkSize);
+    edges.count(peer.id, lengthBytes, attempt.hasDelivered ? null : nowMs - attempt.sentMs!);
+    attempt.lastMs = nowMs;
+    attempt.isFound = true;
+    attempt.hasDelivered = true;
+    counters.receivedBytes += lengthBytes;
+    if (this.#has[at] !== 0) return;
+    this.#has[at] = 1;
+    this.#missing--;
+    this.#lastMs = nowMs;
+    counters.receivedChunks++;
+    if (attempt.isHedge) this.#won(attempt);
+    this.#deliver(index, bytes);
+    if (this.#missing === 0) this.#done.resolve();
+  }
+
+  /** A second request brought what the first one did not. */
+  #won(hedge: Attempt): void {
+    const { standings, counters } = this.#parts;
+    hedge.isHedge = false;
+    counters.hedgesWon++;
+    for (const other of this.#attempts) {
+      if (other === hedge) continue;
+      if (standings.fault(other.peer.id, 'slow') >= SLOW_FAULTS) this.#leave(other, 'slow');
+      else this.#drop(other);
+    }
+  }
+
+  #ended(attempt: Attempt): void {
+    const { standings } = this.#parts;
+    standings.absolve(attempt.peer.id, 'busy');
+    if (!attempt.isHedge && this.#hedges === 0) standings.absolve(attempt.peer.id, 'slow');
+    this.#drop(attempt);
+    if (this.#missing > 0) this.#goOn();
+  }
+
+  #failed(attempt: Attempt, error: unknown): void {
+    const reason = error instanceof PeerError ? this.#faultOf(attempt, error) : 'unreachable';
+    if (reason !== null) {
+      this.#leave(attempt, reason);
+      return;
+    }
+    this.#drop(attempt);
+    this.#goOn();
+  }
+
+  /** For what a peer is left; null if only another one is to be asked this time. */
+  #faultOf({ peer }: Attempt, error: PeerError): Lost['reason'] | null {
+    const { standings } = this.#parts;
+    switch (error.code) {
+      case 'ERR_PEER_INCOMPLETE':
+        return null;
+      case 'ERR_PEER_BUSY':
+        this.#named.push(...error.alternates);
+        standings.avoid(peer.id, '*', AVOID_BUSY_MS);
+        return standings.fault(peer.id, 'busy') >= BUSY_FAULTS ? 'refused' : null;
+      case 'ERR_PEER_TICKET':
+      case 'ERR_PEER_UNKNOWN_CONTENT':
+        return 'refused';
+      case 'ERR_PEER_ANSWER':
+        return 'wrong-bytes';
+      case 'ERR_PEER_UNREACHABLE':
+        return 'unreachable';
+    }
+  }
+
+  /** Not to be asked again for a while, by any run; the root is told. */
+  #leave(attempt: Attempt, reason: Lost['reason']): void {
+    const { standings, counters, seat } = this.#parts;
+    const { peer } = attempt;
+    const tree = reason === 'refused' ? seat.place?.table : '*';
+    if (tree !== undefined) standings.avoid(peer.id, tree, AVOID_MS[reason]);
+    counters.left[reason]++;
+    this.#moving = seat.lose(peer, reason);
+    this.#drop(attempt);
+    this.#goOn();
+  }
+
+  #drop(attempt: Attempt): void {
+    this.#attempts.delete(attempt);
+    attempt.abort.abort();
+  }
+
+  /** An attempt is over: another one that is under way takes its place, or the next peer is asked. */
+  #goOn(): void {
+    for (const other of this.#attempts) other.isHedge = false;
+    if (this.#attempts.size === 0) this.#next();
+  }
+
+  /** Looks at what is under way whenever a budget may have run out. */
+  async #watch(): Promise<void> {
+    const { clock } = this.#parts;
+    for (;;) {
+      const beginMs = clock.now();
+      const sleepMs = Math.min(Math.max(this.#dueMs() - beginMs, 1), LONGEST_SLEEP_MS);
+      try {
+        await clock.sleep(sleepMs, this.#over.signal);
+      } catch {
+        return;
+      }
+      const lateMs = clock.now() - beginMs - sleepMs;
+      // What came meanwhile has not been looked at yet: it is, before anyone is judged.
+      if (lateMs > LATE_MS && this.#forgivenMs < this.#parts.budgets.readMs) this.#forgive(lateMs);
+      else this.#check(clock.now());
+    }
+  }
+
+  get #endMs(): number {
+    const { readMs } = this.#parts.budgets;
+    return Math.min(this.#lastMs + readMs, this.#startMs + 2 * readMs);
+  }
+
+  #dueMs(): number {
+    let dueMs = this.#endMs;
+    for (const attempt of this.#attempts) {
+      if (attempt.sentMs !== null && !attempt.isFound)
+        dueMs = Math.min(dueMs, attempt.sentMs + this.#parts.budgets.findMs);
+      if (this.#mayHedge) dueMs = Math.min(dueMs, this.#hedgeMs(attempt));
+    }
+    return dueMs;
+  }
+
+  get #mayHedge(): boolean {
+    return this.#attempts.size === 1 && this.#hedges < MAX_HEDGES;
+  }
+
+  #hedgeMs(attempt: Attempt): number {
+    return attempt.lastMs + this.#parts.standings.patienceMs(attempt.peer.id);
+  }
+
+  #check(nowMs: number): void {
+    if (nowMs >= this.#endMs) {
+      this.#done.resolve();
+      return;
+    }
+    for (const attempt of [...this.#attempts]) {
+      const isLost = attempt.sentMs !== null && !attempt.isFound;
+      if (isLost && nowMs >= attempt.sentMs! + this.#parts.budgets.findMs)
+        this.#leave(attempt, 'unreachable');
+    }
+    const [slow] = this.#attempts;
+    if (slow === undefined || !this.#mayHedge || nowMs < this.#hedgeMs(slow)) return;
+    this.#hedges++;
+    const peer = this.#candidate();
+    if (peer === null) return;
+    this.#parts.counters.hedges++;
+    this.#start(peer, true);
+  }
+
+  #forgive(lateMs: number): void {
+    this.#forgivenMs += lateMs;
+    this.#startMs += lateMs;
+    this.#lastMs += lateMs;
+    for (const attempt of this.#attempts) {
+      attempt.lastMs += lateMs;
+      if (attempt.sentMs !== null) attempt.sentMs += lateMs;
+    }
+  }
+}

@@ -1,0 +1,137 @@
+import { LRUCache } from 'lru-cache';
+import type { Digest } from '../../oci/digest.ts';
+import type { Clock } from './clock.ts';
+
+/** Requests to one peer at once; more wait here, so that none waits unseen in a connection pool. */
+export const MAX_REQUESTS_PER_PEER = 8;
+const MAX_PEERS = 4096;
+/** Of a peer that nothing is known of: what a chunk may take that comes down from the top of a tree. */
+const FIRST_PATIENCE_MS = 500;
+const MIN_PATIENCE_MS = 150;
+const MAX_PATIENCE_MS = 1_000;
+/** Weights of the newest sample, and of the deviation in the bound: those of TCP's retransmission timer (RFC 6298). */
+const MEAN_WEIGHT = 1 / 8;
+const DEVIATION_WEIGHT = 1 / 4;
+const DEVIATIONS = 4;
+/** Faults of a kind that only counts when it comes again so soon. */
+const FAULT_MEMORY_MS = 10_000;
+
+interface Waiter {
+  readonly chunks: number;
+  readonly start: () => void;
+}
+
+interface Standing {
+  /** Until when it is left alone, in all trees ('*') and in single ones. */
+  readonly avoidedUntilMs: Map<Digest | '*', number>;
+  /** Of the time until the next chunk. */
+  meanMs: number | null;
+  deviationMs: number;
+  running: number;
+  readonly waiting: Waiter[];
+  readonly faults: Map<'slow' | 'busy', { count: number; lastMs: number }>;
+}
+
+/** What this host has seen of the others: whom it leaves alone for now, and what it may expect of each. */
+export class PeerStandings {
+  readonly #clock: Clock;
+  readonly #peers = new LRUCache<string, Standing>({ max: MAX_PEERS });
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  avoid(id: string, tree: Digest | '*', forMs: number): void {
+    this.#of(id).avoidedUntilMs.set(tree, this.#clock.now() + forMs);
+  }
+
+  isAvoided(id: string, tree: Digest): boolean {
+    const untilMs = this.#peers.get(id)?.avoidedUntilMs;
+    if (untilMs === undefined || untilMs.size === 0) return false;
+    const nowMs = this.#clock.now();
+    for (const [key, endMs] of untilMs) if (endMs <= nowMs) untilMs.delete(key);
+    return untilMs.has('*') || untilMs.has(tree);
+  }
+
+  /** A chunk came after so long. */
+  sample(id: string, elapsedMs: number): void {
+    const standing = this.#of(id);
+    if (standing.meanMs === null) {
+      standing.meanMs = elapsedMs;
+      standing.deviationMs = elapsedMs / 2;
+      return;
+    }
+    const off = Math.abs(elapsedMs - standing.meanMs);
+    standing.deviationMs += DEVIATION_WEIGHT * (off - standing.deviationMs);
+    standing.meanMs += MEAN_WEIGHT * (elapsedMs - standing.meanMs);
+  }
+
+  /** How long the next chunk may take before another peer is asked too. */
+  patienceMs(id: string): number {
+    const { meanMs, deviationMs } = this.#of(id);
+    if (meanMs === null) return FIRST_PATIENCE_MS;
+    const expectedMs = Math.max(2 * meanMs, meanMs + DEVIATIONS * deviationMs);
+    return Math.min(Math.max(expectedMs, MIN_PATIENCE_MS), MAX_PATIENCE_MS);
+  }
+
+  /** How many faults of this kind there were of late, with this one. */
+  fault(id: string, kind: 'slow' | 'busy'): number {
+    const { faults } = this.#of(id);
+    const nowMs = this.#clock.now();
+    const before = faults.get(kind);
+    const isFresh = before !== undefined && nowMs - before.lastMs < FAULT_MEMORY_MS;
+    const count = isFresh ? before.count + 1 : 1;
+    faults.set(kind, { count, lastMs: nowMs });
+    return count;
+  }
+
+  /** It did what it should. */
+  absolve(id: string, kind: 'slow' | 'busy'): void {
+    this.#of(id).faults.delete(kind);
+  }
+
+  /**
+   * Waits until one more request to this peer may start: those for few chunks go first, somebody waits for them.
+   * @returns to be called when the request is over
+   * @throws the signal's reason
+   */
+  async enter(id: string, chunks: number, signal: AbortSignal): Promise<() => void> {
+    signal.throwIfAborted();
+    const standing = this.#of(id);
+    const leave = () => {
+      const next = standing.waiting.shift();
+      if (next === undefined) standing.running--;
+      else next.start();
+    };
+    if (standing.running < MAX_REQUESTS_PER_PEER) {
+      standing.running++;
+      return leave;
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const waiter = { chunks, start: resolve };
+    const after = standing.waiting.findIndex((other) => other.chunks > chunks);
+    standing.waiting.splice(after === -1 ? standing.waiting.length : after, 0, waiter);
+    const onAbort = () => {
+      const at = standing.waiting.indexOf(waiter);
+      if (at === -1) return;
+      standing.waiting.splice(at, 1);
+      reject(signal.reason);
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    await promise;
+    signal.removeEventListener('abort', onAbort);
+    return leave;
+  }
+
+  #of(id: string): Standing {
+    let standing = this.#peers.get(id);
+    if (standing === undefined) {
+      standing = {
+        ...{ avoidedUntilMs: new Map(), meanMs: null, deviationMs: 0 },
+        ...{ running: 0, waiting: [], faults: new Map() },
+      };
+      this.#peers.set(id, standing);
+    }
+    return standing;
+  }
+}

@@ -1,0 +1,103 @@
+import type { Content, Lost, Peer, Place } from '../mesh-protocol.ts';
+import type { Clock } from './clock.ts';
+import type { Where } from './mesh.ts';
+import { EdgeCounts } from './mesh-counts.ts';
+import type { SeatView } from './peer-run.ts';
+
+export interface SeatParts {
+  readonly content: Content;
+  readonly clock: Clock;
+  /** How long reads wait for the first place. */
+  readonly findMs: number;
+  /** Tells the root; resolves when the seat has what came of it. */
+  readonly lose: (seat: Seat, lost: Peer, reason: Lost['reason']) => Promise<void>;
+}
+
+/** This host in one tree: where it stands, by whose word. */
+export class Seat implements SeatView {
+  readonly content: Content;
+  readonly edges = new EdgeCounts();
+  /** By whose right it was joined last; null before. */
+  where: Where | null = null;
+  /** The root that gave the place. */
+  root: string | null = null;
+  /** Why a root does not give one. Not asked again before somebody joins again. */
+  refusal: string | null = null;
+  /** How often it is open here. */
+  openings = 0;
+  /** Since when nobody has it open. */
+  idleSinceMs: number;
+  meshBytes = 0;
+  proxyBytes = 0;
+  readonly #parts: SeatParts;
+  #place: Place | null = null;
+  #ticketEndMs = 0;
+  #joining: { readonly promise: Promise<void>; readonly sinceMs: number } | null = null;
+  readonly #losing = new Map<string, Promise<void>>();
+
+  constructor(parts: SeatParts) {
+    this.#parts = parts;
+    this.content = parts.content;
+    this.idleSinceMs = parts.clock.now();
+  }
+
+  get place(): Place | null {
+    return this.#place;
+  }
+
+  get hasTicket(): boolean {
+    return this.#place !== null && this.#parts.clock.now() < this.#ticketEndMs;
+  }
+
+  /** What a join is under way in. */
+  get joining(): Promise<void> | null {
+    return this.#joining?.promise ?? null;
+  }
+
+  take(root: string, place: Place): void {
+    this.root = root;
+    this.refusal = null;
+    this.#place = place;
+    this.#ticketEndMs = this.#parts.clock.now() + place.ticketEndsInMs;
+  }
+
+  clear(): void {
+    this.root = null;
+    this.#place = null;
+  }
+
+  /** `promise` never rejects. */
+  join(promise: Promise<void>): void {
+    const joining = { promise, sinceMs: this.#parts.clock.now() };
+    this.#joining = joining;
+    void promise.then(() => {
+      if (this.#joining === joining) this.#joining = null;
+    });
+  }
+
+  /** The place; if a join is under way, once its answer is there, or after the budget for finding. */
+  async arrival(signal: AbortSignal): Promise<Place | null> {
+    if (this.#place !== null || this.#joining === null) return this.#place;
+    const { clock, findMs } = this.#parts;
+    const { promise, sinceMs } = this.#joining;
+    const leftMs = sinceMs + findMs - clock.now();
+    if (leftMs <= 0) return null;
+    const waiting = new AbortController();
+    const either = AbortSignal.any([signal, waiting.signal]);
+    try {
+      await Promise.race([promise, clock.sleep(leftMs, either)]);
+    } finally {
+      waiting.abort();
+    }
+    return this.#place;
+  }
+
+  lose(peer: Peer, reason: Lost['reason']): Promise<void> {
+    let losing = this.#losing.get(peer.id);
+    if (losing === undefined) {
+      losing = this.#parts.lose(this, peer, reason).finally(() => this.#losing.delete(peer.id));
+      this.#losing.set(peer.id, losing);
+    }
+    return losing;
+  }
+}
