@@ -15,6 +15,10 @@ export interface NodeFlags {
   readonly cacheDir?: string;
   readonly stateDir?: string;
   readonly runDir?: string;
+  readonly meshSecret?: string;
+  readonly meshListen?: string;
+  readonly meshAdvertise?: string;
+  readonly zone?: string;
   readonly logLevel?: string;
 }
 
@@ -60,6 +64,24 @@ export function addNodeFlags(command: Command): Command {
       ),
     )
     .addOption(
+      new Option(
+        '--mesh-secret <file>',
+        'get chunks from other hosts, and give them: all know the secret in this file',
+      ).env('DADI_NODE_MESH_SECRET'),
+    )
+    .addOption(
+      new Option('--mesh-listen <host:port>', 'for other hosts (default: 0.0.0.0:6011)').env(
+        'DADI_NODE_MESH_LISTEN',
+      ),
+    )
+    .addOption(
+      new Option(
+        '--mesh-advertise <host[:port]>',
+        'where other hosts reach it (default: the address by which the first root is reached)',
+      ).env('DADI_NODE_MESH_ADVERTISE'),
+    )
+    .addOption(new Option('--zone <name>', 'hosts of one zone are near each other').env('DADI_NODE_ZONE'))
+    .addOption(
       new Option('--log-level <level>', 'what is logged (default: info)')
         .env('DADI_NODE_LOG_LEVEL')
         .choices(LOG_LEVELS),
@@ -83,7 +105,11 @@ export function readNodeConfig(flags: NodeFlags, defaults: Settings = {}): NodeC
 }
 
 /** In the form of the configuration file. */
-function settingsOf({ proxy, socket, mirror, cacheDir, stateDir, runDir, logLevel }: NodeFlags): Settings {
+function settingsOf(flags: NodeFlags): Settings {
+  const { proxy, socket, mirror, cacheDir, stateDir, runDir, logLevel } = flags;
+  const { meshSecret: secretFile, meshListen: listen, meshAdvertise: advertise, zone } = flags;
+  const mesh = { secretFile, listen, advertise, zone };
+  const hasMesh = Object.values(mesh).some((value) => value !== undefined);
   return {
     proxies: proxy,
     snapshotter: socket === undefined ? undefined : { socket },
@@ -91,6 +117,7 @@ function settingsOf({ proxy, socket, mirror, cacheDir, stateDir, runDir, logLeve
     cache: cacheDir === undefined ? undefined : { directory: cacheDir },
     stateDirectory: stateDir,
     runDirectory: runDir,
+    mesh: hasMesh ? mesh : undefined,
     logLevel,
   };
 }

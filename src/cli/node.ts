@@ -52,7 +52,8 @@ the file only; docs/node.md lists all of it:
   cache: { maxBytes: 50000000000, minFreeBytes: 5000000000 }
   readTimeoutMs: 60000
   conversionWaitMs: 10000
-  admin: { listen: 127.0.0.1:6011 }
+  mesh: { secretFile: /etc/dadi/mesh.secret, zone: rack-7 }
+  admin: { listen: 127.0.0.1:6012 }
 
 SIGTERM ends the daemon, and images stay mounted: reads wait for the next one. "dadi node stop" unmounts them.
 SIGHUP reads the configuration again.`,
@@ -125,6 +126,7 @@ function textOf(status: NodeStatus): string {
     ['snapshotter', status.snapshotterSocket ?? 'off'],
     ['mirror', status.mirrorUrl ?? 'off'],
     ['cache', `${formatBytes(status.cache.heldBytes)} in ${status.cache.directory}`],
+    ...meshFields(status.mesh),
     ...proxies.map(
       ({ host, restingMs, lastError }) =>
         [`proxy ${host}`, restingMs === 0 ? 'well' : `asked last: ${lastError ?? 'it failed'}`] as const,
@@ -134,15 +136,39 @@ function textOf(status: NodeStatus): string {
     mount.image,
     String(mount.layers),
     mount.method,
-    `${formatBytes(mount.bytesFetched)} of ${formatBytes(mount.imageBytes)}`,
+    `${formatBytes(mount.bytesFetched + mount.bytesFromMesh)} of ${formatBytes(mount.imageBytes)}`,
+    formatBytes(mount.bytesFromMesh),
     String(mount.cacheHits),
     String(mount.readsUnderWay),
     String(mount.readErrors),
     mount.isOpen ? mount.target : `${mount.target} (waits for a proxy)`,
   ]);
-  const headings = ['IMAGE', 'LAYERS', 'BY', 'FETCHED', 'CACHE HITS', 'WAITING', 'ERRORS', 'MOUNTED ON'];
+  const headings = [
+    ...['IMAGE', 'LAYERS', 'BY', 'FETCHED', 'FROM HOSTS', 'CACHE HITS'],
+    ...['WAITING', 'ERRORS', 'MOUNTED ON'],
+  ];
   const table = mounts.length === 0 ? 'no image is mounted' : formatTable(headings, rows);
   return `${formatFields(fields)}\n\n${table}`;
+}
+
+function meshFields(mesh: NodeStatus['mesh']): (readonly [string, string])[] {
+  if (mesh === null) return [['mesh', 'off']];
+  const { address, zone, roots, trees, children, counts } = mesh;
+  const places = trees.flatMap(({ place }) => place ?? []);
+  const depth = Math.max(0, ...places.map(({ depth }) => depth));
+  const told = [
+    `${address}${zone === '' ? '' : ` in ${zone}`}`,
+    `${places.length} trees${places.length === 0 ? '' : `, at depth ${depth} and above`}`,
+    `${formatBytes(counts.receivedBytes)} received`,
+    `${formatBytes(counts.sentBytes)} sent`,
+    `${children} hosts being sent to`,
+  ];
+  return [
+    ['mesh', told.join(', ')],
+    ...roots.flatMap(({ url, lastError }) =>
+      lastError === null ? [] : [[`root ${new URL(url).host}`, lastError] as const],
+    ),
+  ];
 }
 
 async function stopDaemon(config: NodeConfig, force: boolean): Promise<void> {

@@ -19,6 +19,8 @@ export type ClientErrorCode =
   | 'ERR_MOUNT_DAEMON'
   /** Another daemon has the run directory. */
   | 'ERR_NODE_RUNNING'
+  /** A file that the mesh needs cannot be read. */
+  | 'ERR_MESH_FILE'
   /** No daemon answers on its socket, or it refused. */
   | 'ERR_NODE_UNREACHABLE'
   /** The image has no form that can be read lazily, and none is being made. */

@@ -3,7 +3,7 @@ import { CHUNK_TABLE_DIGEST_ANNOTATION, OVERLAYBD_BLOB_DIGEST_ANNOTATION } from 
 import { type Digest, isDigest } from '../../oci/digest.ts';
 import type { ImageManifest } from '../../oci/manifest.ts';
 import type { CompletionOptions, CompletionResult } from '../chunks/blob-completion.ts';
-import type { ChunkCache } from '../chunks/chunk-cache.ts';
+import type { ChunkCache, PeerSource } from '../chunks/chunk-cache.ts';
 import type { ReadStats } from '../chunks/read-stats.ts';
 import { ClientError } from '../errors.ts';
 
@@ -17,6 +17,8 @@ export interface ImageLayer {
 export interface LayerAccess {
   readonly cache: ChunkCache;
   readonly stats: ReadStats;
+  /** Other hosts, asked before the proxies; null: there are none. */
+  readonly mesh?: PeerSource | null;
   /** How long one range may take to come. */
   readonly readTimeoutMs?: number;
   readonly signal?: AbortSignal;

@@ -1,7 +1,8 @@
 import type { ByteSource } from '../../format/byte-source.ts';
-import type { ChunkTable } from '../../format/chunk-table.ts';
-import type { Digest } from '../../oci/digest.ts';
-import type { ChunkCache } from '../chunks/chunk-cache.ts';
+import { type ChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
+import { type Digest, digestOf } from '../../oci/digest.ts';
+import type { Content } from '../../p2p/mesh-protocol.ts';
+import type { ChunkCache, PeerSource } from '../chunks/chunk-cache.ts';
 import { type FetchRange, FetchRefusedError } from '../chunks/chunk-fetcher.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
 import type { MirrorTarget } from './mirror-target.ts';
@@ -10,6 +11,11 @@ import type { MirrorTarget } from './mirror-target.ts';
 export interface BlobParts {
   /** What it gets need not be right. */
   fetchRange(registry: string, repository: string, digest: Digest): FetchRange;
+}
+
+/** Other hosts, each in the right of a repository; the mesh is one. */
+export interface BlobMesh extends PeerSource {
+  join(where: MirrorTarget, contents: readonly Content[]): void;
 }
 
 /** Read through the cache at once. */
@@ -21,22 +27,33 @@ export class ChunkedBlobs {
   readonly stats: ReadStats = newReadStats();
   readonly #cache: ChunkCache;
   readonly #parts: BlobParts;
+  readonly #mesh: BlobMesh | null;
   readonly #readTimeoutMs: number;
 
-  constructor(cache: ChunkCache, parts: BlobParts, readTimeoutMs: number) {
+  /** @param mesh asked before `parts`; null: there is none */
+  constructor(cache: ChunkCache, parts: BlobParts, mesh: BlobMesh | null, readTimeoutMs: number) {
     this.#cache = cache;
     this.#parts = parts;
+    this.#mesh = mesh;
     this.#readTimeoutMs = readTimeoutMs;
   }
 
+  /** Whether other hosts are asked: then chunks are worth waiting for. */
+  get hasPeers(): boolean {
+    return this.#mesh !== null;
+  }
+
   /** To be closed by the caller. What the cache lacks is fetched in the name of that repository. */
-  open({ registry, repository }: MirrorTarget, digest: Digest, table: ChunkTable): Promise<ByteSource> {
-    return this.#read(digest, table, this.#parts.fetchRange(registry, repository, digest));
+  open(target: MirrorTarget, digest: Digest, table: ChunkTable): Promise<ByteSource> {
+    this.#mesh?.join(target, [{ blob: digest, table: digestOf(encodeChunkTable(table)) }]);
+    const fetch = this.#parts.fetchRange(target.registry, target.repository, digest);
+    return this.#read(digest, table, fetch, this.#mesh);
   }
 
   /** The same without asking anybody: reads of what the cache lacks fail. To be closed by the caller. */
   openHeld(digest: Digest, table: ChunkTable): Promise<ByteSource> {
-    return this.#read(digest, table, () => Promise.reject(new FetchRefusedError('no proxy can be asked')));
+    const fetch = () => Promise.reject(new FetchRefusedError('no proxy can be asked'));
+    return this.#read(digest, table, fetch, null);
   }
 
   /** Puts a verified blob into the cache. */
@@ -55,9 +72,9 @@ export class ChunkedBlobs {
     }
   }
 
-  #read(digest: Digest, table: ChunkTable, fetch: FetchRange): Promise<ByteSource> {
+  #read(digest: Digest, table: ChunkTable, fetch: FetchRange, mesh: PeerSource | null): Promise<ByteSource> {
     const timeoutMs = this.#readTimeoutMs;
-    return this.#cache.openBlob({ digest, table, fetch, timeoutMs, stats: this.stats });
+    return this.#cache.openBlob({ digest, table, fetch, timeoutMs, mesh, stats: this.stats });
   }
 }
 

@@ -10,15 +10,17 @@ import type { ChunkCache } from '../chunks/chunk-cache.ts';
 import type { ReadStats } from '../chunks/read-stats.ts';
 import { makePrivateDirectory } from '../mount/private-directory.ts';
 import { ArrivingBlobs } from './arriving-blobs.ts';
-import { answerBlob, type BlobRouteParts } from './blob-route.ts';
+import { answerBlob } from './blob-route.ts';
 import { Callers } from './callers.ts';
 import { TOKEN_PATH } from './challenge.ts';
-import { type BlobParts, ChunkedBlobs } from './chunked-blobs.ts';
+import { type BlobMesh, type BlobParts, ChunkedBlobs } from './chunked-blobs.ts';
+import { DirectHosts } from './direct-hosts.ts';
 import { KnownContent } from './known-content.ts';
 import { answerManifest } from './manifest-route.ts';
 import { askFor, type CredentialsKeeper, handBack } from './mirror-context.ts';
 import { mirrorErrorAnswer } from './mirror-errors.ts';
 import { targetOf } from './mirror-target.ts';
+import { answerP2p, P2P_PATH, type P2pParts } from './p2p-route.ts';
 import { ProxiesAwayError, ProxyRelay } from './proxy-relay.ts';
 import { ReadRights } from './read-rights.ts';
 import { answerToken } from './token-route.ts';
@@ -33,8 +35,12 @@ export interface MirrorOptions {
   /** Gets the parts of blobs that the cache lacks; keeps the credentials of pulls. `Proxies` is one. */
   readonly sources: BlobParts & { readonly credentials: CredentialsKeeper };
   readonly cache: ChunkCache;
+  /** Other hosts, asked before the proxies; null: there are none. */
+  readonly mesh?: BlobMesh | null;
   /** For what is known of content, and for blobs on their way: of this process alone. */
   readonly stateDirectory: string;
+  /** HOST[:PORT] of registries and their storage that may be asked themselves for what stock overlaybd reads. */
+  readonly directHosts?: readonly string[];
   /** Of requests that name no registry: Docker's. */
   readonly defaultRegistry?: string;
   /** How long a read waits for a proxy in the middle of a blob, before the answer is cut off. */
@@ -57,9 +63,9 @@ export class MirrorServer {
   readonly url: URL;
   readonly #listener: Listener;
   readonly #http: HttpSide;
-  readonly #parts: BlobRouteParts;
+  readonly #parts: P2pParts;
 
-  private constructor(listener: Listener, http: HttpSide, parts: BlobRouteParts) {
+  private constructor(listener: Listener, http: HttpSide, parts: P2pParts) {
     const { host, port } = listener.address;
     this.url = new URL(`http://${host.includes(':') ? `[${host}]` : host}:${port}`);
     this.#listener = listener;
@@ -72,7 +78,7 @@ export class MirrorServer {
     const { listen, logger, stateDirectory } = options;
     makePrivateDirectory(stateDirectory);
     const parts = openParts(options);
-    const http = new HttpSide(routes(parts, options), {
+    const http = new HttpSide(routes(parts), {
       log: logger,
       onEnd: options.onRequestEnd ?? (() => {}),
       errorAnswer: mirrorErrorAnswer,
@@ -106,13 +112,17 @@ export class MirrorServer {
   }
 }
 
-function openParts(options: MirrorOptions): BlobRouteParts {
-  const { proxies, tls = null, sources, cache, stateDirectory, logger } = options;
-  const { readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = options;
+function openParts(options: MirrorOptions): P2pParts {
+  const { proxies, tls = null, sources, cache, mesh = null, stateDirectory, logger } = options;
+  const {
+    readTimeoutMs = DEFAULT_READ_TIMEOUT_MS,
+    directHosts = [],
+    defaultRegistry = 'docker.io',
+  } = options;
   const known = KnownContent.open(stateDirectory);
   const relay = new ProxyRelay({ urls: proxies, tls });
   const rights = new ReadRights(known);
-  const chunked = new ChunkedBlobs(cache, sources, readTimeoutMs);
+  const chunked = new ChunkedBlobs(cache, sources, mesh, readTimeoutMs);
   const context = { relay, rights, known, credentials: sources.credentials, logger };
   const arriving = new ArrivingBlobs({
     ...context,
@@ -120,18 +130,24 @@ function openParts(options: MirrorOptions): BlobRouteParts {
     directory: stateDirectory,
     patienceMs: readTimeoutMs,
   });
-  return { ...context, chunked, arriving };
+  return {
+    ...{ ...context, chunked, arriving, defaultRegistry },
+    callers: new Callers(),
+    direct: new DirectHosts(directHosts),
+    proxyHosts: new Set(proxies.map(({ host }) => host)),
+  };
 }
 
-async function closeParts({ arriving, relay, known }: BlobRouteParts): Promise<void> {
+async function closeParts({ arriving, direct, relay, known }: P2pParts): Promise<void> {
+  await direct.close();
   await arriving.close();
   await relay.close();
   known.close();
 }
 
-function routes(parts: BlobRouteParts, { defaultRegistry = 'docker.io' }: MirrorOptions): readonly Route[] {
-  const callers = new Callers();
-  const handle = (request: ServedRequest) => answer(parts, callers, defaultRegistry, request);
+function routes(parts: P2pParts): readonly Route[] {
+  const { callers } = parts;
+  const handle = (request: ServedRequest) => answer(parts, request);
   return [
     ...['/v2', '/v2/*'].map((path) => ({ path, methods: READING, kind: 'base', handle })),
     {
@@ -140,15 +156,17 @@ function routes(parts: BlobRouteParts, { defaultRegistry = 'docker.io' }: Mirror
       kind: 'token',
       handle: (request) => answerToken(parts.relay, callers, request),
     },
+    {
+      path: `${P2P_PATH}/*`,
+      methods: ['GET'],
+      kind: 'p2p',
+      handle: (request) => answerP2p(parts, request),
+    },
   ];
 }
 
-async function answer(
-  parts: BlobRouteParts,
-  callers: Callers,
-  defaultRegistry: string,
-  request: ServedRequest,
-): Promise<Answer> {
+async function answer(parts: P2pParts, request: ServedRequest): Promise<Answer> {
+  const { callers, defaultRegistry } = parts;
   const path = parseDistributionPath(request.pathname);
   const { notes, headers } = request;
   notes.kind = path.kind;
@@ -174,7 +192,7 @@ async function answer(
   }
 }
 
-async function answerList(parts: BlobRouteParts, asked: Parameters<typeof askFor>[1], path: string) {
+async function answerList(parts: P2pParts, asked: Parameters<typeof askFor>[1], path: string) {
   const { method, headers } = asked.request;
   const options = { method: method === 'HEAD' ? 'HEAD' : 'GET', lane: 'small', headers } as const;
   return handBack(await askFor(parts, asked, path, options), asked.request);

@@ -47,7 +47,11 @@ const schema = z
     snapshotter: z.strictObject({ socket: socketPath }).nullable().prefault({}),
     /** Where docker, containerd and podman of this host pull from; null: nowhere. */
     mirror: z
-      .strictObject({ listen: hostAndPort.default({ host: '127.0.0.1', port: 6010 }) })
+      .strictObject({
+        listen: hostAndPort.default({ host: '127.0.0.1', port: 6010 }),
+        /** Registries, and storage that they redirect to, which stock overlaybd may read from by /dadip2p without a proxy. */
+        directHosts: z.array(z.string().regex(/^[^/\s]+$/, 'write HOST or HOST:PORT')).default([]),
+      })
       .nullable()
       .prefault({}),
     /** Chunks that were fetched, shared by all images. */

@@ -2,6 +2,8 @@ import { join } from 'node:path';
 import { pid } from 'node:process';
 import type { Logger } from 'pino';
 import { type RegistryTls, readRegistryTls } from '../../oci/registry-tls.ts';
+import type { Mesh } from '../../p2p/agent/mesh.ts';
+import type { Content } from '../../p2p/mesh-protocol.ts';
 import { chooseMethod, inspectHost } from '../attach/choose-method.ts';
 import { type CachedTable, type CacheFigures, ChunkCache } from '../chunks/chunk-cache.ts';
 import { ClientError } from '../errors.ts';
@@ -35,6 +37,7 @@ const NO_FIGURES: CacheFigures = {
 interface Parts {
   readonly proxies: Proxies;
   readonly cache: ChunkCache;
+  readonly mesh: Mesh | null;
   readonly mounts: LazyMounts;
   readonly metrics: NodeMetrics;
   readonly mirrorUrl: URL | null;
@@ -91,6 +94,7 @@ export class NodeDaemon implements AdminHandler {
       mirrorUrl: this.#parts?.mirrorUrl?.href ?? null,
       proxies: this.#proxies(),
       cache: { directory: cache.directory, ...(this.#parts?.cache.figures ?? NO_FIGURES) },
+      mesh: this.#parts?.mesh?.status() ?? null,
       mounts: this.#parts?.mounts.status() ?? [],
     };
   }
@@ -150,9 +154,11 @@ export class NodeDaemon implements AdminHandler {
     makePrivateDirectory(stateDirectory);
     const proxies = this.#openProxies(tls);
     const cache = await this.#openCache();
+    const mesh = await this.#startMesh(proxies, cache, tls);
     const completion = this.#openCompletion();
     const open = async (chain: LazyChain, signal: AbortSignal) => {
-      const opened = await openDevice(proxies.image(chain), { cache, readTimeoutMs, signal });
+      mesh?.join(chain, contentsOf(chain));
+      const opened = await openDevice(proxies.image(chain), { cache, mesh, readTimeoutMs, signal });
       completion?.add(chain, opened);
       return opened;
     };
@@ -168,8 +174,9 @@ export class NodeDaemon implements AdminHandler {
       mounts: () => mounts.status(),
       proxies: () => proxies.states,
       cache: () => cache.figures,
+      mesh: mesh === null ? null : () => mesh.status(),
     });
-    const mirrorUrl = await this.#startMirror(proxies, cache, tls);
+    const mirrorUrl = await this.#startMirror(proxies, cache, mesh, tls);
     if (snapshotter !== null) {
       const { SnapshotterServer } = await import('../snapshotter/snapshotter-server.ts');
       const server = await SnapshotterServer.start({
@@ -182,7 +189,7 @@ export class NodeDaemon implements AdminHandler {
       });
       this.#closers.push(() => server.close());
     }
-    this.#parts = { proxies, cache, mounts, metrics, mirrorUrl };
+    this.#parts = { proxies, cache, mesh, mounts, metrics, mirrorUrl };
     const { socket, listen } = this.#config.admin;
     const admin = await AdminServer.start(this, { socket, listen });
     this.#closers.push(() => admin.close());
@@ -231,16 +238,35 @@ export class NodeDaemon implements AdminHandler {
     return completion;
   }
 
-  async #startMirror(proxies: Proxies, cache: ChunkCache, tls: RegistryTls): Promise<URL | null> {
+  async #startMesh(proxies: Proxies, cache: ChunkCache, tls: RegistryTls): Promise<Mesh | null> {
+    const { mesh: config, proxies: urls, readTimeoutMs } = this.#config;
+    if (config === null) return null;
+    const { startMesh } = await import('./start-mesh.ts');
+    const { credentials } = proxies;
+    const { logger } = this.#options;
+    const running = await startMesh(config, {
+      ...{ proxies: urls, tls, credentials, cache, readTimeoutMs, logger },
+    });
+    this.#closers.push(() => running.close());
+    return running.mesh;
+  }
+
+  async #startMirror(
+    proxies: Proxies,
+    cache: ChunkCache,
+    mesh: Mesh | null,
+    tls: RegistryTls,
+  ): Promise<URL | null> {
     const { mirror, stateDirectory, proxies: urls, readTimeoutMs } = this.#config;
     if (mirror === null) return null;
     const { MirrorServer } = await import('../mirror/mirror-server.ts');
     const server = await MirrorServer.start({
-      listen: mirror.listen,
+      ...mirror,
       proxies: urls,
       tls,
       sources: proxies,
       cache,
+      mesh,
       stateDirectory: join(stateDirectory, 'mirror'),
       readTimeoutMs,
       logger: this.#options.logger,
@@ -264,4 +290,9 @@ export class NodeDaemon implements AdminHandler {
   #proxies(): NodeStatus['proxies'] {
     return this.#parts?.proxies.states ?? [];
   }
+}
+
+/** What there is a tree for. */
+function contentsOf({ layers }: LazyChain): Content[] {
+  return layers.map(({ digest, chunkTableDigest }) => ({ blob: digest, table: chunkTableDigest }));
 }

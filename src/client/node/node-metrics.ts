@@ -1,10 +1,14 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import type { MeshStatus } from '../../p2p/agent/mesh.ts';
 import type { CacheFigures } from '../chunks/chunk-cache.ts';
 import type { MountStatus, NodeStatus } from './node-status.ts';
 
 const PREFIX = 'dadi_node_';
 
-const COUNTED = ['bytesFetched', 'chunksFetched', 'cacheHits', 'bytesRead', 'readErrors'] as const;
+const COUNTED = [
+  ...(['bytesFetched', 'chunksFetched', 'bytesFromMesh', 'chunksFromMesh'] as const),
+  ...(['cacheHits', 'bytesFromCache', 'bytesRead', 'readErrors'] as const),
+];
 type Counted = (typeof COUNTED)[number];
 
 /** What is asked for when somebody looks. */
@@ -12,6 +16,8 @@ export interface MetricSources {
   readonly mounts: () => readonly MountStatus[];
   readonly proxies: () => NodeStatus['proxies'];
   readonly cache: () => CacheFigures;
+  /** Null: this host takes no part in it. */
+  readonly mesh: (() => MeshStatus) | null;
 }
 
 /**
@@ -23,11 +29,8 @@ export class NodeMetrics {
   readonly #sources: MetricSources;
   /** Of mounts that are gone. */
   readonly #past: Record<Counted, number> = {
-    bytesFetched: 0,
-    chunksFetched: 0,
-    cacheHits: 0,
-    bytesRead: 0,
-    readErrors: 0,
+    ...{ bytesFetched: 0, chunksFetched: 0, bytesFromMesh: 0, chunksFromMesh: 0 },
+    ...{ cacheHits: 0, bytesFromCache: 0, bytesRead: 0, readErrors: 0 },
   };
 
   constructor(sources: MetricSources) {
@@ -59,9 +62,13 @@ export class NodeMetrics {
     });
     this.#sum('fetched_bytes_total', 'Bytes of layers that came from proxies.', 'bytesFetched');
     this.#sum('fetched_chunks_total', 'Chunks that came from proxies and were right.', 'chunksFetched');
+    this.#sum('peer_bytes_total', 'Bytes of layers that came from other hosts.', 'bytesFromMesh');
+    this.#sum('peer_chunks_total', 'Chunks that came from other hosts.', 'chunksFromMesh');
     this.#sum('cache_hits_total', 'Chunks that reads found in the cache.', 'cacheHits');
+    this.#sum('cache_hit_bytes_total', 'Bytes that reads took from the cache.', 'bytesFromCache');
     this.#sum('read_bytes_total', 'Bytes of layers that mounted images were read from.', 'bytesRead');
     this.#sum('read_errors_total', 'Reads of mounted images that failed (EIO).', 'readErrors');
+    if (sources.mesh !== null) this.#meshMetrics(sources.mesh);
   }
 
   /** Keeps what a mount counted that ends. */
@@ -72,6 +79,29 @@ export class NodeMetrics {
   /** In Prometheus' text format. */
   async answer(): Promise<{ readonly contentType: string; readonly text: string }> {
     return { contentType: this.#registry.contentType, text: await this.#registry.metrics() };
+  }
+
+  #meshMetrics(status: () => MeshStatus): void {
+    const counts = () => status().counts;
+    this.#gauge('mesh_trees', 'Trees in which this host has a place.', () => {
+      return status().trees.filter(({ place }) => place !== null).length;
+    });
+    this.#gauge('mesh_depth', 'Its deepest place: 1 at the top.', () => {
+      return Math.max(0, ...status().trees.map(({ place }) => place?.depth ?? 0));
+    });
+    this.#gauge('mesh_children', 'Hosts that are being sent something.', () => status().children);
+    this.#counted('mesh_received_bytes_total', 'Bytes from other hosts.', () => counts().receivedBytes);
+    this.#counted('mesh_sent_bytes_total', 'Bytes to other hosts.', () => counts().sentBytes);
+    this.#counted('mesh_missed_chunks_total', 'Chunks that other hosts did not give in time.', () => {
+      return counts().missedChunks;
+    });
+    this.#counted('mesh_hedges_total', 'Second requests for what was slow.', () => counts().hedges);
+    this.#counted('mesh_wrong_chunks_total', 'Wrong chunks from other hosts.', () => counts().wrongChunks);
+    this.#labelled('mesh_left_total', 'Hosts that were left for others.', 'reason', () => counts().left);
+    this.#labelled('mesh_refused_total', 'Requests of others that were refused.', 'reason', () => {
+      const { refusedBusy: busy, refusedTicket: ticket } = counts();
+      return { busy, ticket };
+    });
   }
 
   #gauge(name: string, help: string, read: () => number): void {
@@ -89,6 +119,20 @@ export class NodeMetrics {
     this.#counted(name, help, () =>
       this.#sources.mounts().reduce((sum, mount) => sum + mount[key], this.#past[key]),
     );
+  }
+
+  /** By a label's value. */
+  #labelled(name: string, help: string, label: string, counts: () => Readonly<Record<string, number>>): void {
+    new Counter({
+      name: `${PREFIX}${name}`,
+      help,
+      labelNames: [label],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const [value, count] of Object.entries(counts())) this.inc({ [label]: value }, count);
+      },
+    });
   }
 
   /** Of what is counted elsewhere. */

@@ -1,4 +1,5 @@
 import type { Digest } from '../../oci/digest.ts';
+import type { MeshStatus } from '../../p2p/agent/mesh.ts';
 import type { AttachMethod } from '../attach/attach-contract.ts';
 import type { CacheFigures } from '../chunks/chunk-cache.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
@@ -55,6 +56,8 @@ export interface NodeStatus {
     readonly lastError: string | null;
   }[];
   readonly cache: CacheFigures & { readonly directory: string };
+  /** Null: this host takes no part. */
+  readonly mesh: MeshStatus | null;
   readonly mounts: readonly MountStatus[];
 }
 

@@ -97,7 +97,7 @@ export class Proxies implements ChainLookup {
     chain: Omit<LazyChain, 'layers'>,
     access: LayerAccess,
   ): Promise<CachedBlob> {
-    const { cache, stats, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
+    const { cache, stats, mesh = null, readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = access;
     const kept = cache.chunkTable(layer.chunkTableDigest);
     const table =
       kept?.blobSize === layer.sizeBytes
@@ -107,6 +107,7 @@ export class Proxies implements ChainLookup {
       digest: layer.digest,
       table,
       stats,
+      mesh,
       name: `${chain.registry}/${chain.repository}`,
       timeoutMs: readTimeoutMs,
       fetch: this.#renewing(this.#ranges(chain, layer.digest), chain),
