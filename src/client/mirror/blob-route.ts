@@ -1,3 +1,4 @@
+import { z } from 'zod';
 import type { ByteSource } from '../../format/byte-source.ts';
 import { decodeChunkTable } from '../../format/chunk-table.ts';
 import { FormatError } from '../../format/errors.ts';
@@ -14,7 +15,7 @@ import { CheckedStream } from './checked-stream.ts';
 import { type ChunkedBlobs, readThrough } from './chunked-blobs.ts';
 import { firstBytes } from './first-bytes.ts';
 import type { KnownTable } from './known-content.ts';
-import type { Asked, MirrorContext } from './mirror-context.ts';
+import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
 import { ProxiesAwayError } from './proxy-relay.ts';
 import { ReadAhead } from './read-ahead.ts';
 
@@ -23,19 +24,39 @@ export interface BlobRouteParts extends MirrorContext {
   readonly arriving: ArrivingBlobs;
 }
 
+/** How long one question may wait. */
+const WAIT_SECONDS = 5;
+/** Clients wait 30 seconds for headers; what does not come within this is better had as it comes. */
+const MAX_WAIT_MS = 12_000;
+/** What a proxy says of a blob that it is fetching. */
+const fetchingSchema = z.looseObject({ isFirst: z.boolean() });
+
 /** Of a blob of 128 GiB in chunks of the usual size. */
 const MAX_TABLE_BYTES = 16 * 1024 * 1024;
+
+/** How a blob is read of which no chunks are known: all of it as it comes, or parts alone, here and there. */
+export type Reading = 'as a whole' | 'as parts';
 
 /**
  * GET or HEAD of a blob: through the host's chunk cache where its chunks are known, else as it comes from a proxy.
  * Nobody is given anything that a proxy has not said they may read.
  */
-export async function answerBlob(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<Answer> {
+export async function answerBlob(
+  parts: BlobRouteParts,
+  asked: Asked,
+  digest: Digest,
+  reading: Reading = 'as a whole',
+): Promise<Answer> {
   const { known, rights, chunked, arriving } = parts;
   const { target, caller } = asked;
   try {
+    const newTable = reading === 'as parts' ? tableAtOnce : tableOrArrival;
     const found = known.table(digest) ?? (await newTable(parts, asked, digest));
-    if (found === null) return await arriving.answer(asked, digest);
+    if (found === null) {
+      return reading === 'as parts'
+        ? await relayPart(parts, asked, digest)
+        : await arriving.answer(asked, digest);
+    }
     if (!rights.isGranted(caller, target, digest)) {
       const refusal = await askForRight(parts, asked, digest);
       if (refusal !== null) return refusal;
@@ -50,20 +71,54 @@ export async function answerBlob(parts: BlobRouteParts, asked: Asked, digest: Di
 }
 
 /** Null for a blob that is to be had as it comes: others may be waiting for it already. */
-async function newTable(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
+async function tableOrArrival(
+  parts: BlobRouteParts,
+  asked: Asked,
+  digest: Digest,
+): Promise<KnownTable | null> {
   if (parts.arriving.has(asked.target, digest)) return null;
   const found = await tableFor(parts, asked, digest);
   return parts.arriving.has(asked.target, digest) ? null : found;
 }
 
-/** The chunk table that a proxy has for a blob, given to this caller: so the caller may read it. Null if there is none. */
-async function tableFor(
+/**
+ * The chunk table that a proxy has for a blob, given to this caller: so the caller may read it. Null if there is none.
+ * With a mesh, only the first of all hosts is given a blob by a proxy that is fetching it still; the others wait for its
+ * chunks, which they get from each other.
+ */
+async function tableFor(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
+  if (!parts.chunked.hasPeers || asked.request.method !== 'GET') {
+    const found = await requestTable(parts, asked, digest, {});
+    return found === 'on its way' ? null : found;
+  }
+  const startMs = performance.now();
+  for (let wait = 0; ; wait = WAIT_SECONDS) {
+    const found = await requestTable(parts, asked, digest, { fetch: '1', wait: String(wait) });
+    if (found !== 'on its way') return found;
+    if (performance.now() - startMs > MAX_WAIT_MS) return null;
+  }
+}
+
+/** The table, if a proxy has the blob; else it begins to fetch it. */
+async function tableAtOnce(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
+  const found = await requestTable(parts, asked, digest, { fetch: '1' });
+  return found === 'on its way' ? null : found;
+}
+
+async function relayPart(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<Answer> {
+  const options = { method: 'GET', lane: 'bulk', headers: asked.request.headers } as const;
+  return handBack(await askFor(parts, asked, `blobs/${digest}`, options), asked.request);
+}
+
+/** `on its way`: a proxy is fetching the blob, and gives it to another host as it comes. */
+async function requestTable(
   { relay, rights, known }: BlobRouteParts,
   { target, caller, request }: Asked,
   digest: Digest,
-): Promise<KnownTable | null> {
+  wish: Readonly<Record<string, string>>,
+): Promise<KnownTable | 'on its way' | null> {
   const { registry, repository } = target;
-  const query = new URLSearchParams({ repository, ns: registry });
+  const query = new URLSearchParams({ repository, ns: registry, ...wish });
   const headers: Record<string, string> =
     caller.authorization === null ? {} : { authorization: caller.authorization };
   const path = `dadi/v1/chunk-tables/${digest}?${query}`;
@@ -71,6 +126,10 @@ async function tableFor(
     const { response, host } = await relay.ask({
       ...{ method: 'GET', path, headers, lane: 'small', repository, signal: request.signal },
     });
+    if (response.statusCode === 202) {
+      const { isFirst } = fetchingSchema.parse(await response.body.json());
+      return isFirst ? null : 'on its way';
+    }
     if (response.statusCode !== 200) {
       discard(response.body);
       return null;

@@ -30,6 +30,8 @@ export interface ServedRequest {
   readonly method: string;
   readonly pathname: string;
   readonly query: URLSearchParams;
+  /** The query as it was sent, with its question mark; empty if there is none. */
+  readonly search: string;
   readonly headers: IncomingHttpHeaders;
   /** Fires when the client goes away, or the server has to end. */
   readonly signal: AbortSignal;

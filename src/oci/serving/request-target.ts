@@ -5,6 +5,8 @@ export interface RequestTarget {
   /** As it was sent: nothing is decoded or resolved, so that all who look at it see the same. */
   readonly pathname: string;
   readonly query: URLSearchParams;
+  /** The query as it was sent, with its question mark; empty if there is none. */
+  readonly search: string;
 }
 
 const ORIGIN = /^https?:\/\/[^/?#]*/i;
@@ -16,7 +18,8 @@ export function readTarget(target: string): RequestTarget {
   const text = target.replace(ORIGIN, '');
   const mark = text.indexOf('?');
   const pathname = mark === -1 ? text : text.slice(0, mark);
-  return { pathname, query: new URLSearchParams(mark === -1 ? '' : text.slice(mark + 1)) };
+  const search = mark === -1 ? '' : text.slice(mark);
+  return { pathname, query: new URLSearchParams(search), search };
 }
 
 /**

@@ -7,6 +7,9 @@ import { SingleFlight } from '../http/single-flight.ts';
 
 /** Tables of 512 GiB of blobs. */
 const MAX_KEPT_BYTES = 64 * 1024 * 1024;
+const MAX_WISHES = 10_000;
+/** Who is silent for so long is not waiting any more. */
+const WISH_MS = 60_000;
 /** Hashed side by side, by threads of the runtime's pool. */
 const CHUNKS_AT_ONCE = 4;
 
@@ -19,12 +22,21 @@ export class ChunkTables {
     maxSize: MAX_KEPT_BYTES,
     sizeCalculation: ({ length }) => length,
   });
+  /** Blobs that somebody asked to have fetched. */
+  readonly #wishes = new LRUCache<Digest, true>({ max: MAX_WISHES, ttl: WISH_MS });
   readonly #making = new SingleFlight<Buffer>();
   readonly #signal: AbortSignal;
 
   /** @param signal ends what is being made: it belongs to no single caller */
   constructor(signal: AbortSignal) {
     this.#signal = signal;
+  }
+
+  /** Whether nobody has asked for the table of this blob, which is being fetched, in the last minute. */
+  isFirstWish(digest: Digest): boolean {
+    const isFirst = !this.#wishes.has(digest);
+    this.#wishes.set(digest, true);
+    return isFirst;
   }
 
   /** The encoded table of a blob. Takes over the source, which is closed in any case. */

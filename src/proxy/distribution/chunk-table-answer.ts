@@ -19,7 +19,7 @@ export interface ChunkTableParts {
 /**
  * GET /dadi/v1/chunk-tables/<blob digest>?repository=NAME[&ns=UPSTREAM][&fetch=1][&wait=SECONDS]: the chunk table of any
  * blob that is kept here, for nodes that read it in parts. Who may read the blob may ask. With `fetch` a blob that is not
- * kept is downloaded: 202 if it is not there after the wait.
+ * kept is downloaded: 202 if it is not there after the wait, with `isFirst` for the first who asks.
  * @throws RequestError BLOB_UNKNOWN (not kept, or upstream has none), DIGEST_INVALID, NAME_INVALID; RegistryError,
  *   StoreError
  */
@@ -42,7 +42,10 @@ export async function answerChunkTable(
     query.get('fetch') === '1'
       ? await fetched(blobs, target, digest, request)
       : await blobs.kept(target, digest, signal);
-  if (blob === 'on its way') return { ...jsonAnswer({ state: 'fetching' }), status: 202 };
+  if (blob === 'on its way') {
+    const isFirst = tables.isFirstWish(digest);
+    return { ...jsonAnswer({ state: 'fetching', isFirst }), status: 202 };
+  }
   if (blob === null) {
     throw new RequestError('BLOB_UNKNOWN', `${digest} is not kept here yet: pull it, or ask with fetch=1`);
   }
