@@ -152,8 +152,10 @@ export class Membership {
         const key = `${root} ${registry} ${repository}`;
         let group = groups.get(key);
         if (group === undefined || group.seats.length === MAX_JOINED) {
+          // One that is full stays, by another name.
+          if (group !== undefined) groups.set(`${key} ${groups.size}`, group);
           group = { root, where: seat.where, seats: [] };
-          groups.set(group === undefined ? key : `${key} ${groups.size}`, group);
+          groups.set(key, group);
         }
         group.seats.push(seat);
       }
