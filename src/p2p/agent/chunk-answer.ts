@@ -63,7 +63,7 @@ export class ChunkAnswer implements StreamedBody {
     signal: AbortSignal,
   ): Promise<Buffer | null> {
     try {
-      return await (coming ?? this.#parts.held.chunk(index, signal));
+      return await unlessAborted(coming ?? this.#parts.held.chunk(index, signal), signal);
     } catch {
       signal.throwIfAborted();
       return null;

@@ -80,8 +80,8 @@ export class Membership {
       if (seat.openings === 0) seat.idleSinceMs = this.#parts.clock.now();
       if (!seat.hasTicket && seat.joining === null) standing.push(seat);
     }
-    void this.#beat();
     await this.#sit(standing);
+    void this.#beat();
   }
 
   /** The seat for a content, joined or not. */

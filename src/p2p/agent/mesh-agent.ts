@@ -12,7 +12,7 @@ import type { Mesh, MeshAgentOptions, MeshStatus, TreeStatus, Where } from './me
 import type { MeshBlob } from './mesh-blob.ts';
 import { type MeshCounters, zeroCounters } from './mesh-counts.ts';
 import { MeshError } from './mesh-error.ts';
-import { DEFAULT_BUDGETS } from './peer-run.ts';
+import { type Budgets, DEFAULT_BUDGETS } from './peer-run.ts';
 import { peerTls } from './peer-security.ts';
 import { PeerServer } from './peer-server.ts';
 import { PeerStandings } from './peer-standings.ts';
@@ -30,6 +30,7 @@ interface AgentParts {
   readonly peers: HttpPeerTransport;
   readonly server: PeerServer;
   readonly counters: MeshCounters;
+  readonly budgets: Budgets;
 }
 
 /** A host's part in the mesh, over real sockets: gets chunks from the hosts above it, gives them to those below. */
@@ -43,7 +44,15 @@ export class MeshAgent implements Mesh {
 
   /** @throws MeshError; the system's error if nobody can listen there */
   static async start(options: MeshAgentOptions): Promise<MeshAgent> {
-    const { listen, holder, logger, security, uploadBytesPerSecond, zone } = options;
+    const {
+      listen,
+      holder,
+      logger,
+      security,
+      uploadBytesPerSecond,
+      zone,
+      budgets = DEFAULT_BUDGETS,
+    } = options;
     if (security.kind === 'plain') requireLoopback(listen.host);
     const tls = peerTls(security);
     const roots = new HttpRootTransport(options.authorize, options.rootTls ?? null);
@@ -61,12 +70,12 @@ export class MeshAgent implements Mesh {
       const member = { id: randomBytes(16).toString('hex'), address, zone, uploadBytesPerSecond };
       membership = new Membership({
         ...{ member, roots: urls, transport: roots, clock: systemClock },
-        ...{ findMs: DEFAULT_BUDGETS.findMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },
+        ...{ findMs: budgets.findMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },
         onTrouble: (root, err) => logger.warn({ root, err }, 'a root of the mesh is of no help'),
       });
       void tickets.refresh();
       const peers = new HttpPeerTransport(tls);
-      return new MeshAgent({ member, membership, tickets, roots, peers, server, counters });
+      return new MeshAgent({ member, membership, tickets, roots, peers, server, counters, budgets });
     } catch (error) {
       await server.close();
       throw error;
@@ -78,11 +87,11 @@ export class MeshAgent implements Mesh {
   }
 
   open(content: Content, table: ChunkTable): MeshBlob {
-    const { membership, peers, counters } = this.#parts;
+    const { membership, peers, counters, budgets } = this.#parts;
     const seat = membership.open(content);
     return new TreeReader({
       ...{ seat, table, counters, transport: peers, clock: systemClock },
-      ...{ standings: this.#standings, budgets: DEFAULT_BUDGETS },
+      ...{ standings: this.#standings, budgets },
       onClose: () => membership.shut(seat),
     });
   }

@@ -4,6 +4,7 @@ import type { RegistryTls } from '../../oci/registry-tls.ts';
 import type { Content, LOST_REASONS, Peer } from '../mesh-protocol.ts';
 import type { ChunkHolder } from './chunk-holder.ts';
 import type { MeshBlob } from './mesh-blob.ts';
+import type { Budgets } from './peer-run.ts';
 
 /** In whose right contents are joined: whoever may pull from the repository. */
 export interface Where {
@@ -66,6 +67,8 @@ export interface MeshAgentOptions {
   readonly authorize: AuthorizeJoin;
   readonly holder: ChunkHolder;
   readonly logger: Logger;
+  /** How long reads wait for other hosts. */
+  readonly budgets?: Budgets;
   /** How long a content that nobody has open any more is still given to others. */
   readonly lingerMs?: number;
 }

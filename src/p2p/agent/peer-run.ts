@@ -6,7 +6,7 @@ import type { PeerStandings } from './peer-standings.ts';
 import { PeerError, type PeerTransport } from './peer-transport.ts';
 
 export interface Budgets {
-  /** Until a peer says that it has the content. */
+  /** Until a peer says that it has the content; then another one is asked too. */
   readonly findMs: number;
   /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */
   readonly readMs: number;
@@ -38,20 +38,26 @@ const AVOID_BUSY_MS = 300;
 /** A parent is left when another peer was faster so often, or when it was busy so often, one time after the other. */
 const SLOW_FAULTS = 2;
 const BUSY_FAULTS = 4;
+/** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
+const SILENT_FAULTS = 2;
 const MAX_HEDGES = 2;
+/** Peers that are asked in one run before one says that it has the content. */
+const MAX_FINDING = 3;
 /** A timer that comes later than this tells of this process, not of the peers. */
-const LATE_MS = 20;
+const LATE_MS = 5;
 /** So that a short hold-up is noticed, whatever is being waited for. */
-const LONGEST_SLEEP_MS = 100;
+const LONGEST_SLEEP_MS = 50;
 
 interface Attempt {
   readonly peer: Peer;
   readonly abort: AbortController;
-  /** Of this run; in all later ones, a hedge that has won is an attempt like others. */
+  /** Begun because another one was slow, and not ahead of it yet. */
   isHedge: boolean;
   /** Null while it waits for its turn. */
   sentMs: number | null;
   isFound: boolean;
+  /** It has had its time to say that it has the content. */
+  isLate: boolean;
   hasDelivered: boolean;
   /** When it was begun, or a chunk came last. */
   lastMs: number;
@@ -145,7 +151,7 @@ export class PeerRun {
     this.#tried.add(peer.id);
     const attempt: Attempt = {
       ...{ peer, isHedge, abort: new AbortController(), sentMs: null },
-      ...{ isFound: false, hasDelivered: false, lastMs: this.#parts.clock.now() },
+      ...{ isFound: false, isLate: false, hasDelivered: false, lastMs: this.#parts.clock.now() },
     };
     this.#attempts.add(attempt);
     void this.#ask(attempt);
@@ -180,12 +186,18 @@ export class PeerRun {
     const sizes = { chunkSize: table.chunkSize, blobSize: table.blobSize };
     const request = { table: place.table, sizes, ticket: place.ticket, first: this.#first + first, count };
     const listener = {
-      found: () => {
-        attempt.isFound = true;
-      },
+      found: () => this.#found(attempt),
       deliver: (index: number, bytes: Buffer) => this.#take(attempt, index, bytes),
     };
     await transport.chunks(attempt.peer, request, listener, attempt.abort.signal);
+  }
+
+  /** One peer says that it has the content: those that had their time and said nothing cannot be reached. */
+  #found(attempt: Attempt): void {
+    if (attempt.isFound || attempt.abort.signal.aborted) return;
+    attempt.isFound = true;
+    this.#parts.standings.absolve(attempt.peer.id, 'silent');
+    for (const other of this.#attempts) if (other.isLate && !other.isFound) this.#leave(other, 'unreachable');
   }
 
   #take(attempt: Attempt, index: number, bytes: Buffer): void {
@@ -203,7 +215,6 @@ export class PeerRun {
     const lengthBytes = Math.min(table.chunkSize, table.blobSize - index * table.chunkSize);
     edges.count(peer.id, lengthBytes, attempt.hasDelivered ? null : nowMs - attempt.sentMs!);
     attempt.lastMs = nowMs;
-    attempt.isFound = true;
     attempt.hasDelivered = true;
     counters.receivedBytes += lengthBytes;
     if (this.#has[at] !== 0) return;
@@ -315,11 +326,18 @@ export class PeerRun {
   #dueMs(): number {
     let dueMs = this.#endMs;
     for (const attempt of this.#attempts) {
-      if (attempt.sentMs !== null && !attempt.isFound)
-        dueMs = Math.min(dueMs, attempt.sentMs + this.#parts.budgets.findMs);
+      if (this.#isFinding(attempt)) dueMs = Math.min(dueMs, this.#lateMs(attempt));
       if (this.#mayHedge) dueMs = Math.min(dueMs, this.#hedgeMs(attempt));
     }
     return dueMs;
+  }
+
+  #isFinding({ sentMs, isFound, isLate }: Attempt): boolean {
+    return sentMs !== null && !isFound && !isLate;
+  }
+
+  #lateMs({ sentMs }: Attempt): number {
+    return sentMs! + this.#parts.budgets.findMs;
   }
 
   get #mayHedge(): boolean {
@@ -335,10 +353,8 @@ export class PeerRun {
       this.#done.resolve();
       return;
     }
-    for (const attempt of [...this.#attempts]) {
-      const isLost = attempt.sentMs !== null && !attempt.isFound;
-      if (isLost && nowMs >= attempt.sentMs! + this.#parts.budgets.findMs)
-        this.#leave(attempt, 'unreachable');
+    for (const attempt of this.#attempts) {
+      if (this.#isFinding(attempt) && nowMs >= this.#lateMs(attempt)) this.#late(attempt);
     }
     const [slow] = this.#attempts;
     if (slow === undefined || !this.#mayHedge || nowMs < this.#hedgeMs(slow)) return;
@@ -347,6 +363,28 @@ export class PeerRun {
     if (peer === null) return;
     this.#parts.counters.hedges++;
     this.#start(peer, true);
+  }
+
+  /** Another one is asked too. If that says something, this one is at fault; if nobody does, nobody can tell. */
+  #late(attempt: Attempt): void {
+    attempt.isLate = true;
+    const others = [...this.#attempts].filter((other) => other !== attempt);
+    if (others.some(({ isFound }) => isFound)) {
+      this.#leave(attempt, 'unreachable');
+      return;
+    }
+    const peer = this.#tried.size < MAX_FINDING ? this.#candidate() : null;
+    if (peer !== null) this.#start(peer, true);
+    else if (others.every(({ isLate }) => isLate)) this.#nobody();
+  }
+
+  #nobody(): void {
+    const { standings } = this.#parts;
+    for (const attempt of this.#attempts) {
+      if (standings.fault(attempt.peer.id, 'silent') >= SILENT_FAULTS) this.#leave(attempt, 'unreachable');
+      else this.#drop(attempt);
+    }
+    if (this.#attempts.size === 0 && this.#moving === null) this.#done.resolve();
   }
 
   #forgive(lateMs: number): void {

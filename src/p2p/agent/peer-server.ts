@@ -61,7 +61,7 @@ export class PeerServer {
     this.#turns = new UploadTurns(limits, clock);
     this.#http = new HttpSide(this.#routes(), {
       // A line for each request would be one for every few chunks.
-      log: logger.child({}, { level: 'warn' }),
+      log: logger.isLevelEnabled('info') ? logger.child({}, { level: 'warn' }) : logger,
       onEnd: () => {},
       errorAnswer: answerOf,
     });

@@ -15,6 +15,11 @@ const DEVIATION_WEIGHT = 1 / 4;
 const DEVIATIONS = 4;
 /** Faults of a kind that only counts when it comes again so soon. */
 const FAULT_MEMORY_MS = 10_000;
+/** What goes wrong in several requests at once is one fault. */
+const ONE_FAULT_MS = 100;
+
+/** What a peer may do once or twice. */
+export type Fault = 'slow' | 'busy' | 'silent';
 
 interface Waiter {
   readonly chunks: number;
@@ -29,7 +34,7 @@ interface Standing {
   deviationMs: number;
   running: number;
   readonly waiting: Waiter[];
-  readonly faults: Map<'slow' | 'busy', { count: number; lastMs: number }>;
+  readonly faults: Map<Fault, { count: number; lastMs: number }>;
 }
 
 /** What this host has seen of the others: whom it leaves alone for now, and what it may expect of each. */
@@ -75,18 +80,19 @@ export class PeerStandings {
   }
 
   /** How many faults of this kind there were of late, with this one. */
-  fault(id: string, kind: 'slow' | 'busy'): number {
+  fault(id: string, kind: Fault): number {
     const { faults } = this.#of(id);
     const nowMs = this.#clock.now();
     const before = faults.get(kind);
-    const isFresh = before !== undefined && nowMs - before.lastMs < FAULT_MEMORY_MS;
-    const count = isFresh ? before.count + 1 : 1;
+    const agoMs = before === undefined ? Number.POSITIVE_INFINITY : nowMs - before.lastMs;
+    if (before !== undefined && agoMs < ONE_FAULT_MS) return before.count;
+    const count = before !== undefined && agoMs < FAULT_MEMORY_MS ? before.count + 1 : 1;
     faults.set(kind, { count, lastMs: nowMs });
     return count;
   }
 
   /** It did what it should. */
-  absolve(id: string, kind: 'slow' | 'busy'): void {
+  absolve(id: string, kind: Fault): void {
     this.#of(id).faults.delete(kind);
   }
 

@@ -1,0 +1,248 @@
+import { expect, test } from 'vitest';
+import { chunkedBlob } from '../../../test/support/chunked-blob.ts';
+import {
+  dead,
+  fails,
+  has,
+  type PeerScript,
+  peerNamed,
+  placeBelow,
+  ScriptedPeers,
+} from '../../../test/support/scripted-peers.ts';
+import { VirtualClock } from '../../../test/support/virtual-clock.ts';
+import type { Place } from '../mesh-protocol.ts';
+import { EdgeCounts, zeroCounters } from './mesh-counts.ts';
+import { DEFAULT_BUDGETS, PeerRun } from './peer-run.ts';
+import { PeerStandings } from './peer-standings.ts';
+
+const COUNT = 4;
+const BLOB = chunkedBlob(COUNT, 7);
+const ALL = [0, 1, 2, 3];
+
+/** A host that reads below `letters`, and what became of it. */
+class Host {
+  readonly clock = new VirtualClock();
+  readonly standings = new PeerStandings(this.clock);
+  readonly counters = zeroCounters();
+  readonly edges = new EdgeCounts();
+  readonly got = new Map<number, number>();
+  readonly reports: string[] = [];
+  readonly peers: ScriptedPeers;
+  /** What the root gives for a report. */
+  next: Place | null = null;
+  place: Place | null;
+
+  constructor(letters: string, scripts: Record<string, PeerScript>) {
+    this.peers = new ScriptedPeers(this.clock, scripts);
+    this.place = placeBelow(BLOB, letters);
+  }
+
+  /** What is missing, and how long it took. */
+  async read(signal = new AbortController().signal): Promise<{ missing: number[]; tookMs: number }> {
+    const startMs = this.clock.now();
+    const missing = await this.clock.run(this.start(signal));
+    return { missing, tookMs: this.clock.now() - startMs };
+  }
+
+  start(signal = new AbortController().signal, first = 0, count = COUNT): Promise<number[]> {
+    const host = this;
+    const seat = {
+      get place() {
+        return host.place;
+      },
+      lose: async ({ id }: { id: string }, reason: string) => {
+        host.reports.push(`${id.charAt(0)} ${reason}`);
+        await host.clock.sleep(20);
+        if (host.next !== null) host.place = host.next;
+      },
+    };
+    const { clock, standings, counters, edges, peers } = this;
+    const shared = { clock, standings, counters, edges, transport: peers, budgets: DEFAULT_BUDGETS };
+    const run = new PeerRun({ ...shared, table: BLOB.table, seat }, first, count, (index, bytes) => {
+      expect(bytes.equals(BLOB.bytes.subarray(index * 4096, (index + 1) * 4096))).toBe(true);
+      expect(this.got.has(index), 'delivered once').toBe(false);
+      this.got.set(index, clock.now());
+    });
+    return run.get(signal);
+  }
+}
+
+test('all comes from the parent while it is well', async () => {
+  const host = new Host('bc', { b: has(BLOB), c: has(BLOB) });
+  expect(await host.read()).toEqual({ missing: [], tookMs: 5 });
+  expect(host.peers.asked).toEqual(['b 0+4']);
+  expect(host.edges.take(host.place!.table)).toMatchObject([
+    { from: 'b'.repeat(32), bytes: 4 * 4096, latencyMs: 2 },
+  ]);
+});
+
+test('a parent that says nothing for 300 ms is left, reported, and not asked by later runs', async () => {
+  const host = new Host('bc', { b: dead, c: has(BLOB) });
+  expect(await host.read()).toEqual({ missing: [], tookMs: 305 });
+  host.got.clear();
+  expect(await host.read()).toEqual({ missing: [], tookMs: 5 });
+  expect(host.peers.asked).toEqual(['b 0+4', 'c 0+4', 'c 0+4']);
+  expect(host.reports).toEqual(['b unreachable']);
+});
+
+test('a parent whose connection breaks is left at once, and what it sent is kept', async () => {
+  const breaks: PeerScript = async (request, on, clock, signal) => {
+    await has(BLOB)({ ...request, count: 2 }, on, clock, signal);
+    throw new Error('connection reset');
+  };
+  const host = new Host('bc', { b: breaks, c: has(BLOB) });
+  expect(await host.read()).toEqual({ missing: [], tookMs: 6 });
+  expect(host.peers.asked).toEqual(['b 0+4', 'c 2+2']);
+  expect(host.reports).toEqual(['b unreachable']);
+});
+
+test('a parent that stalls is hedged, and left when that happens again', async () => {
+  const host = new Host('bc', { b: has(BLOB, { chunks: 1 }), c: has(BLOB) });
+  const first = await host.read();
+  expect(first.missing).toEqual([]);
+  expect(first.tookMs).toBeLessThan(600);
+  expect(host.reports).toEqual([]);
+  host.got.clear();
+  expect((await host.read()).missing).toEqual([]);
+  expect(host.peers.asked).toEqual(['b 0+4', 'c 1+3', 'b 0+4', 'c 1+3']);
+  expect(host.reports).toEqual(['b slow']);
+  expect(host.counters).toMatchObject({ hedges: 2, hedgesWon: 2, left: { slow: 1 } });
+});
+
+test('a parent that is only as slow as ever is not hedged', async () => {
+  const host = new Host('bc', { b: has(BLOB, { findMs: 100, chunkMs: 250 }), c: has(BLOB) });
+  await host.read();
+  expect(host.peers.asked).toEqual(['b 0+4']);
+});
+
+test('the hedge counts for nothing if the parent is faster after all', async () => {
+  const host = new Host('bc', { b: has(BLOB, { chunkMs: 900 }), c: has(BLOB, { chunkMs: 10_000 }) });
+  await host.read();
+  expect(host.counters).toMatchObject({ hedges: 1, hedgesWon: 0 });
+  expect(host.reports).toEqual([]);
+});
+
+test('a chunk with wrong bytes is not delivered, and its sender is left and reported', async () => {
+  const host = new Host('bc', { b: has(BLOB, { wrong: [1] }), c: has(BLOB) });
+  expect((await host.read()).missing).toEqual([]);
+  expect(host.peers.asked).toEqual(['b 0+4', 'c 1+3']);
+  expect(host.reports).toEqual(['b wrong-bytes']);
+  expect(host.counters.wrongChunks).toBe(1);
+});
+
+test('when nobody has it the rest is left to the proxies, within 2 s', async () => {
+  const silent = has(BLOB, { chunks: 0 });
+  const host = new Host('bcd', { b: silent, c: silent, d: silent });
+  const { missing, tookMs } = await host.read();
+  expect(missing).toEqual(ALL);
+  expect(tookMs).toBe(2_000);
+  expect(host.reports).toEqual([]);
+});
+
+test('when nobody can be reached the proxies are asked within two budgets for finding; it may be this host that cannot', async () => {
+  const host = new Host('bc', { b: dead, c: dead });
+  expect(await host.read()).toEqual({ missing: ALL, tookMs: 600 });
+  expect(host.reports).toEqual([]);
+  expect(await host.read()).toEqual({ missing: ALL, tookMs: 620 });
+  expect(host.reports).toEqual(['b unreachable', 'c unreachable']);
+});
+
+test('a parent that only takes long to say that it has the content stays, if it is sooner than the alternate', async () => {
+  const host = new Host('bc', { b: has(BLOB, { findMs: 400 }), c: has(BLOB, { findMs: 250 }) });
+  expect(await host.read()).toEqual({ missing: [], tookMs: 404 });
+  expect(host.peers.asked).toEqual(['b 0+4', 'c 0+4']);
+  expect(host.reports).toEqual([]);
+});
+
+test('the parent that the root names instead is asked before the proxies', async () => {
+  const host = new Host('b', { b: fails('ERR_PEER_UNREACHABLE'), d: has(BLOB) });
+  host.next = placeBelow(BLOB, 'd');
+  expect(await host.read()).toEqual({ missing: [], tookMs: 26 });
+  expect(host.peers.asked).toEqual(['b 0+4', 'd 0+4']);
+});
+
+test('chunks that keep coming slowly are taken for 4 s, and what comes later is left to the proxies', async () => {
+  const host = new Host('b', { b: has(BLOB, { chunkMs: 1_500 }) });
+  expect(await host.read()).toEqual({ missing: [2, 3], tookMs: 4_000 });
+});
+
+test('a busy parent is not left: the alternate that it names is asked this time', async () => {
+  const host = new Host('b', { b: fails('ERR_PEER_BUSY', [peerNamed('e')]), e: has(BLOB) });
+  expect((await host.read()).missing).toEqual([]);
+  expect(host.peers.asked).toEqual(['b 0+4', 'e 0+4']);
+  expect(host.reports).toEqual([]);
+});
+
+test('a parent that is busy again and again is given up', async () => {
+  const host = new Host('b', { b: fails('ERR_PEER_BUSY') });
+  for (let round = 0; round < 4; round++) {
+    await host.read();
+    await host.clock.run(host.clock.sleep(400));
+  }
+  expect(host.reports).toEqual(['b refused']);
+});
+
+test.each(['ERR_PEER_TICKET', 'ERR_PEER_UNKNOWN_CONTENT'] as const)(
+  'a parent that refuses (%s) is left for this tree alone',
+  async (code) => {
+    const host = new Host('bc', { b: fails(code), c: has(BLOB) });
+    await host.read();
+    expect(host.reports).toEqual(['b refused']);
+    const { table, blob } = placeBelow(BLOB, '');
+    expect(host.standings.isAvoided('b'.repeat(32), table)).toBe(true);
+    expect(host.standings.isAvoided('b'.repeat(32), blob)).toBe(false);
+  },
+);
+
+test('a parent that cannot get all itself is not blamed', async () => {
+  const host = new Host('bc', { b: fails('ERR_PEER_INCOMPLETE'), c: has(BLOB) });
+  expect((await host.read()).missing).toEqual([]);
+  expect(host.reports).toEqual([]);
+});
+
+test('an answer that is none counts as wrong bytes', async () => {
+  const host = new Host('bc', { b: fails('ERR_PEER_ANSWER'), c: has(BLOB) });
+  await host.read();
+  expect(host.reports).toEqual(['b wrong-bytes']);
+});
+
+test('a process that was held up itself blames nobody', async () => {
+  const host = new Host('bc', { b: has(BLOB, { findMs: 290 }), c: has(BLOB) });
+  host.clock.hold(50, 5_000);
+  expect((await host.read()).missing).toEqual([]);
+  expect(host.peers.asked).toEqual(['b 0+4']);
+  expect(host.reports).toEqual([]);
+});
+
+test('requests that wait for their turn with a peer are not held against it, and short ones go first', async () => {
+  const host = new Host('b', { b: has(BLOB, { findMs: 200, chunkMs: 0 }) });
+  const order: number[] = [];
+  const reads = Array.from({ length: 8 }, () =>
+    host.standings.enter('b'.repeat(32), 1, new AbortController().signal),
+  );
+  const leaves = await Promise.all(reads);
+  const long = host.start(undefined, 0, 3).then(() => order.push(3));
+  const short = host.start(undefined, 3, 1).then(() => order.push(1));
+  void host.clock.sleep(700).then(() => leaves[0]!());
+  await host.clock.run(Promise.all([long, short]));
+  expect(order).toEqual([1, 3]);
+  expect(host.reports).toEqual([]);
+  expect(host.got.size).toBe(4);
+});
+
+test('a reader that goes away gets its own reason, and the peer is told', async () => {
+  let isTold = false;
+  const host = new Host('b', {
+    b: (request, on, clock, signal) => {
+      signal.addEventListener('abort', () => {
+        isTold = true;
+      });
+      return dead(request, on, clock, signal);
+    },
+  });
+  const reader = new AbortController();
+  void host.clock.sleep(10).then(() => reader.abort(new Error('not any more')));
+  await expect(host.read(reader.signal)).rejects.toThrow('not any more');
+  expect(isTold).toBe(true);
+  expect(host.reports).toEqual([]);
+});
