@@ -78,7 +78,7 @@ export class Membership {
       seat.where = where;
       seat.refusal = null;
       if (seat.openings === 0) seat.idleSinceMs = this.#parts.clock.now();
-      if (!seat.hasTicket && seat.joining === null) standing.push(seat);
+      if (seat.place === null && seat.joining === null) standing.push(seat);
     }
     await this.#sit(standing);
     void this.#beat();
@@ -198,10 +198,10 @@ export class Membership {
     for (const place of places) this.#seats.get(keyOf(place))?.take(root, place);
     for (const { reason, ...content } of refused) {
       const seat = this.#seats.get(keyOf(content));
-      if (seat !== undefined) seat.refusal = reason;
+      seat?.refuse(reason);
     }
     for (const [seat, old] of before) {
-      if (old !== null && seat.root !== old) void this.#leave(old, [seat.content]);
+      if (old !== null && seat.root !== null && seat.root !== old) void this.#leave(old, [seat.content]);
     }
   }
 
@@ -248,9 +248,10 @@ export class Membership {
     const standing: Seat[] = [];
     for (const seat of this.#seats.values()) {
       if (seat.where === null || seat.refusal !== null || seat.joining !== null) continue;
-      if (!seat.hasTicket || this.#isToReturn(seat)) standing.push(seat);
+      if (seat.place === null || this.#isToReturn(seat)) standing.push(seat);
     }
-    await this.#sit(standing);
+    // The next heartbeat does not wait for it.
+    void this.#sit(standing);
   }
 
   async #beatAt(root: string): Promise<void> {
@@ -259,35 +260,32 @@ export class Membership {
     const { session } = state;
     const seats = [...this.#seats.values()].filter((seat) => seat.root === root);
     if (session === null || seats.length === 0) return;
-    const contents = seats.map(({ content }) => content);
+    // What is not named is left: a join may be under way, and its answer behind this one.
+    const named = [...this.#seats.values()].filter((seat) => seat.root === root || seat.joining !== null);
+    const beat = { member, contents: named.map(({ content }) => content) };
     const edges = seats.flatMap((seat) => seat.edges.take(seat.content.table));
     try {
       const { places, unknown } = await withinMs(clock, CALL_MS, this.#closed.signal, (signal) =>
-        transport.heartbeat(root, session, { member, contents, edges }, signal),
+        transport.heartbeat(root, session, { ...beat, edges }, signal),
       );
       this.#isWell(state);
       for (const place of places) {
         const seat = this.#seats.get(keyOf(place));
         if (seat?.root === root) seat.take(root, place);
       }
-      await this.#sit(unknown.flatMap((content) => this.#toSit(content)));
+      this.#sitAgain(root, unknown);
     } catch (error) {
       if (this.#closed.signal.aborted) return;
-      if (isForgotten(error)) {
-        await this.#sit(contents.flatMap((content) => this.#toSit(content)));
-        return;
-      }
-      this.#trouble(root, error);
+      const isGone = isForgotten(error);
+      if (!isGone) this.#trouble(root, error);
       // Until there is a better one, the place stays: the parent may be well.
-      if (++state.failedBeats >= FAILED_BEATS) {
-        await this.#sit(contents.flatMap((content) => this.#toSit(content)));
-      }
+      if (isGone || ++state.failedBeats >= FAILED_BEATS) this.#sitAgain(root, beat.contents);
     }
   }
 
-  #toSit(content: Content): Seat[] {
-    const seat = this.#seats.get(keyOf(content));
-    return seat === undefined || seat.joining !== null ? [] : [seat];
+  #sitAgain(root: string, contents: readonly Content[]): void {
+    const seats = contents.flatMap((content) => this.#seats.get(keyOf(content)) ?? []);
+    void this.#sit(seats.filter((seat) => seat.root === root && seat.joining === null));
   }
 
   /** Whether a root that comes earlier in the content's order may be well again. */

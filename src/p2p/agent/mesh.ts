@@ -4,7 +4,6 @@ import type { RegistryTls } from '../../oci/registry-tls.ts';
 import type { Content, LOST_REASONS, Peer } from '../mesh-protocol.ts';
 import type { ChunkHolder } from './chunk-holder.ts';
 import type { MeshBlob } from './mesh-blob.ts';
-import type { Budgets } from './peer-run.ts';
 
 /** In whose right contents are joined: whoever may pull from the repository. */
 export interface Where {
@@ -38,6 +37,14 @@ export type PeerSecurity =
     }
   /** None, and only on loopback. */
   | { readonly kind: 'plain' };
+
+/** How long a run of chunks waits for other hosts. */
+export interface Budgets {
+  /** Until a peer says that it has the content; then another one is asked too. */
+  readonly findMs: number;
+  /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */
+  readonly readMs: number;
+}
 
 /**
  * The `Authorization` header with which a join is sent to a root (a proxy), or null for none. Asked once without a

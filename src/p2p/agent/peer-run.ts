@@ -1,16 +1,10 @@
 import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
 import type { Lost, Peer, Place } from '../mesh-protocol.ts';
 import type { Clock } from './clock.ts';
+import type { Budgets } from './mesh.ts';
 import type { EdgeCounts, MeshCounters } from './mesh-counts.ts';
 import type { PeerStandings } from './peer-standings.ts';
 import { PeerError, type PeerTransport } from './peer-transport.ts';
-
-export interface Budgets {
-  /** Until a peer says that it has the content; then another one is asked too. */
-  readonly findMs: number;
-  /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */
-  readonly readMs: number;
-}
 
 export const DEFAULT_BUDGETS: Budgets = { findMs: 300, readMs: 2_000 };
 

@@ -41,12 +41,9 @@ export class Seat implements SeatView {
     this.idleSinceMs = parts.clock.now();
   }
 
+  /** Null without one, or when its ticket has ended. */
   get place(): Place | null {
-    return this.#place;
-  }
-
-  get hasTicket(): boolean {
-    return this.#place !== null && this.#parts.clock.now() < this.#ticketEndMs;
+    return this.#parts.clock.now() < this.#ticketEndMs ? this.#place : null;
   }
 
   /** What a join is under way in. */
@@ -61,7 +58,9 @@ export class Seat implements SeatView {
     this.#ticketEndMs = this.#parts.clock.now() + place.ticketEndsInMs;
   }
 
-  clear(): void {
+  /** The host may not be there (any more). */
+  refuse(reason: string): void {
+    this.refusal = reason;
     this.root = null;
     this.#place = null;
   }
@@ -77,7 +76,7 @@ export class Seat implements SeatView {
 
   /** The place; if a join is under way, once its answer is there, or after the budget for finding. */
   async arrival(signal: AbortSignal): Promise<Place | null> {
-    if (this.#place !== null || this.#joining === null) return this.#place;
+    if (this.place !== null || this.#joining === null) return this.place;
     const { clock, findMs } = this.#parts;
     const { promise, sinceMs } = this.#joining;
     const leftMs = sinceMs + findMs - clock.now();
@@ -89,7 +88,7 @@ export class Seat implements SeatView {
     } finally {
       waiting.abort();
     }
-    return this.#place;
+    return this.place;
   }
 
   lose(peer: Peer, reason: Lost['reason']): Promise<void> {
