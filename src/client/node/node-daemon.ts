@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { pid } from 'node:process';
 import type { Logger } from 'pino';
+import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type RegistryTls, readRegistryTls } from '../../oci/registry-tls.ts';
 import { chooseMethod, inspectHost } from '../attach/choose-method.ts';
 import { type CachedTable, type CacheFigures, ChunkCache } from '../chunks/chunk-cache.ts';
@@ -24,6 +25,9 @@ export interface NodeDaemonOptions {
   readonly logger: Logger;
   readonly version: string;
 }
+
+/** Longer than any part needs that works; all of them together within the patience of a service manager. */
+const CLOSE_TIMEOUT_MS = 20_000;
 
 /** While it starts. */
 const NO_FIGURES: CacheFigures = {
@@ -50,6 +54,7 @@ export class NodeDaemon implements AdminHandler {
   readonly #startMs = performance.now();
   /** The last one first. */
   readonly #closers: (() => Promise<void>)[] = [];
+  #lock: RunDirectoryLock | null = null;
   #parts: Parts | null = null;
   #isClosing = false;
 
@@ -132,12 +137,23 @@ export class NodeDaemon implements AdminHandler {
     this.#stop.resolve();
   }
 
-  /** Takes everything down but the mounts: reads of them wait for the next daemon. May be called again. */
-  async close(): Promise<void> {
+  /**
+   * Takes everything down but the mounts: reads of them wait for the next daemon. May be called again. False if
+   * something did not end: then the process has to be ended, and the run directory is its own until it is.
+   */
+  async close(): Promise<boolean> {
     this.#isClosing = true;
+    let isOver = true;
     for (let close = this.#closers.pop(); close !== undefined; close = this.#closers.pop()) {
-      await close().catch((error) => this.#options.logger.error({ err: error }, 'cannot stop in order'));
+      try {
+        await within(CLOSE_TIMEOUT_MS, close());
+      } catch (error) {
+        isOver = false;
+        this.#options.logger.error({ err: error }, 'cannot stop in order');
+      }
     }
+    if (isOver) await this.#lock?.release();
+    return isOver;
   }
 
   async #start(): Promise<void> {
@@ -145,8 +161,7 @@ export class NodeDaemon implements AdminHandler {
     const { logger } = this.#options;
     const { tls: files } = this.#config;
     const tls = readRegistryTls(files, { skipVerify: files.insecureSkipVerify });
-    const lock = await RunDirectoryLock.take(runDirectory);
-    this.#closers.push(() => lock.release());
+    this.#lock = await RunDirectoryLock.take(runDirectory);
     makePrivateDirectory(stateDirectory);
     const proxies = this.#openProxies(tls);
     const cache = await this.#openCache();
@@ -263,5 +278,16 @@ export class NodeDaemon implements AdminHandler {
 
   #proxies(): NodeStatus['proxies'] {
     return this.#parts?.proxies.states ?? [];
+  }
+}
+
+/** What the work gives; rejects when it takes longer. The work itself goes on. */
+async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(new Error(`it takes longer than ${timeoutMs} ms`)), timeoutMs);
+  try {
+    return await unlessAborted(work, late.signal);
+  } finally {
+    clearTimeout(timer);
   }
 }
