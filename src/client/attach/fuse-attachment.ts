@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync } from 'node:fs';
-import { stat, writeFile } from 'node:fs/promises';
+import { stat, statfs, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientError } from '../errors.ts';
 import type { Attachment, AttachOptions } from './attach-contract.ts';
@@ -25,7 +25,7 @@ interface Served {
 const GOODBYE_TIMEOUT_MS = 5_000;
 /** A lazy detach does not wait for the users of the image. */
 const LAZY_GOODBYE_TIMEOUT_MS = 300;
-/** What is being read is answered before a release, on kernels that would not send it again. */
+/** What is being read is answered before a release, on kernels that would not send it again: within that, or EIO. */
 const DRAIN_TIMEOUT_MS = 5_000;
 /** After a holder could not be started. */
 const HOLDER_RESTART_MS = 1_000;
@@ -89,9 +89,14 @@ export class FuseAttachment implements Attachment {
     if (!targets.includes(options.target)) return null;
     const holder = await Holder.find(paths);
     if (holder === null) return null;
-    const fd = holder.take();
+    const fd = takeHeld(holder);
+    if (fd === null) return null;
     const connection = new FuseConnection(fd, options);
-    connection.resend();
+    if (!connection.resend()) {
+      connection.failOlder();
+      // A request, so that there is a next one. The kernel does not answer it by itself.
+      void statfs(paths.deviceFile).catch(() => {});
+    }
     const method = loopDevices.length > 0 ? 'loop' : 'file';
     return new FuseAttachment(method, options, { paths, fd, connection, holder });
   }
@@ -164,6 +169,17 @@ export class FuseAttachment implements Attachment {
         this.#holder = await Holder.start(this.#paths, this.#fd);
       });
     return this.#held;
+  }
+}
+
+/** Null on kernels that cannot, before Linux 5.6. @throws SystemCallError */
+function takeHeld(holder: Holder): number | null {
+  try {
+    return holder.take();
+  } catch (error) {
+    holder.release();
+    if (isSystemError(error, 'ENOSYS')) return null;
+    throw error;
   }
 }
 
