@@ -51,7 +51,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     node = await DadiNode.start({
       directory: join(scratch, 'n'),
       proxies: [relay.url],
-      config: { conversionWaitMs: 60_000, readTimeoutMs: 60_000 },
+      config: { conversionWaitMs: 60_000, readTimeoutMs: 60_000, mirror: { listen: '127.0.0.1:0' } },
     });
   });
 
@@ -216,19 +216,36 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     expect(await readFile(join(directory, 'file2'))).toEqual(image.files[1]);
   });
 
-  test('what it counts stands in the documentation', async () => {
-    await prepared(makeImage(), 'a');
-    const { stdout } = await run('curl', [
-      '-s',
-      '--unix-socket',
-      join(node.runDirectory, 'node.sock'),
-      'http://dadi/metrics',
-    ]);
-    const names = new Set(stdout.match(/^dadi_node_(?!process_|nodejs_)\w+/gm));
-    const documented = readFileSync(join(import.meta.dirname, '../docs/node.md'), 'utf8');
-    expect(names.size).toBeGreaterThan(5);
-    for (const name of names) expect(documented).toContain(`\`${name}\``);
-    expect(stdout).toMatch(/^dadi_node_mounts [1-9]/m);
+  test('what it counts, for mounts and for pulls, stands in the documentation', async () => {
+    const image = makeImage();
+    await prepared(image, 'a');
+    const { mirrorUrl } = (await askDaemon(adminSocket(), 'GET', '/status')) as NodeStatus;
+    const path = (name: string) => `/v2/lib/a/${name}?ns=reg.example`;
+    for (const name of [`manifests/${image.digest}`, `blobs/${digestOf('none')}`]) {
+      await (await fetch(new URL(path(name), mirrorUrl ?? ''))).arrayBuffer();
+    }
+    // A request is counted when its connection is done with it.
+    await vi.waitFor(async () => {
+      const { stdout } = await run('curl', [
+        '-s',
+        '--unix-socket',
+        join(node.runDirectory, 'node.sock'),
+        'http://dadi/metrics',
+      ]);
+      const names = new Set(stdout.match(/(?<=^# TYPE )dadi_node_(?!process_|nodejs_)\w+/gm));
+      const documented = readFileSync(join(import.meta.dirname, '../docs/node.md'), 'utf8');
+      expect(names.size).toBeGreaterThan(5);
+      for (const name of names) expect(documented).toContain(`\`${name}\``);
+      for (const sample of [
+        'mounts [1-9]',
+        'mirror_requests_total{kind="manifest",method="GET",status="2xx"} 1',
+        'mirror_requests_total{kind="blob",method="GET",status="4xx"} 1',
+        'mirror_sent_bytes_total{source="upstream"} [1-9]',
+        'mirror_request_duration_seconds_count{kind="blob"} 1',
+      ]) {
+        expect(stdout).toMatch(new RegExp(`^dadi_node_${sample}`, 'm'));
+      }
+    }, WAIT);
   });
 });
 

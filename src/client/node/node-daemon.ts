@@ -7,6 +7,7 @@ import { chooseMethod, inspectHost } from '../attach/choose-method.ts';
 import { type CachedTable, type CacheFigures, ChunkCache } from '../chunks/chunk-cache.ts';
 import { ClientError } from '../errors.ts';
 import { openDevice } from '../image/device.ts';
+import type { MirrorServer } from '../mirror/mirror-server.ts';
 import { makePrivateDirectory } from '../mount/private-directory.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
 import { Proxies } from '../sources/proxies.ts';
@@ -183,8 +184,10 @@ export class NodeDaemon implements AdminHandler {
       mounts: () => mounts.status(),
       proxies: () => proxies.states,
       cache: () => cache.figures,
+      mirror: () => mirror?.stats ?? null,
     });
-    const mirrorUrl = await this.#startMirror(proxies, cache, tls);
+    const mirror: MirrorServer | null = await this.#startMirror(proxies, cache, tls, metrics);
+    const mirrorUrl = mirror?.url ?? null;
     if (snapshotter !== null) {
       const { SnapshotterServer } = await import('../snapshotter/snapshotter-server.ts');
       const server = await SnapshotterServer.start({
@@ -246,7 +249,12 @@ export class NodeDaemon implements AdminHandler {
     return completion;
   }
 
-  async #startMirror(proxies: Proxies, cache: ChunkCache, tls: RegistryTls): Promise<URL | null> {
+  async #startMirror(
+    proxies: Proxies,
+    cache: ChunkCache,
+    tls: RegistryTls,
+    metrics: NodeMetrics,
+  ): Promise<MirrorServer | null> {
     const { mirror, stateDirectory, proxies: urls, readTimeoutMs } = this.#config;
     if (mirror === null) return null;
     const { MirrorServer } = await import('../mirror/mirror-server.ts');
@@ -259,9 +267,10 @@ export class NodeDaemon implements AdminHandler {
       stateDirectory: join(stateDirectory, 'mirror'),
       readTimeoutMs,
       logger: this.#options.logger,
+      onRequestEnd: (request) => metrics.mirrorRequestEnded(request),
     });
     this.#closers.push(() => server.close());
-    return server.url;
+    return server;
   }
 
   /** A host may start before its proxy. */
