@@ -34,8 +34,12 @@ export async function answerBlob(parts: BlobRouteParts, asked: Asked, digest: Di
   const { known, rights, chunked, arriving } = parts;
   const { target, caller } = asked;
   try {
-    const found = known.table(digest) ?? (await newTable(parts, asked, digest));
-    if (found === null) return await arriving.answer(asked, digest);
+    let found: KnownTable | null = null;
+    while (found === null) {
+      found = known.table(digest) ?? (await newTable(parts, asked, digest));
+      const answer = found === null ? await arriving.answer(asked, digest) : null;
+      if (answer !== null) return answer;
+    }
     if (!rights.isGranted(caller, target, digest)) {
       const refusal = await askForRight(parts, asked, digest);
       if (refusal !== null) return refusal;
