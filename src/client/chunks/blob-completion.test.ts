@@ -141,7 +141,7 @@ test('a blob that is closed is not completed any further', async () => {
   const blob = chunkedBlob(1024, 1);
   const opened = await open(await bounded(2 ** 24), blob);
   const completion = opened.complete({ bytesPerSecond: 1 });
-  await vi.waitFor(() => expect(blob.requests).toHaveLength(1));
+  await vi.waitFor(() => expect(blob.requests).toHaveLength(1), 30_000);
   await opened.close();
   expect(await completion).toBe('closed');
 });
