@@ -167,6 +167,7 @@ export class ChunkCache {
   /** Blobs must be closed before. */
   async close(): Promise<void> {
     clearInterval(this.#saving);
+    await this.#disk.close();
     this.#lock.release();
   }
 }

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type ChunkedBlob, chunkedBlob } from '../../../test/support/chunked-blob.ts';
 import { encodeChunkTable } from '../../format/chunk-table.ts';
 import type { CachedBlob } from './cached-blob.ts';
-import { ChunkCache } from './chunk-cache.ts';
+import { type CachedTable, ChunkCache } from './chunk-cache.ts';
 import { FetchRefusedError } from './chunk-fetcher.ts';
 import { FetchQueue } from './fetch-queue.ts';
 import { newReadStats } from './read-stats.ts';
@@ -109,6 +109,20 @@ test('a chunk that is stored twice at once is not dropped before both are done',
   await Promise.all(stores);
   expect(files.mayDrop(0)).toBe(true);
   await files.close();
+});
+
+test('while a cache is trimmed blobs are opened and read, and who closes it waits for no more than one chunk', async () => {
+  const cache = await bounded();
+  await fill(cache, await open(cache));
+  const trimming = cache.trim(0);
+  const other = chunkedBlob(2, 3, CHUNK_BYTES);
+  await (await open(cache, other)).read(0, Buffer.alloc(2 * CHUNK_BYTES));
+  const isThere = (table: CachedTable) => table.blobDigest === blob.digest && table.heldChunks > 0;
+  expect((await cache.list()).some(isThere)).toBe(true);
+  await closeAll();
+  await trimming;
+  const held = (await (await bounded()).list()).find(isThere);
+  expect(held?.heldChunks).toBeGreaterThan(0);
 });
 
 test('a chunk that comes too late for one read is there for the next one', async () => {

@@ -115,6 +115,19 @@ test('a proxy that has rested is asked first again', async () => {
   expect(second.count('/blobs/')).toBe(asked);
 });
 
+test('after a rest one request tries a proxy, and the others do not wait for what becomes of it', async () => {
+  const rested = open({ restMs: 1_000 });
+  const source = await openBlob(rested);
+  first.fault = ofBlobs({ kind: 'status', status: 503 });
+  expect(await isRight(source, 0, 100)).toBe(true);
+  await vi.waitFor(() => expect(rested.states[0]?.restingMs).toBe(0), { timeout: 30_000 });
+  first.fault = ofBlobs({ kind: 'stall', afterBytes: 5 });
+  const asked = first.count('/blobs/');
+  const reads = [2, 4, 6, 8, 10].map((chunk) => isRight(source, chunk * CHUNK_BYTES, 100));
+  expect(await Promise.all(reads)).not.toContain(false);
+  expect(first.count('/blobs/')).toBe(asked + 1);
+});
+
 test('what the first proxy does not have is asked of the next one, and the first does not rest for it', async () => {
   const source = await openBlob(proxies);
   first.fault = ofBlobs({ kind: 'status', status: 404 });

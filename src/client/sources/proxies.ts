@@ -109,7 +109,7 @@ export class Proxies implements ChainLookup {
       stats,
       name: `${chain.registry}/${chain.repository}`,
       timeoutMs: readTimeoutMs,
-      fetch: this.#renewing(this.#ranges(chain, layer.digest), chain),
+      fetch: this.#ranges(chain, layer.digest, () => this.#renew(chain)),
       onWrongBytes: (bytes) => this.#distrust(bytes, layer.digest),
     });
   }
@@ -133,33 +133,32 @@ export class Proxies implements ChainLookup {
     await Promise.all(this.#proxies.map((proxy) => proxy.close()));
   }
 
-  #ranges(where: RepositoryAt, digest: Digest): FetchRange {
-    return (offset, length, signal) =>
-      this.#ask(
-        where,
-        async (client, proxy) => {
+  /** @param onMissing called where no proxy has it, and one that answers lacks it: others may be away for long */
+  #ranges(where: RepositoryAt, digest: Digest, onMissing: () => void = () => {}): FetchRange {
+    return async (offset, length, signal) => {
+      let isMissing = false;
+      const attempt = async (client: RegistryClient, proxy: ProxyEndpoint) => {
+        try {
           const bytes = await client.readBlobRange(where.repository, digest, offset, length, signal);
           this.#senders.set(bytes, proxy);
           return bytes;
-        },
-        signal,
-      );
-  }
-
-  /** The same, but where all proxies lack it, they are asked to make it again: the next attempt may get it. */
-  #renewing(
-    fetch: FetchRange,
-    { registry, repository, chainId, manifestDigest }: Omit<LazyChain, 'layers'>,
-  ): FetchRange {
-    if (manifestDigest === undefined) return fetch;
-    return async (offset, length, signal) => {
+        } catch (error) {
+          isMissing ||= isNotFound(error);
+          throw error;
+        }
+      };
       try {
-        return await fetch(offset, length, signal);
+        return await this.#ask(where, attempt, signal);
       } catch (error) {
-        if (isNotFound(error)) this.#images.renew(chainId, { registry, repository, manifestDigest });
+        if (isMissing) onMissing();
         throw error;
       }
     };
+  }
+
+  /** Has the proxies make a chain again: the next attempt may get it. */
+  #renew({ registry, repository, chainId, manifestDigest }: Omit<LazyChain, 'layers'>): void {
+    if (manifestDigest !== undefined) this.#images.renew(chainId, { registry, repository, manifestDigest });
   }
 
   #distrust(bytes: Buffer, digest: Digest): void {
