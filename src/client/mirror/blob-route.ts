@@ -16,11 +16,13 @@ import { firstBytes } from './first-bytes.ts';
 import type { KnownTable } from './known-content.ts';
 import type { Asked, MirrorContext } from './mirror-context.ts';
 import { ProxiesAwayError } from './proxy-relay.ts';
-import { ReadAhead } from './read-ahead.ts';
+import { ReadAhead, type ReadAheadMemory } from './read-ahead.ts';
 
 export interface BlobRouteParts extends MirrorContext {
   readonly chunked: ChunkedBlobs;
   readonly arriving: ArrivingBlobs;
+  /** For blobs that are read through the cache. */
+  readonly readAhead: ReadAheadMemory;
 }
 
 /** Of a blob of 128 GiB in chunks of the usual size. */
@@ -97,7 +99,7 @@ async function tableFor(
 
 /** Takes over the source. */
 async function fromChunks(
-  { known, logger }: BlobRouteParts,
+  { known, readAhead, logger }: BlobRouteParts,
   source: ByteSource,
   { request }: Asked,
   digest: Digest,
@@ -105,17 +107,20 @@ async function fromChunks(
 ): Promise<Answer> {
   const { method, headers, signal, notes } = request;
   notes.source = 'cache';
+  const ahead = new ReadAhead(source, readAhead, signal);
+  const close = () => {
+    ahead.close();
+    return source.close();
+  };
   try {
     const decided = conditionalAnswer(headers, digest);
     if (decided !== null || method === 'HEAD') {
-      await source.close();
+      await close();
       return decided ?? { status: 200, headers: blobHeaders(digest, source.size), body: null };
     }
     const asked = whatIsAsked(request, digest, source.size);
-    const ahead = new ReadAhead(source, signal);
     await firstBytes(ahead, asked.range, signal);
     const isWhole = asked.range.start === 0 && asked.range.end === source.size;
-    const close = () => source.close();
     if (isProven || !isWhole) return streamed(ahead, asked, close);
     const onVerdict = (isRight: boolean) => {
       if (isRight) known.putTable(digest, { table, isProven: true });
@@ -126,7 +131,7 @@ async function fromChunks(
     };
     return streamed(new CheckedStream(ahead, { digest, sizeBytes: source.size }, onVerdict), asked, close);
   } catch (error) {
-    await source.close();
+    await close();
     throw error;
   }
 }

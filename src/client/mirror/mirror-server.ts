@@ -20,6 +20,7 @@ import { askFor, type CredentialsKeeper, handBack } from './mirror-context.ts';
 import { mirrorErrorAnswer } from './mirror-errors.ts';
 import { targetOf } from './mirror-target.ts';
 import { ProxiesAwayError, ProxyRelay } from './proxy-relay.ts';
+import { ReadAheadMemory } from './read-ahead.ts';
 import { ReadRights } from './read-rights.ts';
 import { answerToken } from './token-route.ts';
 
@@ -46,7 +47,9 @@ export interface MirrorOptions {
 
 const DEFAULT_READ_TIMEOUT_MS = 5 * 60_000;
 const DRAIN_MS = 2_000;
-const LIMITS = { max: 4096, requestTimeoutMs: 20_000, stalledClientMs: 5 * 60_000, tls: null };
+/** Each connection holds half a megabyte while its client takes nothing, and reading ahead for all together this. */
+const READ_AHEAD_BYTES = 64 * 1024 * 1024;
+const LIMITS = { max: 512, requestTimeoutMs: 20_000, stalledClientMs: 5 * 60_000, tls: null };
 
 /**
  * The pull side of the Distribution API for the container engines of this host: what dadi proxies have, with blobs
@@ -120,7 +123,7 @@ function openParts(options: MirrorOptions): BlobRouteParts {
     directory: stateDirectory,
     patienceMs: readTimeoutMs,
   });
-  return { ...context, chunked, arriving };
+  return { ...context, chunked, arriving, readAhead: new ReadAheadMemory(READ_AHEAD_BYTES) };
 }
 
 async function closeParts({ arriving, relay, known }: BlobRouteParts): Promise<void> {
