@@ -311,6 +311,19 @@ describe.skipIf(!canRun)('an attached device', () => {
     expect(readdirSync(options.workDirectory)).toEqual([]);
   });
 
+  test('that could not be taken down is taken down by the next attempt', async () => {
+    device = new BufferSource(makeDisk('erofs'));
+    const options = optionsOf('a');
+    const attachment = await attachDevice(options);
+    const { holderPid } = await attachPaths(options.workDirectory);
+    rmSync(holderPid);
+    mkdirSync(holderPid);
+    await expect(attachment.detach({ lazy: false })).rejects.toMatchObject({ code: 'ERR_DETACH_FAILED' });
+    rmSync(holderPid, { recursive: true });
+    await attachment.detach({ lazy: false });
+    expect(readdirSync(options.workDirectory)).toEqual([]);
+  });
+
   test('costs no thread, however many there are', async () => {
     device = new BufferSource(makeDisk('erofs'));
     const places = Array.from({ length: 20 }, (_, i) => optionsOf(`m${i}`));

@@ -35,6 +35,7 @@ export class FuseAttachment implements Attachment {
   readonly method: FuseMethod;
   readonly target: string;
   readonly ended: Promise<void>;
+  readonly #workDirectory: string;
   readonly #paths: AttachPaths;
   readonly #connection: FuseConnection;
   readonly #fd: number;
@@ -43,15 +44,17 @@ export class FuseAttachment implements Attachment {
   #held: Promise<void> = Promise.resolve();
   #isReleased = false;
   #detaching: Promise<void> | null = null;
+  #cleaningUp: Promise<void> | null = null;
 
   private constructor(method: FuseMethod, options: AttachOptions, served: Served) {
     this.method = method;
     this.target = options.target;
+    this.#workDirectory = options.workDirectory;
     this.#paths = served.paths;
     this.#fd = served.fd;
     this.#connection = served.connection;
     this.#holder = served.holder;
-    this.ended = this.#connection.ended.then(() => this.#cleanUp(options.workDirectory));
+    this.ended = this.#connection.ended.then(() => this.#cleanUp());
     // Who waits for it is told; nobody has to.
     this.ended.catch(() => {});
     void this.#keepHeld();
@@ -131,7 +134,7 @@ export class FuseAttachment implements Attachment {
     await removeBelow(this.#paths, steps, { lazy });
     const isOver = await this.#hasEnded(lazy ? LAZY_GOODBYE_TIMEOUT_MS : GOODBYE_TIMEOUT_MS);
     if (!isOver && !lazy) await this.#connection.stop();
-    if (isOver || !lazy) await steps.try(this.ended);
+    if (isOver || !lazy) await steps.try(this.#cleanUp());
     steps.check();
   }
 
@@ -143,12 +146,21 @@ export class FuseAttachment implements Attachment {
     return isOver;
   }
 
+  /** Once the connection has ended; done anew after it failed. */
+  #cleanUp(): Promise<void> {
+    this.#cleaningUp ??= this.#removeRemains().catch((error) => {
+      this.#cleaningUp = null;
+      throw error;
+    });
+    return this.#cleaningUp;
+  }
+
   /** What was not taken down in order: the connection may have been ended from outside. */
-  async #cleanUp(workDirectory: string): Promise<void> {
+  async #removeRemains(): Promise<void> {
     if (this.#isReleased) return;
     await this.#held.catch(() => {});
     this.#holder?.release();
-    await detachRemains(workDirectory);
+    await detachRemains(this.#workDirectory);
   }
 
   /** Starts another holder whenever one is killed. */

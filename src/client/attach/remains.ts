@@ -53,6 +53,8 @@ export async function detachRemains(workDirectory: string): Promise<void> {
     await steps.try(unmount(target, { lazy: true }).catch(ignoreUnmounted));
   }
   await removeBelow(paths, steps, { lazy: true });
+  // By its files the next attempt finds what is left.
+  steps.check();
   await removeFiles(paths, steps);
   steps.check();
 }
