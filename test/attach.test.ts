@@ -227,8 +227,10 @@ describe.skipIf(!canRun)('an attached device', () => {
       await server.says('reading');
       await server.kill();
       if (killed === 'all its processes') {
-        process.kill(await holderPid(options), 'SIGKILL');
-        await vi.waitFor(async () => expect(await resumeAttachment(options)).toBe(null), PATIENT);
+        const holder = await holderPid(options);
+        process.kill(holder, 'SIGKILL');
+        await vi.waitFor(() => expect(commandLine(String(holder))).toBe(''), PATIENT);
+        expect(await resumeAttachment(options)).toBe(null);
       }
       await detachRemains(options.workDirectory);
       expect(await reading).toContain('Input/output error');

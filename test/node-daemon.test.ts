@@ -1,8 +1,18 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import process from 'node:process';
 import { buffer } from 'node:stream/consumers';
 import { status } from '@grpc/grpc-js';
@@ -174,16 +184,66 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
       mkdirSync(join(scratch, name));
       return join(scratch, name);
     });
-    const options = `lowerdir=${directory},upperdir=${upper},workdir=${work}`;
-    await run('mount', ['-t', 'overlay', 'overlay', '-o', options, overlay!]);
+    const written = `upperdir=${upper},workdir=${work}`;
+    const mountOverlay = (lower: string) =>
+      run('mount', ['-t', 'overlay', 'overlay', '-o', `lowerdir=${lower},${written}`, overlay!], {
+        cwd: node.runDirectory,
+      });
+    const refused = () =>
+      expect(dadi('stop')).rejects.toThrow(`containers use what would be unmounted (${overlay})`);
+    // A view, and how containerd names directories of which there are many.
+    for (const mount of [
+      () => run('mount', ['--bind', directory, overlay!]),
+      () => mountOverlay(relative(node.runDirectory, directory)),
+    ]) {
+      await mount();
+      await refused().finally(() => run('umount', [overlay!]));
+    }
+    await mountOverlay(directory);
     try {
-      await expect(dadi('stop')).rejects.toThrow(`containers use what would be unmounted (${overlay})`);
+      await refused();
       expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
       await dadi('stop', '--force');
       expect(node.mounts()).toEqual([]);
     } finally {
       await run('umount', [overlay!]);
     }
+  });
+
+  test('a mount that cannot be taken up now stays, and its readers wait until it is', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    const record = join(directory, '../mount.json');
+    const holder = join(directory, '../work/holder');
+    await node.kill();
+    // Neither can be read, nor told to be missing.
+    renameSync(record, join(scratch, 'record'));
+    mkdirSync(record);
+    renameSync(holder, join(scratch, 'holder'));
+    symlinkSync('holder', holder);
+    await node.start();
+    expect(node.mounts()).toContain(directory);
+    expect((await dadi('status')).stdout).toContain('mounts of an earlier daemon: 1 cannot be taken up yet');
+    writeFileSync(join(scratch, 'file2'), image.files[1]!);
+    const reading = run('cmp', [join(scratch, 'file2'), join(directory, 'file2')]);
+    rmdirSync(record);
+    renameSync(join(scratch, 'record'), record);
+    await expect(prepared(image, 'b')).rejects.toMatchObject({ code: status.UNAVAILABLE });
+    rmSync(holder);
+    renameSync(join(scratch, 'holder'), holder);
+    expect(await prepared(image, 'c')).toBe(directory);
+    await reading;
+    expect(await mountOf(image)).toMatchObject({ target: directory });
+  });
+
+  test('a mount that somebody else took down is made anew for who asks next', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    await expect(run('umount', ['-f', join(directory, '../work/device')])).rejects.toThrow('busy');
+    await vi.waitFor(async () => expect(await mountOf(image)).toBe(undefined), WAIT);
+    expect(node.mounts()).not.toContain(directory);
+    expect(await prepared(image, 'b')).toBe(directory);
+    expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
   });
 
   test('a second one does not start beside it, and says whose the run directory is', async () => {

@@ -68,6 +68,10 @@ export interface MountEntry {
   /** What was mounted: a device, a file, or a name. */
   readonly source: string;
   readonly fsType: string;
+  /** Of the file system, "major:minor": the same wherever it is mounted. */
+  readonly device: string;
+  /** Of an overlay: the directories below it, as they were named when it was mounted. */
+  readonly lowerDirectories: readonly string[];
 }
 
 /** All mounts that this process sees, the last one on a directory last (proc_pid_mountinfo(5)). */
@@ -75,10 +79,27 @@ export async function listSystemMounts(): Promise<MountEntry[]> {
   const text = await readFile('/proc/self/mountinfo', 'utf8');
   return text.split('\n').flatMap((line) => {
     const [before, after] = line.split(' - ');
-    const target = before?.split(' ')[4];
-    const [fsType, source] = after?.split(' ') ?? [];
-    if (target === undefined || fsType === undefined || source === undefined) return [];
-    return [{ target: unescapeField(target), source: unescapeField(source), fsType }];
+    const [, , device, , target] = before?.split(' ') ?? [];
+    const [fsType, source, options = ''] = after?.split(' ') ?? [];
+    if (device === undefined || target === undefined || fsType === undefined || source === undefined)
+      return [];
+    return [
+      {
+        target: unescapeField(target),
+        source: unescapeField(source),
+        fsType,
+        device,
+        lowerDirectories: fsType === 'overlay' ? lowerDirectories(options) : [],
+      },
+    ];
+  });
+}
+
+/** `lowerdir=` with all of them, or `lowerdir+=` for each. */
+function lowerDirectories(options: string): string[] {
+  return options.split(',').flatMap((option) => {
+    const [, value] = /^lowerdir\+?=(.*)$/.exec(option) ?? [];
+    return value?.split(':').map(unescapeField) ?? [];
   });
 }
 

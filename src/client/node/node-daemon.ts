@@ -103,6 +103,7 @@ export class NodeDaemon implements AdminHandler {
 
   readiness(): Readiness {
     const isRunning = this.#parts !== null && !this.#isClosing;
+    const left = this.#parts?.mounts.left ?? 0;
     const answering = this.#proxies().filter(({ restingMs }) => restingMs === 0);
     return {
       isReady: isRunning,
@@ -113,6 +114,11 @@ export class NodeDaemon implements AdminHandler {
           // What is mounted and cached goes on without them, and what is not is downloaded as ever.
           isOk: true,
           message: answering.length > 0 ? null : 'degraded: no proxy answers',
+        },
+        {
+          name: 'mounts',
+          isOk: left === 0,
+          message: left === 0 ? null : `mounts of an earlier daemon: ${left} cannot be taken up yet`,
         },
       ],
     };
