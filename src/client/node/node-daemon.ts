@@ -229,7 +229,9 @@ export class NodeDaemon implements AdminHandler {
       onProblem: (problem, error) => logger.warn({ err: error }, problem),
     });
     const proxies = new Proxies({ urls: this.#config.proxies, credentials, tls });
-    this.#closers.push(() => proxies.close());
+    this.#closers.push(async () => {
+      await Promise.all([proxies.close(), credentials.saved()]);
+    });
     return proxies;
   }
 
