@@ -125,6 +125,31 @@ test('while a cache is trimmed blobs are opened and read, and who closes it wait
   expect(held?.heldChunks).toBeGreaterThan(0);
 });
 
+test('other work goes on while much is verified, from the network and from the disk', async () => {
+  let turns = 0;
+  let turn = setImmediate(function count() {
+    turns++;
+    turn = setImmediate(count);
+  });
+  /** Between the first and the last of 4 MiB. */
+  const turnsOfReading = async (opened: CachedBlob): Promise<number> => {
+    const all = opened.read(0, Buffer.alloc(16 * CHUNK_BYTES));
+    await opened.read(0, Buffer.alloc(1));
+    const before = turns;
+    await all;
+    return turns - before;
+  };
+  const first = await bounded();
+  const opened = await open(first);
+  expect(await turnsOfReading(opened)).toBeGreaterThanOrEqual(3);
+  await fill(first, opened);
+  await closeAll();
+  blob.requests.length = 0;
+  expect(await turnsOfReading(await open(await bounded()))).toBeGreaterThanOrEqual(3);
+  expect(blob.requests).toEqual([]);
+  clearImmediate(turn);
+});
+
 test('a chunk that comes too late for one read is there for the next one', async () => {
   type Deliver = (index: number, bytes: Buffer) => void;
   const delivers: Deliver[] = [];

@@ -1,6 +1,7 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
 import type { ChunkDisk } from './chunk-disk.ts';
-import { type BlobUser, fetchRun } from './chunk-fetcher.ts';
+import { type BlobUser, fetchRun, VERIFY_BYTES } from './chunk-fetcher.ts';
 import { FetchQueue } from './fetch-queue.ts';
 import type { ReadActivity } from './read-activity.ts';
 import type { ReadStats } from './read-stats.ts';
@@ -170,8 +171,14 @@ export class SharedBlob {
 
   async #obtain(claimed: ReadonlyMap<number, Pending>, stats: ReadStats): Promise<void> {
     const found = await Promise.all([...claimed.keys()].map((index) => this.#disk.load(this.files, index)));
+    let verifiedBytes = 0;
     for (const [index, pending] of claimed) {
       const cached = found.shift()!;
+      verifiedBytes += cached?.bytes.length ?? 0;
+      if (verifiedBytes > VERIFY_BYTES) {
+        verifiedBytes = 0;
+        await nextTurn();
+      }
       // An earlier request for it was answered after all.
       if (pending.hasCome) continue;
       if (cached !== null && verifyChunk(this.#table, index, cached.bytes)) {

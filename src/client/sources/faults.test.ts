@@ -41,10 +41,11 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-function open({ restMs, relays = [first, second] }: { restMs: number; relays?: FaultyRelay[] }): Proxies {
+function open(options: { restMs: number; relays?: FaultyRelay[]; bodyMs?: number }): Proxies {
+  const { restMs, relays = [first, second], bodyMs = TIMEOUTS.bodyMs } = options;
   const credentials = new SourceCredentials({ file: null, dockerConfig: null });
   const urls = relays.map((relay) => new URL(relay.url));
-  const made = new Proxies({ urls, credentials, restMs, timeouts: TIMEOUTS });
+  const made = new Proxies({ urls, credentials, restMs, timeouts: { ...TIMEOUTS, bodyMs } });
   toClose.push(made);
   return made;
 }
@@ -133,6 +134,22 @@ test('what the first proxy does not have is asked of the next one, and the first
   first.fault = ofBlobs({ kind: 'status', status: 404 });
   expect(await isRight(source, 0, 100)).toBe(true);
   expect(proxies.states[0]).toMatchObject({ restingMs: 0 });
+});
+
+test('a repository whose blobs do not come does not hold up another one', async () => {
+  const slow = open({ restMs: NEVER_MS, relays: [first], bodyMs: NEVER_MS });
+  first.fault = (path) => (path.includes('/lib/slow/') ? { kind: 'stall', afterBytes: 0 } : null);
+  const digest = upstream.putBlob(BLOB);
+  const stuck = slow.fetchRange('reg.example', 'lib/slow', digest);
+  const closed = new AbortController();
+  const waiting = Array.from({ length: 60 }, () => stuck(0, 100, closed.signal).catch(() => {}));
+  await vi.waitFor(() => expect(first.count('/lib/slow/')).toBeGreaterThanOrEqual(16), { timeout: 30_000 });
+  const fetch = slow.fetchRange('reg.example', 'lib/b', digest);
+  expect((await fetch(0, 100, AbortSignal.timeout(15_000))).equals(BLOB.subarray(0, 100))).toBe(true);
+  // There are connections left.
+  expect(first.count('/lib/slow/')).toBe(16);
+  closed.abort();
+  await Promise.all(waiting);
 });
 
 test('one of two proxies is killed in the middle of reading: nobody notices', async () => {

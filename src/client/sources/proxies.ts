@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
+import pLimit, { type LimitFunction } from 'p-limit';
 import { type ChunkTable, decodeChunkTable } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, digestOf, shortDigest } from '../../oci/digest.ts';
@@ -35,6 +36,9 @@ type Attempt<T> = (client: RegistryClient, proxy: ProxyEndpoint) => Promise<T>;
 
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2_000;
+/** Ranges of one repository under way at once: fewer than there are connections, so that it holds up no other one. */
+const MAX_RANGES = 16;
+const MAX_REPOSITORIES = 1024;
 /** Tables that were asked for to learn their digests are opened soon after. */
 const MAX_TABLE_BYTES = 32 * 1024 * 1024;
 
@@ -54,6 +58,8 @@ export class Proxies implements ChainLookup {
   });
   /** Whose answers are being looked at. */
   readonly #senders = new WeakMap<Buffer, ProxyEndpoint>();
+  /** By repository. */
+  readonly #limits = new LRUCache<string, LimitFunction>({ max: MAX_REPOSITORIES });
   readonly #closed = new AbortController();
 
   constructor({ urls, ...options }: ProxiesOptions) {
@@ -135,7 +141,9 @@ export class Proxies implements ChainLookup {
 
   /** @param onMissing called where no proxy has it, and one that answers lacks it: others may be away for long */
   #ranges(where: RepositoryAt, digest: Digest, onMissing: () => void = () => {}): FetchRange {
-    return async (offset, length, signal) => {
+    const limit = this.#limitOf(where);
+    const range: FetchRange = async (offset, length, signal) => {
+      signal.throwIfAborted();
       let isMissing = false;
       const attempt = async (client: RegistryClient, proxy: ProxyEndpoint) => {
         try {
@@ -154,6 +162,14 @@ export class Proxies implements ChainLookup {
         throw error;
       }
     };
+    return (...asked) => limit(() => range(...asked));
+  }
+
+  #limitOf({ registry, repository }: RepositoryAt): LimitFunction {
+    const name = `${registry}/${repository}`;
+    const limit = this.#limits.get(name) ?? pLimit(MAX_RANGES);
+    this.#limits.set(name, limit);
+    return limit;
   }
 
   /** Has the proxies make a chain again: the next attempt may get it. */

@@ -34,7 +34,7 @@ const TIMEOUTS: Partial<RegistryTimeouts> = {
 const REST_MS = 10_000;
 /** Rests after which it is still not well make the next one longer, up to so many times. */
 const MAX_REST_DOUBLINGS = 5;
-const MAX_CONNECTIONS = 16;
+const MAX_CONNECTIONS = 48;
 const MAX_CLIENTS = 1024;
 /** What a proxy may say and still be well. */
 const NO_FAILURES: ReadonlySet<string> = new Set([
