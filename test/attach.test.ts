@@ -106,9 +106,14 @@ class Server {
   readonly ended: Promise<unknown>;
   readonly #messages: AttachServerMessage[] = [];
 
-  constructor(fsType: string, delayMs: number, places: readonly AttachOptions[]) {
+  constructor(
+    fsType: string,
+    delayMs: number,
+    places: readonly AttachOptions[],
+    how: 'in-turn' | 'at-once' = 'in-turn',
+  ) {
     const paths = places.flatMap(({ workDirectory, target }) => [workDirectory, target]);
-    this.process = fork(SERVER, [fsType, join(root, 'disk'), String(delayMs), ...paths]);
+    this.process = fork(SERVER, [fsType, join(root, 'disk'), String(delayMs), how, ...paths]);
     this.process.on('message', (message: AttachServerMessage) => this.#messages.push(message));
     this.ended = once(this.process, 'exit');
   }
@@ -234,6 +239,30 @@ describe.skipIf(!canRun)('an attached device', () => {
       }
       await detachRemains(options.workDirectory);
       expect(await reading).toContain('Input/output error');
+      expect(readdirSync(options.workDirectory)).toEqual([]);
+      expect(readdirSync(options.target)).toEqual([]);
+    },
+  );
+
+  test('is mounted with many others at once, though reads of it need threads that mounts would take', async () => {
+    makeDisk('erofs');
+    const places = Array.from({ length: 12 }, (_, i) => optionsOf(`m${i}`));
+    const server = new Server('erofs', 0, places, 'at-once');
+    await server.says('attached');
+    await server.kill();
+    await Promise.all(places.map(({ workDirectory }) => detachRemains(workDirectory)));
+  });
+
+  test.each(['erofs', 'ext4'] as const)(
+    'of %s that is being mounted keeps no process when its server is killed, and nothing stays',
+    async (fsType) => {
+      makeDisk(fsType);
+      const options = optionsOf('a', { fsType });
+      const server = new Server(fsType, 600_000, [options], 'at-once');
+      await server.says('reading');
+      await server.kill();
+      expect(await resumeAttachment({ ...options, device: new BufferSource(Buffer.alloc(0)) })).toBe(null);
+      await detachRemains(options.workDirectory);
       expect(readdirSync(options.workDirectory)).toEqual([]);
       expect(readdirSync(options.target)).toEqual([]);
     },

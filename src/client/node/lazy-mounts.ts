@@ -2,7 +2,13 @@ import { stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, shortDigest } from '../../oci/digest.ts';
-import { type Attachment, attachDevice, detachRemains, resumeAttachment } from '../attach/attachment.ts';
+import {
+  type Attachment,
+  attachDevice,
+  detachRemains,
+  prepareMount,
+  resumeAttachment,
+} from '../attach/attachment.ts';
 import { ClientError } from '../errors.ts';
 import type { OpenDevice } from '../image/device.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
@@ -97,6 +103,11 @@ export class LazyMounts {
       const done = this.#mount(chain, waiters.signal);
       this.#run(chainId, { kind: 'mount', done, waiters });
     }
+  }
+
+  /** Begins what a mount that is to come soon would wait for, whichever it is. */
+  expectMount(): void {
+    prepareMount();
   }
 
   /**
@@ -205,6 +216,7 @@ export class LazyMounts {
       await this.#takeDown(earlier, { force: false });
     }
     const startMs = performance.now();
+    this.expectMount();
     const opened = await this.#options.open(chain, signal);
     const device = LateDevice.of(opened, this.#options.readTimeoutMs);
     try {
