@@ -246,7 +246,7 @@ describe.skipIf(!canRun)('an attached device', () => {
 
   test('is mounted with many others at once, though reads of it need threads that mounts would take', async () => {
     makeDisk('erofs');
-    const places = Array.from({ length: 12 }, (_, i) => optionsOf(`m${i}`));
+    const places = Array.from({ length: 6 }, (_, i) => optionsOf(`m${i}`));
     const server = new Server('erofs', 0, places, 'at-once');
     await server.says('attached');
     await server.kill();
