@@ -106,9 +106,14 @@ class Server {
   readonly ended: Promise<unknown>;
   readonly #messages: AttachServerMessage[] = [];
 
-  constructor(fsType: string, delayMs: number, places: readonly AttachOptions[]) {
+  constructor(
+    fsType: string,
+    delayMs: number,
+    places: readonly AttachOptions[],
+    how: 'in-turn' | 'at-once' = 'in-turn',
+  ) {
     const paths = places.flatMap(({ workDirectory, target }) => [workDirectory, target]);
-    this.process = fork(SERVER, [fsType, join(root, 'disk'), String(delayMs), ...paths]);
+    this.process = fork(SERVER, [fsType, join(root, 'disk'), String(delayMs), how, ...paths]);
     this.process.on('message', (message: AttachServerMessage) => this.#messages.push(message));
     this.ended = once(this.process, 'exit');
   }
@@ -227,11 +232,37 @@ describe.skipIf(!canRun)('an attached device', () => {
       await server.says('reading');
       await server.kill();
       if (killed === 'all its processes') {
-        process.kill(await holderPid(options), 'SIGKILL');
-        await vi.waitFor(async () => expect(await resumeAttachment(options)).toBe(null), PATIENT);
+        const holder = await holderPid(options);
+        process.kill(holder, 'SIGKILL');
+        await vi.waitFor(() => expect(commandLine(String(holder))).toBe(''), PATIENT);
+        expect(await resumeAttachment(options)).toBe(null);
       }
       await detachRemains(options.workDirectory);
       expect(await reading).toContain('Input/output error');
+      expect(readdirSync(options.workDirectory)).toEqual([]);
+      expect(readdirSync(options.target)).toEqual([]);
+    },
+  );
+
+  test('is mounted with many others at once, though reads of it need threads that mounts would take', async () => {
+    makeDisk('erofs');
+    const places = Array.from({ length: 6 }, (_, i) => optionsOf(`m${i}`));
+    const server = new Server('erofs', 0, places, 'at-once');
+    await server.says('attached');
+    await server.kill();
+    await Promise.all(places.map(({ workDirectory }) => detachRemains(workDirectory)));
+  });
+
+  test.each(['erofs', 'ext4'] as const)(
+    'of %s that is being mounted keeps no process when its server is killed, and nothing stays',
+    async (fsType) => {
+      makeDisk(fsType);
+      const options = optionsOf('a', { fsType });
+      const server = new Server(fsType, 600_000, [options], 'at-once');
+      await server.says('reading');
+      await server.kill();
+      expect(await resumeAttachment({ ...options, device: new BufferSource(Buffer.alloc(0)) })).toBe(null);
+      await detachRemains(options.workDirectory);
       expect(readdirSync(options.workDirectory)).toEqual([]);
       expect(readdirSync(options.target)).toEqual([]);
     },
@@ -308,6 +339,19 @@ describe.skipIf(!canRun)('an attached device', () => {
     reader.stdin.end('go\n');
     expect((await buffer(reader.stdout)).equals(readFileSync(join(tree, 'f7')))).toBe(true);
     await attachment.ended;
+    expect(readdirSync(options.workDirectory)).toEqual([]);
+  });
+
+  test('that could not be taken down is taken down by the next attempt', async () => {
+    device = new BufferSource(makeDisk('erofs'));
+    const options = optionsOf('a');
+    const attachment = await attachDevice(options);
+    const { holderPid } = await attachPaths(options.workDirectory);
+    rmSync(holderPid);
+    mkdirSync(holderPid);
+    await expect(attachment.detach({ lazy: false })).rejects.toMatchObject({ code: 'ERR_DETACH_FAILED' });
+    rmSync(holderPid, { recursive: true });
+    await attachment.detach({ lazy: false });
     expect(readdirSync(options.workDirectory)).toEqual([]);
   });
 

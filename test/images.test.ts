@@ -140,7 +140,7 @@ describe.skipIf(!canRun)('through the proxy, pulled by skopeo', () => {
       const refused = await errorOf(await proxy.fetch(`/v2/lib/${repository}/manifests/1_obd`));
       expect(refused).toMatchObject({ status: 404, code: 'MANIFEST_UNKNOWN' });
       expect(refused.message).toContain(status.error);
-      expect(proxy.unfinished()).toEqual([]);
+      await proxy.allFinished();
     },
   );
 

@@ -227,7 +227,7 @@ describe.skipIf(!requireCapability('registry', 'skopeo'))('dadi proxy', () => {
       nextAttemptAt: null,
     });
     expect(await ended(goodDigest)).toMatchObject({ state: 'done' });
-    expect(proxy.unfinished()).toEqual([]);
+    await proxy.allFinished();
 
     await pull('lib/bomb:1');
     expect(await ended(bombDigest)).toEqual(failed);

@@ -1,8 +1,18 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import process from 'node:process';
 import { buffer } from 'node:stream/consumers';
 import { status } from '@grpc/grpc-js';
@@ -51,7 +61,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     node = await DadiNode.start({
       directory: join(scratch, 'n'),
       proxies: [relay.url],
-      config: { conversionWaitMs: 60_000, readTimeoutMs: 60_000 },
+      config: { conversionWaitMs: 60_000, readTimeoutMs: 60_000, mirror: { listen: '127.0.0.1:0' } },
     });
   });
 
@@ -174,16 +184,66 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
       mkdirSync(join(scratch, name));
       return join(scratch, name);
     });
-    const options = `lowerdir=${directory},upperdir=${upper},workdir=${work}`;
-    await run('mount', ['-t', 'overlay', 'overlay', '-o', options, overlay!]);
+    const written = `upperdir=${upper},workdir=${work}`;
+    const mountOverlay = (lower: string) =>
+      run('mount', ['-t', 'overlay', 'overlay', '-o', `lowerdir=${lower},${written}`, overlay!], {
+        cwd: node.runDirectory,
+      });
+    const refused = () =>
+      expect(dadi('stop')).rejects.toThrow(`containers use what would be unmounted (${overlay})`);
+    // A view, and how containerd names directories of which there are many.
+    for (const mount of [
+      () => run('mount', ['--bind', directory, overlay!]),
+      () => mountOverlay(relative(node.runDirectory, directory)),
+    ]) {
+      await mount();
+      await refused().finally(() => run('umount', [overlay!]));
+    }
+    await mountOverlay(directory);
     try {
-      await expect(dadi('stop')).rejects.toThrow(`containers use what would be unmounted (${overlay})`);
+      await refused();
       expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
       await dadi('stop', '--force');
       expect(node.mounts()).toEqual([]);
     } finally {
       await run('umount', [overlay!]);
     }
+  });
+
+  test('a mount that cannot be taken up now stays, and its readers wait until it is', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    const record = join(directory, '../mount.json');
+    const holder = join(directory, '../work/holder');
+    await node.kill();
+    // Neither can be read, nor told to be missing.
+    renameSync(record, join(scratch, 'record'));
+    mkdirSync(record);
+    renameSync(holder, join(scratch, 'holder'));
+    symlinkSync('holder', holder);
+    await node.start();
+    expect(node.mounts()).toContain(directory);
+    expect((await dadi('status')).stdout).toContain('mounts of an earlier daemon: 1 cannot be taken up yet');
+    writeFileSync(join(scratch, 'file2'), image.files[1]!);
+    const reading = run('cmp', [join(scratch, 'file2'), join(directory, 'file2')]);
+    rmdirSync(record);
+    renameSync(join(scratch, 'record'), record);
+    await expect(prepared(image, 'b')).rejects.toMatchObject({ code: status.UNAVAILABLE });
+    rmSync(holder);
+    renameSync(join(scratch, 'holder'), holder);
+    expect(await prepared(image, 'c')).toBe(directory);
+    await reading;
+    expect(await mountOf(image)).toMatchObject({ target: directory });
+  });
+
+  test('a mount that somebody else took down is made anew for who asks next', async () => {
+    const image = makeImage();
+    const directory = await prepared(image, 'a');
+    await expect(run('umount', ['-f', join(directory, '../work/device')])).rejects.toThrow('busy');
+    await vi.waitFor(async () => expect(await mountOf(image)).toBe(undefined), WAIT);
+    expect(node.mounts()).not.toContain(directory);
+    expect(await prepared(image, 'b')).toBe(directory);
+    expect(await readFile(join(directory, 'file1'))).toEqual(image.files[0]);
   });
 
   test('a second one does not start beside it, and says whose the run directory is', async () => {
@@ -216,19 +276,36 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     expect(await readFile(join(directory, 'file2'))).toEqual(image.files[1]);
   });
 
-  test('what it counts stands in the documentation', async () => {
-    await prepared(makeImage(), 'a');
-    const { stdout } = await run('curl', [
-      '-s',
-      '--unix-socket',
-      join(node.runDirectory, 'node.sock'),
-      'http://dadi/metrics',
-    ]);
-    const names = new Set(stdout.match(/^dadi_node_(?!process_|nodejs_)\w+/gm));
-    const documented = readFileSync(join(import.meta.dirname, '../docs/node.md'), 'utf8');
-    expect(names.size).toBeGreaterThan(5);
-    for (const name of names) expect(documented).toContain(`\`${name}\``);
-    expect(stdout).toMatch(/^dadi_node_mounts [1-9]/m);
+  test('what it counts, for mounts and for pulls, stands in the documentation', async () => {
+    const image = makeImage();
+    await prepared(image, 'a');
+    const { mirrorUrl } = (await askDaemon(adminSocket(), 'GET', '/status')) as NodeStatus;
+    const path = (name: string) => `/v2/lib/a/${name}?ns=reg.example`;
+    for (const name of [`manifests/${image.digest}`, `blobs/${digestOf('none')}`]) {
+      await (await fetch(new URL(path(name), mirrorUrl ?? ''))).arrayBuffer();
+    }
+    // A request is counted when its connection is done with it.
+    await vi.waitFor(async () => {
+      const { stdout } = await run('curl', [
+        '-s',
+        '--unix-socket',
+        join(node.runDirectory, 'node.sock'),
+        'http://dadi/metrics',
+      ]);
+      const names = new Set(stdout.match(/(?<=^# TYPE )dadi_node_(?!process_|nodejs_)\w+/gm));
+      const documented = readFileSync(join(import.meta.dirname, '../docs/node.md'), 'utf8');
+      expect(names.size).toBeGreaterThan(5);
+      for (const name of names) expect(documented).toContain(`\`${name}\``);
+      for (const sample of [
+        'mounts [1-9]',
+        'mirror_requests_total{kind="manifest",method="GET",status="2xx"} 1',
+        'mirror_requests_total{kind="blob",method="GET",status="4xx"} 1',
+        'mirror_sent_bytes_total{source="upstream"} [1-9]',
+        'mirror_request_duration_seconds_count{kind="blob"} 1',
+      ]) {
+        expect(stdout).toMatch(new RegExp(`^dadi_node_${sample}`, 'm'));
+      }
+    }, WAIT);
   });
 });
 

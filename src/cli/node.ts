@@ -87,9 +87,11 @@ async function runNode(flags: NodeFlags & { readonly checkConfig: boolean }): Pr
     }),
   ]);
   logger.info('stopping: images stay mounted, a second signal ends at once');
-  await daemon.close();
+  const isOver = await daemon.close();
   process.off('SIGHUP', reload);
   logger.info('stopped');
+  // Else what does not end would keep the process, and it the run directory, from the next one.
+  if (!isOver) process.exit(1);
 }
 
 /** What needs no restart is the log level; credentials are read when they are needed. A restart disturbs no container. */

@@ -5,8 +5,9 @@ import { formatTable, printJson } from './output.ts';
 import { AppliedSetup, type FileChange } from './setup/applied-setup.ts';
 import { planContainerd } from './setup/containerd.ts';
 import { planDocker } from './setup/docker.ts';
-import type { Plan, ReadFile, SetupWishes } from './setup/plan.ts';
+import type { ListNames, Plan, ReadFile, SetupWishes } from './setup/plan.ts';
 import { planPodman } from './setup/podman.ts';
+import { withSetupLock } from './setup/setup-lock.ts';
 
 interface Flags {
   readonly mirror: URL;
@@ -19,7 +20,7 @@ interface Flags {
 }
 
 interface Runtime {
-  readonly plan: (read: ReadFile, wishes: SetupWishes) => Plan;
+  readonly plan: (read: ReadFile, wishes: SetupWishes, list: ListNames) => Plan;
   /** What has it take up its files. */
   readonly next: string;
 }
@@ -58,7 +59,7 @@ export function setupCommand(): Command {
     .option('--print', 'print what the files would be, write nothing', false)
     .option('--undo', 'take back what was set up', false)
     .option('--json', 'print the result as JSON', false)
-    .action(setUp);
+    .action((name: string, flags: Flags) => withSetupLock(flags.root, () => setUp(name, flags)));
 }
 
 function setUp(name: string, flags: Flags): void {
@@ -71,7 +72,7 @@ function setUp(name: string, flags: Flags): void {
     return;
   }
   const wishes = { mirror: flags.mirror, socket: flags.socket, registries: flags.registry };
-  const planned = plan(applied.original, wishes);
+  const planned = plan(applied.original, wishes, applied.names);
   if (flags.print) print(planned, next, flags);
   else report(applied.apply(planned.files), planned.notes, next, flags);
 }

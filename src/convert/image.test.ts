@@ -191,7 +191,7 @@ test('what was finished when a conversion ended early is not converted again aft
     ...what,
     layerFile: async (layer: { digest: Digest }) => {
       if (layer.digest === base) return what.layerFile(layer);
-      await vi.waitFor(() => expect(finished).toHaveBeenCalled());
+      await vi.waitFor(() => expect(finished).toHaveBeenCalled(), 30_000);
       throw new Error('the power is gone');
     },
   };

@@ -243,7 +243,10 @@ test('referrers are those of upstream, filtered, and an empty list where there a
 test('each request is one line in the log', async () => {
   upstream.putBlob(SMALL);
   await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${digestOf(SMALL)}?ns=reg.example`));
-  await vi.waitFor(() => expect(proxy.logged.filter((line) => line['method'] !== undefined)).toHaveLength(1));
+  await vi.waitFor(
+    () => expect(proxy.logged.filter((line) => line['method'] !== undefined)).toHaveLength(1),
+    30_000,
+  );
   expect(proxy.logged.find((line) => line['method'] !== undefined)).toMatchObject({
     level: 30,
     request: expect.any(String),

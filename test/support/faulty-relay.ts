@@ -17,11 +17,14 @@ export class FaultyRelay {
   readonly requests: string[] = [];
   /** Chooses what becomes of a request. */
   fault: (path: string) => Fault | null = () => null;
+  /** What a request waits for before it is passed on. */
+  hold: (path: string, method: string) => Promise<void> | null = () => null;
   /** What the server is asked for in place of a path. */
   reroute: (path: string) => string = (path) => path;
   readonly #server: Server;
   readonly #target: URL;
   #port = 0;
+  #running = 0;
 
   private constructor(server: Server, target: string) {
     this.#server = server;
@@ -31,13 +34,18 @@ export class FaultyRelay {
   static async start(target: string): Promise<FaultyRelay> {
     const server = createServer();
     const relay = new FaultyRelay(server, target);
-    server.on('request', (incoming, outgoing) => relay.#pass(incoming, outgoing));
+    server.on('request', (incoming, outgoing) => void relay.#take(incoming, outgoing));
     await relay.resume();
     return relay;
   }
 
   get url(): string {
     return `http://127.0.0.1:${this.#port}`;
+  }
+
+  /** Requests whose answer is not over. */
+  get running(): number {
+    return this.#running;
   }
 
   count(part: string): number {
@@ -59,9 +67,17 @@ export class FaultyRelay {
     await closed;
   }
 
+  async #take(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
+    const { url = '/', method = 'GET' } = incoming;
+    this.requests.push(url);
+    this.#running++;
+    outgoing.once('close', () => this.#running--);
+    await this.hold(url, method);
+    this.#pass(incoming, outgoing);
+  }
+
   #pass(incoming: IncomingMessage, outgoing: ServerResponse): void {
     const { url: path = '/', method, headers } = incoming;
-    this.requests.push(path);
     const fault = this.fault(path);
     if (fault?.kind === 'status') {
       outgoing.writeHead(fault.status).end();

@@ -38,6 +38,7 @@ export class GivenMounts implements ChainMounter {
   /** Every mount and unmount, in order. */
   readonly calls: string[] = [];
   failure: Error | null = null;
+  expected = 0;
 
   constructor(root: string) {
     this.root = root;
@@ -45,6 +46,10 @@ export class GivenMounts implements ChainMounter {
 
   directory(chainId: Digest): string {
     return join(this.root, digestHex(chainId).slice(0, 12));
+  }
+
+  expectMount(): void {
+    this.expected++;
   }
 
   async mount(chain: LazyChain): Promise<string> {

@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
+import { expect, vi } from 'vitest';
 import { parseProxyConfig } from '../../src/proxy/config.ts';
 import { type RunningProxy, startProxy } from '../../src/proxy/server.ts';
 
@@ -66,6 +67,11 @@ export class TestProxy {
   /** Files of what is not finished. */
   unfinished(): string[] {
     return readdirSync(join(this.directory, 'ingest'));
+  }
+
+  /** Resolves when nothing is unfinished any more: readers have a blob before it is durable. */
+  async allFinished(): Promise<void> {
+    await vi.waitFor(() => expect(this.unfinished()).toEqual([]), { timeout: 60_000 });
   }
 
   /** Ends the process's part; the directory stays. */

@@ -4,18 +4,20 @@ import {
   chownSync,
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
-  realpathSync,
   renameSync,
   rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { z } from 'zod';
 import { withoutAdded } from './docker.ts';
+import { resolveOnHost } from './host-path.ts';
 import type { FilePlan } from './plan.ts';
+import { SetupError } from './setup-error.ts';
 import { takeBack } from './toml-edit.ts';
 
 /** Where is kept what files were before. */
@@ -70,16 +72,22 @@ export class AppliedSetup {
 
   /** @throws whatever keeps the record of an earlier set-up from being read */
   static load(root: string, runtime: string): AppliedSetup {
-    const path = join(root, STATE, `${runtime}.json`);
+    const path = resolveOnHost(root, `${STATE}/${runtime}.json`);
     const text = readIfThere(path);
     return new AppliedSetup(root, path, text === null ? [] : recordSchema.parse(JSON.parse(text)).files);
   }
 
   /** A file as it would be if the set-up were undone; null if there would be none. */
   readonly original = (path: string): string | null => {
-    const current = readIfThere(join(this.#root, path));
+    const current = readIfThere(this.#at(path));
     const record = this.#records.find((one) => one.path === path);
     return record === undefined ? current : reversed(current, record).text;
+  };
+
+  /** Names in a directory; none if it is not there. */
+  readonly names = (directory: string): string[] => {
+    const path = this.#at(directory);
+    return existsSync(path) ? readdirSync(path).sort() : [];
   };
 
   /** Writes what differs; takes back what an earlier set-up did that this one does not. */
@@ -88,10 +96,10 @@ export class AppliedSetup {
     const undone = dropped.map((record) => this.#undo(record));
     const records: FileRecord[] = [];
     const changes = files.map(({ path, before, after, reversal }): FileChange => {
-      const target = join(this.#root, path);
+      const target = this.#at(path);
       const current = readIfThere(target);
       const known = this.#records.find((one) => one.path === path);
-      const madeDirectories = known?.madeDirectories ?? missingDirectories(this.#root, path);
+      const madeDirectories = known?.madeDirectories ?? missingDirectories(this.#root, target);
       // What was so before is nothing of ours.
       if (before !== after) {
         records.push({ path, before, afterSha256: hashOf(after), madeDirectories, reversal });
@@ -114,7 +122,7 @@ export class AppliedSetup {
 
   #undo(record: FileRecord): FileChange {
     const { path } = record;
-    const target = join(this.#root, path);
+    const target = this.#at(path);
     const current = readIfThere(target);
     const { text, isLeft } = reversed(current, record);
     if (text === current) return { path, what: isLeft ? 'left' : 'unchanged' };
@@ -125,6 +133,10 @@ export class AppliedSetup {
     rmSync(target);
     for (const directory of record.madeDirectories) removeIfEmpty(join(this.#root, directory));
     return { path, what: 'removed' };
+  }
+
+  #at(path: string): string {
+    return resolveOnHost(this.#root, path);
   }
 
   #save(records: readonly FileRecord[]): void {
@@ -156,19 +168,23 @@ function reversed(
   }
 }
 
+/** @throws SetupError for what could not be written back as it is */
 function readIfThere(path: string): string | null {
+  let bytes: Buffer;
   try {
-    return readFileSync(path, 'utf8');
+    bytes = readFileSync(path);
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
     throw error;
   }
+  const text = bytes.toString('utf8');
+  if (Buffer.from(text).equals(bytes)) return text;
+  throw new SetupError(`${path} is not UTF-8: put that right first`);
 }
 
-/** In one step, with the rights that the file has, and where a link leads. */
-function write(path: string, text: string, mode = 0o644): void {
-  mkdirSync(dirname(path), { recursive: true });
-  const target = existsSync(path) ? realpathSync(path) : path;
+/** In one step, with the rights that the file has. @param target no link */
+function write(target: string, text: string, mode = 0o644): void {
+  mkdirSync(dirname(target), { recursive: true });
   const half = `${target}.${randomUUID()}.new`;
   try {
     writeFileSync(half, text, { mode, flag: 'wx', flush: true });
@@ -184,10 +200,12 @@ function write(path: string, text: string, mode = 0o644): void {
   }
 }
 
-function missingDirectories(root: string, path: string): string[] {
+/** Below the root, the innermost first. */
+function missingDirectories(root: string, target: string): string[] {
   const missing: string[] = [];
-  for (let at = dirname(path); at !== dirname(at) && !existsSync(join(root, at)); at = dirname(at))
-    missing.push(at);
+  for (let at = dirname(target); at !== dirname(at) && !existsSync(at); at = dirname(at)) {
+    missing.push(`/${relative(root, at)}`);
+  }
   return missing;
 }
 

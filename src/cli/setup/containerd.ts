@@ -65,26 +65,38 @@ function planHosts(read: ReadFile, path: string, mirror: URL): FilePlan {
   return { path, before, after, reversal: { kind: 'whole' } };
 }
 
-/** containerd does not start with both. */
-function refuseOldRegistries({ entries, headers }: TomlDocument): void {
-  for (const old of ['mirrors', 'configs']) {
-    const path = [...REGISTRY, old];
-    const found = [...headers, ...entries].find((one) => startsWith(one.path, path) && 'line' in one);
-    if (found === undefined) continue;
-    // Empty tables, as containerd writes them itself, are no settings.
-    if (!entries.some((entry) => startsWith(entry.path, path))) continue;
-    throw new SetupError(
-      `line ${found.line} of ${CONFIG} sets registry.${old}, which containerd does not take together with hosts.toml files: move that to ${CERTS}/REGISTRY/hosts.toml first`,
-    );
-  }
+/** containerd's CRI does not start with both. Credentials (`configs.NAME.auth`) it takes all the same. */
+function refuseOldRegistries({ entries }: TomlDocument): void {
+  const mirrors = [...REGISTRY, 'mirrors'];
+  const configs = [...REGISTRY, 'configs'];
+  // Empty tables, as containerd writes them itself, are no settings.
+  const found = entries.find(({ path, value }) => {
+    if (startsWith(path, mirrors)) return true;
+    if (!startsWith(path, configs)) return false;
+    const setting = path[configs.length + 1];
+    return setting === undefined ? /\btls\b/.test(value) : setting === 'tls';
+  });
+  if (found === undefined) return;
+  const old = startsWith(found.path, mirrors) ? 'mirrors' : 'configs with tls';
+  throw new SetupError(
+    `line ${found.line} of ${CONFIG} sets registry.${old}, which containerd does not take together with hosts.toml files: move that to ${CERTS}/REGISTRY/hosts.toml first`,
+  );
 }
 
 function notesOf(document: TomlDocument): string[] {
+  const notes: string[] = [];
   const disabled = document.entry(['disabled_plugins'])?.value ?? '';
-  if (!/["'](?:io\.containerd\.grpc\.v1\.)?cri["']/.test(disabled)) return [];
-  return [
-    'the CRI is disabled in this file (disabled_plugins): only clients that name the snapshotter get it (ctr, nerdctl: --snapshotter dadi)',
-  ];
+  if (/["'](?:io\.containerd\.grpc\.v1\.)?cri["']/.test(disabled)) {
+    notes.push(
+      'the CRI is disabled in this file (disabled_plugins): only clients that name the snapshotter get it (ctr, nerdctl: --snapshotter dadi)',
+    );
+  }
+  if (/["']/.test(document.entry(['imports'])?.value ?? '')) {
+    notes.push(
+      'this file imports others, and a section of a plugin there replaces the one here: "containerd config dump" shows what counts',
+    );
+  }
+  return notes;
 }
 
 function stringOf(value: string | undefined): string | null {

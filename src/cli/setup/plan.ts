@@ -35,3 +35,6 @@ export interface SetupWishes {
 
 /** Reads a file below the root; null if there is none. */
 export type ReadFile = (path: string) => string | null;
+
+/** Names in a directory below the root; none if there is none. */
+export type ListNames = (directory: string) => readonly string[];

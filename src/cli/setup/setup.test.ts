@@ -1,6 +1,19 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { requireCapability } from '../../../test/support/capabilities.ts';
 import { run } from '../../../test/support/processes.ts';
@@ -46,7 +59,7 @@ interface Result {
 
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
 
-function write(path: string, text: string): void {
+function write(path: string, text: string | Buffer): void {
   mkdirSync(dirname(join(root, path)), { recursive: true });
   writeFileSync(join(root, path), text);
 }
@@ -119,7 +132,19 @@ test('what it cannot bring together is refused by name, and nothing is written',
       CONTAINERD,
       `version = 2\n[${CRI}.registry.mirrors."docker.io"]\nendpoint = ["https://a"]\n`,
       'containerd',
-      /line 2 .*registry\.mirrors/,
+      /line 3 .*registry\.mirrors/,
+    ],
+    [
+      CONTAINERD,
+      `version = 2\n[${CRI}.registry.configs."a.example".tls]\nca_file = "/ca"\n`,
+      'containerd',
+      /line 3 .*registry\.configs with tls/,
+    ],
+    [
+      CONTAINERD,
+      `version = 2\n[${CRI}.registry.configs]\n"a.example" = { tls = { ca_file = "/ca" } }\n`,
+      'containerd',
+      /line 3 .*registry\.configs with tls/,
     ],
     [CONTAINERD, `version = 2\n[${CRI}]\nregistry = { config_path = "" }\n`, 'containerd', /line 3/],
     ['/etc/containerd/certs.d/_default/hosts.toml', 'server = "https://a"\n', 'containerd', /--registry/],
@@ -131,10 +156,17 @@ test('what it cannot bring together is refused by name, and nothing is written',
       'podman',
       /quay\.io.*--registry/,
     ],
+    [
+      '/etc/containers/registries.conf.d/50-corp.conf',
+      '[[registry]]\nlocation = "ghcr.io"\nblocked = true\n',
+      'podman',
+      /50-corp\.conf has .*ghcr\.io.*--registry/,
+    ],
+    [DOCKER, Buffer.from('{ "data-root": "/\xe9t\xe9" }', 'latin1'), 'docker', /daemon\.json is not UTF-8/],
   ] as const) {
     write(path, text);
     const before = tree();
-    await expect(setUp(runtime), text).rejects.toThrow(reason);
+    await expect(setUp(runtime), String(text)).rejects.toThrow(reason);
     expect(tree()).toEqual(before);
     rmSync(join(root, path));
   }
@@ -169,6 +201,63 @@ test.skipIf(!requireCapability('containerd'))(
     }
   },
 );
+
+test("containerd's credentials for registries stay where they are", async () => {
+  const auth = '[plugins."io.containerd.grpc.v1.cri".registry.configs."a.example".auth]\nusername = "a"\n';
+  write(CONTAINERD, `version = 2\n${auth}`);
+  await setUp('containerd');
+  expect(read(CONTAINERD)).toContain(auth);
+});
+
+test("links of a host's image lead nowhere outside it, and stay links when all is undone", async () => {
+  const outside = join(root, 'outside');
+  const own = root;
+  root = join(root, 'image');
+  try {
+    mkdirSync(outside);
+    writeFileSync(join(outside, 'daemon.json'), '{"mine": true}');
+    write('/srv/config.toml', DEBIAN);
+    for (const [path, target] of [
+      [CONTAINERD, '/srv/config.toml'],
+      // To what is not there, in the image.
+      [DOCKER, join(outside, 'daemon.json')],
+      ['/etc/containers', '../../../../../srv/containers'],
+    ] as const) {
+      mkdirSync(dirname(join(root, path)), { recursive: true });
+      symlinkSync(target, join(root, path));
+    }
+    const before = tree();
+    for (const runtime of ['containerd', 'docker', 'podman']) await setUp(runtime);
+    expect(tree()['/srv/config.toml']).toContain('[proxy_plugins.dadi]');
+    expect(tree()['/srv/containers/registries.conf.d/90-dadi.conf']).toContain('docker.io');
+    expect(tree()[join(outside, 'daemon.json')]).toContain('registry-mirrors');
+    expect(readFileSync(join(outside, 'daemon.json'), 'utf8')).toBe('{"mine": true}');
+    for (const runtime of ['containerd', 'docker', 'podman']) await setUp(runtime, '--undo');
+    expect(tree()).toEqual(before);
+    for (const path of [CONTAINERD, DOCKER, '/etc/containers']) {
+      expect(lstatSync(join(root, path)).isSymbolicLink(), path).toBe(true);
+    }
+  } finally {
+    root = own;
+  }
+});
+
+test('of two set-ups at the same time one waits for the other', async () => {
+  write(DOCKER, '{}');
+  const other = spawn('flock', [root, 'sh', '-c', 'echo has it; cat > "$0"', join(root, DOCKER)], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const ended = once(other, 'exit');
+  await once(other.stdout, 'data');
+  const mine = setUp('docker');
+  await nextTurn();
+  other.stdin.end('{"debug": true}');
+  await Promise.all([mine, ended]);
+  expect(JSON.parse(read(DOCKER))).toMatchObject({
+    debug: true,
+    'registry-mirrors': ['http://127.0.0.1:6010'],
+  });
+});
 
 test("docker's other mirrors and settings stay, behind ours", async () => {
   write(DOCKER, '{"debug": true, "registry-mirrors": ["https://a.example"]}');

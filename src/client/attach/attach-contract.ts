@@ -27,7 +27,8 @@ export interface Attachment {
   readonly target: string;
   /**
    * Resolves when the kernel has let go of the device and nothing is left of the attachment, by {@link detach} or
-   * because it was taken down by somebody else; or it was released.
+   * because it was taken down by somebody else; or it was released. Rejects with what of it could not be taken down:
+   * {@link detach} tries that again.
    */
   readonly ended: Promise<void>;
   /**

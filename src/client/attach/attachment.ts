@@ -3,8 +3,10 @@ import type { Attachment, AttachOptions } from './attach-contract.ts';
 import { chooseMethod, inspectHost } from './choose-method.ts';
 import { FuseAttachment } from './fuse-attachment.ts';
 import { KernelNbdAttachment } from './kernel-nbd-attachment.ts';
+import { prepareMount } from './mount-helpers.ts';
 
 export type { Attachment, AttachOptions } from './attach-contract.ts';
+export { prepareMount } from './mount-helpers.ts';
 export { detachRemains } from './remains.ts';
 
 /**
@@ -14,6 +16,7 @@ export { detachRemains } from './remains.ts';
  *   reason
  */
 export async function attachDevice(options: AttachOptions): Promise<Attachment> {
+  prepareMount();
   const choice = chooseMethod(options.fsType, await inspectHost());
   if (choice.kind === 'unsupported') throw new ClientError('ERR_ATTACH_UNSUPPORTED', choice.reason);
   return choice.method === 'nbd'

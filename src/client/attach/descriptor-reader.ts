@@ -38,6 +38,16 @@ export function readDescriptor(fd: number, buffer: Buffer, onRead: (bytes: Buffe
   return new Socket(options as unknown as SocketConstructorOpts).resume();
 }
 
+/** Whether this Node.js has what {@link readDescriptor} needs, which it promises nobody. */
+export function canReadDescriptors(): boolean {
+  try {
+    const { Pipe, constants } = pipeBinding();
+    return typeof Pipe === 'function' && typeof constants.SOCKET === 'number';
+  } catch {
+    return false;
+  }
+}
+
 function pipeBinding(): PipeBinding {
   const { binding } = process as unknown as { readonly binding: (name: 'pipe_wrap') => PipeBinding };
   return binding('pipe_wrap');

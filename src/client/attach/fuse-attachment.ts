@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync } from 'node:fs';
-import { stat, writeFile } from 'node:fs/promises';
+import { stat, statfs, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientError } from '../errors.ts';
 import type { Attachment, AttachOptions } from './attach-contract.ts';
@@ -25,7 +25,7 @@ interface Served {
 const GOODBYE_TIMEOUT_MS = 5_000;
 /** A lazy detach does not wait for the users of the image. */
 const LAZY_GOODBYE_TIMEOUT_MS = 300;
-/** What is being read is answered before a release, on kernels that would not send it again. */
+/** What is being read is answered before a release, on kernels that would not send it again: within that, or EIO. */
 const DRAIN_TIMEOUT_MS = 5_000;
 /** After a holder could not be started. */
 const HOLDER_RESTART_MS = 1_000;
@@ -35,6 +35,7 @@ export class FuseAttachment implements Attachment {
   readonly method: FuseMethod;
   readonly target: string;
   readonly ended: Promise<void>;
+  readonly #workDirectory: string;
   readonly #paths: AttachPaths;
   readonly #connection: FuseConnection;
   readonly #fd: number;
@@ -43,15 +44,17 @@ export class FuseAttachment implements Attachment {
   #held: Promise<void> = Promise.resolve();
   #isReleased = false;
   #detaching: Promise<void> | null = null;
+  #cleaningUp: Promise<void> | null = null;
 
   private constructor(method: FuseMethod, options: AttachOptions, served: Served) {
     this.method = method;
     this.target = options.target;
+    this.#workDirectory = options.workDirectory;
     this.#paths = served.paths;
     this.#fd = served.fd;
     this.#connection = served.connection;
     this.#holder = served.holder;
-    this.ended = this.#connection.ended.then(() => this.#cleanUp(options.workDirectory));
+    this.ended = this.#connection.ended.then(() => this.#cleanUp());
     // Who waits for it is told; nobody has to.
     this.ended.catch(() => {});
     void this.#keepHeld();
@@ -89,9 +92,14 @@ export class FuseAttachment implements Attachment {
     if (!targets.includes(options.target)) return null;
     const holder = await Holder.find(paths);
     if (holder === null) return null;
-    const fd = holder.take();
+    const fd = takeHeld(holder);
+    if (fd === null) return null;
     const connection = new FuseConnection(fd, options);
-    connection.resend();
+    if (!connection.resend()) {
+      connection.failOlder();
+      // A request, so that there is a next one. The kernel does not answer it by itself.
+      void statfs(paths.deviceFile).catch(() => {});
+    }
     const method = loopDevices.length > 0 ? 'loop' : 'file';
     return new FuseAttachment(method, options, { paths, fd, connection, holder });
   }
@@ -126,7 +134,7 @@ export class FuseAttachment implements Attachment {
     await removeBelow(this.#paths, steps, { lazy });
     const isOver = await this.#hasEnded(lazy ? LAZY_GOODBYE_TIMEOUT_MS : GOODBYE_TIMEOUT_MS);
     if (!isOver && !lazy) await this.#connection.stop();
-    if (isOver || !lazy) await steps.try(this.ended);
+    if (isOver || !lazy) await steps.try(this.#cleanUp());
     steps.check();
   }
 
@@ -138,12 +146,21 @@ export class FuseAttachment implements Attachment {
     return isOver;
   }
 
+  /** Once the connection has ended; done anew after it failed. */
+  #cleanUp(): Promise<void> {
+    this.#cleaningUp ??= this.#removeRemains().catch((error) => {
+      this.#cleaningUp = null;
+      throw error;
+    });
+    return this.#cleaningUp;
+  }
+
   /** What was not taken down in order: the connection may have been ended from outside. */
-  async #cleanUp(workDirectory: string): Promise<void> {
+  async #removeRemains(): Promise<void> {
     if (this.#isReleased) return;
     await this.#held.catch(() => {});
     this.#holder?.release();
-    await detachRemains(workDirectory);
+    await detachRemains(this.#workDirectory);
   }
 
   /** Starts another holder whenever one is killed. */
@@ -164,6 +181,17 @@ export class FuseAttachment implements Attachment {
         this.#holder = await Holder.start(this.#paths, this.#fd);
       });
     return this.#held;
+  }
+}
+
+/** Null on kernels that cannot, before Linux 5.6. @throws SystemCallError */
+function takeHeld(holder: Holder): number | null {
+  try {
+    return holder.take();
+  } catch (error) {
+    holder.release();
+    if (isSystemError(error, 'ENOSYS')) return null;
+    throw error;
   }
 }
 

@@ -2,6 +2,7 @@ import { writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { constants } from 'node:os';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { BufferPool } from '../nbd/buffer-pool.ts';
 import type { NbdExport } from '../nbd/nbd-connection.ts';
 import { readDescriptor } from './descriptor-reader.ts';
@@ -18,6 +19,7 @@ import {
   type FuseRequest,
   isSpoken,
   REPLY_HEADER_BYTES,
+  REPLY_UNIQUE_AT,
   REQUEST_BUFFER_BYTES,
   writeReplyHeader,
 } from './fuse-protocol.ts';
@@ -36,6 +38,12 @@ const MAX_IDLE_BYTES = 8 * 1024 * 1024;
 const INTERRUPT_RECHECK_MS = 1_000;
 const SIGKILL_BIT = 1n << BigInt(constants.signals.SIGKILL - 1);
 const { EAGAIN, EINTR, EIO, ENOSYS } = constants.errno;
+
+/** Linux numbers requests by twos; odd numbers are those of interrupts. */
+const UNIQUE_STEP = 2n;
+/** How far back requests are looked for that another process took and nobody answers: for at most a few seconds. */
+const MAX_LOST_REQUESTS = 200_000;
+const LOST_REQUESTS_PER_TURN = 500;
 
 /** The reply comes too late: the request was given up, or the file system is gone. */
 const GONE: ReadonlySet<unknown> = new Set(['ENOENT', 'ENODEV', 'EPERM', 'ECONNABORTED']);
@@ -63,6 +71,8 @@ export class FuseConnection {
   readonly #rechecks = new Set<NodeJS.Timeout>();
   #inFlightBytes = 0;
   #kernelResends = false;
+  #isDraining = false;
+  #failsOlder = false;
 
   /** @param fd of /dev/fuse, opened not to block and mounted; owned from here on */
   constructor(fd: number, served: FuseExport) {
@@ -85,17 +95,23 @@ export class FuseConnection {
     return !this.#socket.destroyed;
   }
 
-  /**
-   * Takes up what another process read from this connection and did not answer. Before Linux 6.9 the kernel cannot,
-   * and nobody answers that.
-   */
-  resend(): void {
+  /** Takes up what another process read from this connection and did not answer. False before Linux 6.9. */
+  resend(): boolean {
     try {
       writeSync(this.#fd, encodeResend());
       this.#kernelResends = true;
     } catch (error) {
       if (!(error instanceof Error && 'code' in error && error.code === 'EINVAL')) throw error;
     }
+    return this.#kernelResends;
+  }
+
+  /**
+   * Instead of {@link resend}: what another process read and did not answer gets EIO, as soon as the next request tells
+   * which ones were before it.
+   */
+  failOlder(): void {
+    this.#failsOlder = true;
   }
 
   /** Stops serving and closes the descriptor. Requests stay unanswered: who else holds it can take them up. */
@@ -104,13 +120,19 @@ export class FuseConnection {
     await this.ended;
   }
 
-  /** Answers what is being read, as long as it takes within that time, and takes up nothing new. */
+  /** Takes up nothing new, and answers what is being read: within that time, or else with EIO. */
   async drain(timeoutMs: number): Promise<void> {
+    this.#isDraining = true;
     this.#socket.pause();
     const { promise: late, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, timeoutMs);
     await Promise.race([Promise.all(this.#running), late]);
     clearTimeout(timer);
+    for (const { request } of this.#reads) this.#send(encodeError(request.unique, EIO));
+  }
+
+  get #takesUp(): boolean {
+    return this.isServing && !this.#isDraining;
   }
 
   async #settle(): Promise<void> {
@@ -123,6 +145,10 @@ export class FuseConnection {
     const request = decodeRequest(bytes);
     if (request === null || request.kind === 'forget') return;
     const { unique } = request;
+    if (this.#failsOlder && request.kind !== 'interrupt') {
+      this.#failsOlder = false;
+      void this.#failBefore(unique);
+    }
     switch (request.kind) {
       case 'read':
         this.#startRead(request);
@@ -171,7 +197,7 @@ export class FuseConnection {
       this.#reads.delete(read);
       const wasFull = this.#inFlightBytes >= MAX_IN_FLIGHT_BYTES;
       this.#inFlightBytes -= lengthBytes;
-      if (wasFull && this.#inFlightBytes < MAX_IN_FLIGHT_BYTES && this.isServing) this.#socket.resume();
+      if (wasFull && this.#inFlightBytes < MAX_IN_FLIGHT_BYTES && this.#takesUp) this.#socket.resume();
     });
     this.#running.add(running);
   }
@@ -227,13 +253,37 @@ export class FuseConnection {
     this.#rechecks.add(timer);
   }
 
-  /** Does not block: the kernel takes a reply at once. Once the descriptor is closed its number may be another's. */
+  /**
+   * EIO for what the kernel sent before that request to who serves no more. Which ones nobody answered it does not say;
+   * of all others it knows nothing any more. Those that wait to be read stay: they have not been sent.
+   */
+  async #failBefore(unique: bigint): Promise<void> {
+    let left = MAX_LOST_REQUESTS;
+    for (let lost = unique - UNIQUE_STEP; lost > 0n && left > 0 && this.isServing; lost -= UNIQUE_STEP) {
+      if (left-- % LOST_REQUESTS_PER_TURN === 0) await nextTurn();
+      this.#send(encodeError(lost, EIO));
+    }
+  }
+
+  /**
+   * Does not block: the kernel takes a reply at once. Once the descriptor is closed its number may be another's. Never
+   * throws: it is called from the event loop. Who waits for a reply that the kernel does not take gets EIO.
+   */
   #send(reply: Buffer): void {
-    if (!this.isServing) return;
+    const error = this.#write(reply);
+    if (error === null) return;
+    this.#export.onReadError?.(error, 0, 0);
+    this.#write(encodeError(reply.readBigUInt64LE(REPLY_UNIQUE_AT), EIO));
+  }
+
+  /** What is wrong with the reply, or the kernel. */
+  #write(reply: Buffer): unknown {
+    if (!this.isServing) return null;
     try {
       writeSync(this.#fd, reply);
+      return null;
     } catch (error) {
-      if (!(error instanceof Error && 'code' in error && GONE.has(error.code))) throw error;
+      return error instanceof Error && 'code' in error && GONE.has(error.code) ? null : error;
     }
   }
 }

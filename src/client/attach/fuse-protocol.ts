@@ -9,6 +9,7 @@ const MAJOR_VERSION = 7;
 
 export const REQUEST_HEADER_BYTES = 40;
 export const REPLY_HEADER_BYTES = 16;
+export const REPLY_UNIQUE_AT = 8;
 /** No request that such a file system gets is longer: the kernel refuses to read into less (FUSE_MIN_READ_BUFFER). */
 export const REQUEST_BUFFER_BYTES = 8192;
 /** The longest read: 256 pages, what kernels allow. */
@@ -116,7 +117,7 @@ export function decodeRequest(bytes: Buffer): FuseRequest | null {
 export function writeReplyHeader(target: Buffer, unique: bigint, lengthBytes: number): void {
   target.writeUInt32LE(REPLY_HEADER_BYTES + lengthBytes, 0);
   target.writeInt32LE(0, 4);
-  target.writeBigUInt64LE(unique, 8);
+  target.writeBigUInt64LE(unique, REPLY_UNIQUE_AT);
 }
 
 export function encodeError(unique: bigint, errno: number): Buffer {

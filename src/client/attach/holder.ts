@@ -8,6 +8,7 @@ import type { AttachPaths } from './attach-paths.ts';
 import { takeDescriptor } from './pidfd.ts';
 import { hasEnded, identifyProcess, isRunning, type ProcessIdentity, signalProcess } from './processes.ts';
 import { missingProgram } from './programs.ts';
+import { isSystemError } from './system-errors.ts';
 
 /** Which descriptor of the holder is the held one. */
 const HELD_FD = 3;
@@ -103,21 +104,32 @@ export class Holder {
 
 async function findProcess({ holderFifo, holderPid }: AttachPaths): Promise<ProcessIdentity | null> {
   if (!hasReader(holderFifo)) return null;
-  const noted = (await readFile(holderPid, 'utf8').catch(() => '')).trim();
+  const noted = (await readIfThere(holderPid)).trim();
   for (const pid of [noted, ...(await readdir('/proc'))]) {
     if (!/^\d+$/.test(pid)) continue;
-    const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    const commandLine = await readIfThere(`/proc/${pid}/cmdline`);
     if (commandLine === `cat\0${holderFifo}\0`) return identifyProcess(Number(pid));
   }
   return null;
 }
 
-/** A FIFO opens for writing at once if somebody reads it, and else not (fifo(7)). */
+/** A FIFO opens for writing at once if somebody reads it, and else not (fifo(7)). Throws if neither can be told. */
 function hasReader(fifo: string): boolean {
   try {
     closeSync(openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK));
     return true;
-  } catch {
-    return false;
+  } catch (error) {
+    if (isSystemError(error, 'ENXIO', 'ENOENT')) return false;
+    throw error;
+  }
+}
+
+/** Empty if there is no such file, or no such process any more. */
+async function readIfThere(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT', 'ESRCH')) return '';
+    throw error;
   }
 }

@@ -1,4 +1,5 @@
 import { realpath } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClientError } from '../errors.ts';
 import { NbdConnection } from '../nbd/nbd-connection.ts';
@@ -6,6 +7,7 @@ import type { Attachment, AttachOptions } from './attach-contract.ts';
 import { KernelNbdDevice } from './kernel-nbd-device.ts';
 import { detachKernelNbd, targetsOf } from './kernel-nbd-remains.ts';
 import { mountReadOnly, unmount } from './linux-mount.ts';
+import { type Served, serveConnections } from './nbd-connections.ts';
 import { type SocketPair, socketPair } from './socket-pair.ts';
 import { ignoreUnmounted, isSystemError } from './system-errors.ts';
 
@@ -34,27 +36,28 @@ export class KernelNbdAttachment implements Attachment {
   readonly ended: Promise<void>;
   readonly #options: AttachOptions;
   readonly #device: KernelNbdDevice;
-  #pair: SocketPair;
+  #served: ServedSocket;
   #isReleased = false;
 
-  private constructor(
-    options: AttachOptions,
-    device: KernelNbdDevice,
-    pair: SocketPair,
-    serving: Promise<Farewell>,
-  ) {
+  private constructor(options: AttachOptions, device: KernelNbdDevice, served: ServedSocket) {
     this.target = options.target;
     this.#options = options;
     this.#device = device;
-    this.#pair = pair;
-    this.ended = this.#serve(serving);
+    this.#served = served;
+    this.ended = serveConnections(served, {
+      isWanted: async () => !this.#isReleased && (await device.isConnected()),
+      connect: () => this.#reconnect(),
+      onFailure: (error) => options.onReadError?.(error, 0, 0),
+    });
+    // Who waits for it is told; nobody has to.
+    this.ended.catch(() => {});
   }
 
   /** @throws ClientError ERR_ATTACH_UNSUPPORTED, ERR_ATTACH_FAILED; the signal's reason: then nothing is left */
   static async attach(options: AttachOptions): Promise<KernelNbdAttachment> {
     const backend = await realpath(options.workDirectory);
     const pair = socketPair();
-    const serving = serve(pair, options);
+    const served = serve(pair, options);
     try {
       const device = await KernelNbdDevice.connect({
         sizeBytes: options.device.size,
@@ -68,7 +71,7 @@ export class KernelNbdAttachment implements Attachment {
       await mountImage(device.path, options);
       options.signal?.throwIfAborted();
       await device.disconnectOnClose();
-      return new KernelNbdAttachment(options, device, pair, serving);
+      return new KernelNbdAttachment(options, device, served);
     } catch (error) {
       await detachKernelNbd(backend);
       pair.socket.destroy();
@@ -82,15 +85,7 @@ export class KernelNbdAttachment implements Attachment {
   static async resume(options: AttachOptions): Promise<KernelNbdAttachment | null> {
     const device = await KernelNbdDevice.find(await realpath(options.workDirectory));
     if (device === null || !(await targetsOf(device)).includes(options.target)) return null;
-    const pair = socketPair();
-    const serving = serve(pair, options);
-    try {
-      await reconnect(device, pair);
-      return new KernelNbdAttachment(options, device, pair, serving);
-    } catch (error) {
-      pair.socket.destroy();
-      throw error;
-    }
+    return new KernelNbdAttachment(options, device, await reconnect(device, options));
   }
 
   async detach({ lazy }: { readonly lazy: boolean }): Promise<void> {
@@ -108,24 +103,16 @@ export class KernelNbdAttachment implements Attachment {
 
   async release(): Promise<void> {
     this.#isReleased = true;
-    this.#pair.socket.destroy();
+    this.#served.socket.destroy();
     await this.ended;
   }
 
-  /** Until the kernel says goodbye. A connection that it gave up, over a read that took long, gets a successor. */
-  async #serve(serving: Promise<Farewell>): Promise<void> {
-    for (let current = serving; ; ) {
-      if ((await current) === 'goodbye' || this.#isReleased || !(await this.#device.isConnected())) return;
-      this.#pair = socketPair();
-      current = serve(this.#pair, this.#options);
-      try {
-        await reconnect(this.#device, this.#pair);
-      } catch {
-        // It was disconnected just now, by its last user or by somebody else.
-        this.#pair.socket.destroy();
-        return;
-      }
-    }
+  /** Instead of a connection that the kernel gave up, over a read that took long. */
+  async #reconnect(): Promise<Served> {
+    this.#served = await reconnect(this.#device, this.#options);
+    // Meanwhile, perhaps.
+    if (this.#isReleased) this.#served.socket.destroy();
+    return this.#served;
   }
 
   async #hasEnded(timeoutMs: number): Promise<boolean> {
@@ -137,24 +124,32 @@ export class KernelNbdAttachment implements Attachment {
   }
 }
 
-type Farewell = Awaited<ReturnType<NbdConnection['run']>>;
-
-function serve({ socket }: SocketPair, { device, onReadError }: AttachOptions): Promise<Farewell> {
-  const served = { device, ...(onReadError && { onReadError }) };
-  return new NbdConnection(socket, served).run({ isNegotiated: true });
+interface ServedSocket extends Served {
+  readonly socket: Socket;
 }
 
-async function reconnect(device: KernelNbdDevice, pair: SocketPair): Promise<void> {
+function serve({ socket }: SocketPair, { device, onReadError }: AttachOptions): ServedSocket {
+  const served = { device, ...(onReadError && { onReadError }) };
+  return { socket, farewell: new NbdConnection(socket, served).run({ isNegotiated: true }) };
+}
+
+async function reconnect(device: KernelNbdDevice, options: AttachOptions): Promise<ServedSocket> {
+  const pair = socketPair();
+  const served = serve(pair, options);
   const deadlineMs = performance.now() + LOST_TIMEOUT_MS;
   try {
     for (;;) {
       try {
-        return await device.reconnect(pair.otherFd);
+        await device.reconnect(pair.otherFd);
+        return served;
       } catch (error) {
         if (!isSystemError(error, 'ENOSPC') || performance.now() > deadlineMs) throw error;
         await sleep(POLL_MS);
       }
     }
+  } catch (error) {
+    pair.socket.destroy();
+    throw error;
   } finally {
     pair.closeOther();
   }

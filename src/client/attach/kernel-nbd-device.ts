@@ -24,6 +24,9 @@ const Attribute = {
 const SOCKET_ITEM = 1;
 const SOCKET_FD = 1;
 
+/** The file with the backend identifier is there while a device is connected. */
+const NOT_CONNECTED: ReadonlySet<unknown> = new Set(['ENOENT', 'ENODEV']);
+
 /** NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY */
 const SERVER_FLAGS = 3n;
 const CLIENT_FLAG_DISCONNECT_ON_CLOSE = 2n;
@@ -123,9 +126,14 @@ export class KernelNbdDevice {
   }
 }
 
+/** Null if it is not connected; other failures say nothing of that. */
 async function backendOf(name: string): Promise<string | null> {
-  const text = await readFile(`/sys/block/${name}/backend`, 'utf8').catch(() => null);
-  return text?.trimEnd() ?? null;
+  try {
+    return (await readFile(`/sys/block/${name}/backend`, 'utf8')).trimEnd();
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && NOT_CONNECTED.has(error.code)) return null;
+    throw error;
+  }
 }
 
 function u32(type: number, value: number): NetlinkAttribute {

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isSystemError } from './system-errors.ts';
 
 const POLL_MS = 20;
 
@@ -12,7 +13,10 @@ export interface ProcessIdentity {
 
 /** Null if there is no such process, or it has ended and waits to be reaped. */
 export async function identifyProcess(pid: number): Promise<ProcessIdentity | null> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => null);
+  const stat = await readFile(`/proc/${pid}/stat`, 'latin1').catch((error) => {
+    if (isSystemError(error, 'ENOENT', 'ESRCH')) return null;
+    throw error;
+  });
   // The second field is the name in parentheses, with whatever it holds.
   const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
   if (fields === undefined || fields[0] === 'Z' || fields[0] === 'X') return null;
@@ -39,6 +43,6 @@ export async function signalProcess(identity: ProcessIdentity, signal: NodeJS.Si
   try {
     process.kill(identity.pid, signal);
   } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+    if (!isSystemError(error, 'ESRCH')) throw error;
   }
 }

@@ -4,7 +4,7 @@ import { ClientError } from '../errors.ts';
 import { type AttachPaths, attachPaths } from './attach-paths.ts';
 import { Holder } from './holder.ts';
 import { detachKernelNbd } from './kernel-nbd-remains.ts';
-import { abortFuse, listSystemMounts, unmount } from './linux-mount.ts';
+import { abortFuse, listSystemMounts, unmount, unmountFuseFile } from './linux-mount.ts';
 import { loopDevicesOn, removeLoop } from './loop-devices.ts';
 import { ignoreUnmounted, isSystemError } from './system-errors.ts';
 
@@ -53,6 +53,8 @@ export async function detachRemains(workDirectory: string): Promise<void> {
     await steps.try(unmount(target, { lazy: true }).catch(ignoreUnmounted));
   }
   await removeBelow(paths, steps, { lazy: true });
+  // By its files the next attempt finds what is left.
+  steps.check();
   await removeFiles(paths, steps);
   steps.check();
 }
@@ -76,7 +78,7 @@ async function unmountFuse(file: string, options: { readonly lazy: boolean }): P
   const deadlineMs = performance.now() + BUSY_TIMEOUT_MS;
   for (;;) {
     try {
-      await unmount(file, options);
+      await unmountFuseFile(file, options);
       return;
     } catch (error) {
       if (!isSystemError(error, 'EBUSY') || performance.now() > deadlineMs) return ignoreUnmounted(error);

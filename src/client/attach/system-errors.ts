@@ -1,8 +1,6 @@
-import { SystemCallError } from '../../format/libc.ts';
-
-/** Whether a system call failed with one of these errors. */
-export function isSystemError(error: unknown, ...codes: readonly string[]): boolean {
-  return error instanceof SystemCallError && codes.includes(error.code);
+/** Whether a system call, ours or one of Node's, failed with one of these errors. */
+export function isSystemError(error: unknown, ...codes: readonly unknown[]): boolean {
+  return error instanceof Error && 'code' in error && codes.includes(error.code);
 }
 
 /** For `catch`: nothing was mounted there, or nothing is there any more. */

@@ -91,13 +91,18 @@ export class CachedBlob implements ByteSource {
   /**
    * Gets the rest of the blob onto the disk in the background, to be independent of whoever it comes from. Ends when
    * the blob is closed, too.
-   * @throws the signal's reason
+   * @throws SourceError when its source fails: to be begun again later; the signal's reason
    */
-  complete(options: CompletionOptions): Promise<CompletionResult> {
+  async complete(options: CompletionOptions): Promise<CompletionResult> {
     const signals = [this.#closed.signal, ...(options.signal === undefined ? [] : [options.signal])];
     const { disk, activity, user } = this.#options;
     const parts = { disk, activity, stats: user.stats };
-    return completeBlob(this.#blob, parts, { ...options, signal: AbortSignal.any(signals) });
+    try {
+      return await completeBlob(this.#blob, parts, { ...options, signal: AbortSignal.any(signals) });
+    } catch (error) {
+      if (this.#closed.signal.aborted) return 'closed';
+      throw error;
+    }
   }
 
   close(): Promise<void> {

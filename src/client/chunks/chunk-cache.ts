@@ -220,6 +220,7 @@ export class ChunkCache {
   async close(): Promise<void> {
     clearInterval(this.#saving);
     await Promise.all(Array.from(this.#lingering, (stop) => stop()));
+    await this.#disk.close();
     this.#lock.release();
   }
 }

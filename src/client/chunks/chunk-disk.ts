@@ -72,6 +72,7 @@ export class ChunkDisk {
   #freeBytesAtMs = Number.NEGATIVE_INFINITY;
   #refusedAtMs = Number.NEGATIVE_INFINITY;
   #failedAtMs = Number.NEGATIVE_INFINITY;
+  #isClosed = false;
 
   private constructor(directory: string, options: ChunkDiskOptions) {
     this.directory = directory;
@@ -92,6 +93,12 @@ export class ChunkDisk {
   get heldBytes(): number {
     let sum = 0;
     for (const files of this.#tables.values()) sum += files.heldBytes;
+    return sum;
+  }
+
+  #heldChunks(): number {
+    let sum = 0;
+    for (const files of this.#tables.values()) sum += files.heldChunks;
     return sum;
   }
 
@@ -274,7 +281,22 @@ export class ChunkDisk {
    * Only with a bound: others may be reading what is in a shared directory.
    */
   async trim(toBytes: number): Promise<void> {
-    await this.#oneByOne(() => this.#dropUntil(() => this.heldBytes <= toBytes));
+    let isOver = false;
+    // What is stored meanwhile makes it no longer.
+    for (let left = this.#heldChunks(); left > 0 && !isOver; left--) {
+      // Each on its own: blobs that are opened, and chunks that are stored, do not wait for all of them.
+      isOver = await this.#oneByOne(async () => {
+        const victim = this.#isClosed || this.heldBytes <= toBytes ? null : this.#nextVictim();
+        if (victim !== null) await this.#drop(victim);
+        return victim === null;
+      });
+    }
+  }
+
+  /** Ends dropping, and waits until nothing is written any more: the next process may have the directory then. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#oneByOne(async () => {});
   }
 
   /** Writes down when chunks were used, so that a restart, or a crash, does not make all alike. */

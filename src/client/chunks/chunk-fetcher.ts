@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SourceError } from '../../format/byte-source.ts';
 import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
@@ -89,6 +90,9 @@ function runsOf(indexes: readonly number[]): { readonly first: number; count: nu
   return runs;
 }
 
+/** Verified without a pause: hashing so much takes a millisecond or two, and all other reads wait meanwhile. */
+export const VERIFY_BYTES = 1024 * 1024;
+
 /**
  * Fetches `count` neighbouring chunks in one request. `deliver` gets each chunk that is right; the indexes of the
  * others are returned.
@@ -113,6 +117,7 @@ export async function fetchRun(
   const corrupt: number[] = [];
   for (let index = first; index < first + count; index++) {
     const start = (index - first) * table.chunkSize;
+    if (start > 0 && start % VERIFY_BYTES === 0) await nextTurn();
     const chunk = bytes.subarray(start, start + chunkLength(table, index));
     if (verifyChunk(table, index, chunk)) {
       stats.chunksFetched++;

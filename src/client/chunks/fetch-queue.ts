@@ -61,7 +61,7 @@ export class FetchQueue {
   #backgroundRuns = 0;
   /** Failed attempts since the last success; those that were under way together are one. */
   #failures = 0;
-  /** Sources that refused since the last success. */
+  /** Sources that refused one after the other: of those that fail otherwise, one may have it. */
   #refusals = 0;
   #pauseEndMs = 0;
   #isProbing = false;
@@ -173,7 +173,9 @@ export class FetchQueue {
     const kept: Promise<void>[] = [];
     const deliver = (index: number, bytes: Buffer) => {
       kept.push(this.#options.keep(index, bytes));
-      const want = run[index - run[0]!.index]!;
+      // Who wanted it first may have given up, and somebody else may want it now.
+      const want = this.#wants.get(index);
+      if (want === undefined) return;
       this.#forget(want);
       want.coming.resolve(bytes);
     };
@@ -198,7 +200,7 @@ export class FetchQueue {
       this.#failures++;
       const pauseMs = Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (this.#failures - 1));
       this.#pauseEndMs = performance.now() + pauseMs * (0.75 + Math.random() / 2);
-      if (refuses) this.#refusals++;
+      this.#refusals = refuses ? this.#refusals + 1 : 0;
     }
     const isFinal = refuses && this.#refusals >= this.#options.sources();
     for (const want of run) {

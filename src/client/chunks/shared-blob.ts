@@ -1,7 +1,8 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { ChunkDisk } from './chunk-disk.ts';
-import { type BlobUser, fetchWithPeers } from './chunk-fetcher.ts';
+import { type BlobUser, fetchWithPeers, VERIFY_BYTES } from './chunk-fetcher.ts';
 import { FetchQueue } from './fetch-queue.ts';
 import type { ReadActivity } from './read-activity.ts';
 import { newReadStats, type ReadStats } from './read-stats.ts';
@@ -40,7 +41,8 @@ export class SharedBlob {
   readonly #activity: ReadActivity;
   readonly #queue: FetchQueue;
   readonly #pending = new Map<number, Pending>();
-  readonly #offers = new Set<Promise<void>>();
+  /** What {@link close} waits for. */
+  readonly #underway = new Set<Promise<void>>();
   /** Asked in turn, the first one until it fails; the newest comes first, for its credentials are the freshest. */
   readonly #users: BlobUser[] = [];
 
@@ -76,7 +78,7 @@ export class SharedBlob {
   /** Ends what is under way. */
   async close(): Promise<void> {
     await this.#queue.close();
-    await Promise.all(this.#offers);
+    while (this.#underway.size > 0) await Promise.all(this.#underway);
   }
 
   /** Fills `target`, which is inside the blob. All is written to it that will be, also when it rejects. */
@@ -132,7 +134,7 @@ export class SharedBlob {
 
   /** Makes each chunk of the range verified or pending; the work goes on whether or not a reader waits for it. */
   #claim(first: number, last: number, stats: ReadStats, isUrgent: boolean): void {
-    const claimed: number[] = [];
+    const claimed = new Map<number, Pending>();
     for (let index = first; index <= last; index++) {
       let pending = this.#pending.get(index);
       if (pending === undefined) {
@@ -142,14 +144,14 @@ export class SharedBlob {
         for (const { promise } of [coming, gone]) promise.catch(() => {});
         pending = { coming, gone, isUrgent, hasCome: false };
         this.#pending.set(index, pending);
-        claimed.push(index);
+        claimed.set(index, pending);
       } else if (pending.hasCome) this.#countHits(1, chunkLength(this.files.record, index), stats);
       else if (isUrgent && !pending.isUrgent) {
         pending.isUrgent = true;
         this.#queue.urge(index);
       }
     }
-    if (claimed.length > 0) void this.#obtain(claimed, stats);
+    if (claimed.size > 0) this.#during(this.#obtain(claimed, stats));
   }
 
   /** Fetches those of the chunks that are not here; nobody waits for them. */
@@ -195,17 +197,25 @@ export class SharedBlob {
     return unlessAborted(pending.coming.promise, signal);
   }
 
-  async #obtain(claimed: readonly number[], stats: ReadStats): Promise<void> {
-    const found = await Promise.all(claimed.map((index) => this.#disk.load(this.files, index)));
-    for (const [at, index] of claimed.entries()) {
-      const pending = this.#pending.get(index)!;
-      const cached = found[at]!;
+  async #obtain(claimed: ReadonlyMap<number, Pending>, stats: ReadStats): Promise<void> {
+    const found = await Promise.all([...claimed.keys()].map((index) => this.#disk.load(this.files, index)));
+    let verifiedBytes = 0;
+    for (const [index, pending] of claimed) {
+      const cached = found.shift()!;
+      verifiedBytes += cached?.bytes.length ?? 0;
+      if (verifiedBytes > VERIFY_BYTES) {
+        verifiedBytes = 0;
+        await nextTurn();
+      }
+      // An earlier request for it was answered after all.
+      if (pending.hasCome) continue;
       if (cached !== null && verifyChunk(this.table, index, cached.bytes)) {
         this.#countHits(1, cached.bytes.length, stats);
         pending.coming.resolve(cached.bytes);
-        if (cached.isOnDisk) this.files.verified[index] = 1;
+        if (cached.isOnDisk) this.files.believe(index);
         else if (this.#disk.mayTakeAgain) {
-          this.#offer(index, cached.bytes);
+          // The disk did not take it before.
+          this.#during(this.#keep(index, cached.bytes));
           continue;
         }
         pending.gone.resolve();
@@ -243,10 +253,9 @@ export class SharedBlob {
     if (this.#users[0] === user && this.#users.length > 1) this.#users.push(this.#users.shift()!);
   }
 
-  /** Puts a chunk on disk that is in memory because the disk did not take it before. */
-  #offer(index: number, bytes: Buffer): void {
-    const offering = this.#keep(index, bytes).finally(() => this.#offers.delete(offering));
-    this.#offers.add(offering);
+  #during(work: Promise<void>): void {
+    const ending = work.finally(() => this.#underway.delete(ending));
+    this.#underway.add(ending);
   }
 
   #countHits(chunks: number, bytes: number, stats: ReadStats): void {
@@ -258,7 +267,10 @@ export class SharedBlob {
   /** Readers have their bytes already: the chunk is pending until it is stored, so that others have them too. */
   async #keep(index: number, bytes: Buffer): Promise<void> {
     const pending = this.#pending.get(index);
-    if (pending !== undefined) pending.hasCome = true;
+    if (pending !== undefined) {
+      pending.hasCome = true;
+      pending.coming.resolve(bytes);
+    }
     await this.#disk.store(this.files, index, bytes);
     if (pending === undefined) return;
     pending.gone.resolve();

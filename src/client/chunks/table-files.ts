@@ -89,7 +89,7 @@ export class TableFiles {
   readonly #readers = new Map<number, number>();
   readonly #pins = new Map<number, number>();
   readonly #underway = new Set<Promise<unknown>>();
-  readonly #storing = new Set<number>();
+  readonly #storing = new Map<number, number>();
   readonly #leaving = new Map<number, Promise<void>>();
 
   constructor(directory: string, name: string, record: TableRecord, clock: UseClock, isShared: boolean) {
@@ -114,8 +114,12 @@ export class TableFiles {
 
   /** Opens the files, making those that are missing. Another process may be using them: nothing is emptied. */
   async open(table: Buffer): Promise<void> {
-    if (this.verified.length === 0) this.verified = new Uint8Array(this.lastUse.length);
-    this.#descriptors ??= await this.#openFiles();
+    if (this.#descriptors === null) {
+      // They need not be those of last time: people empty directories of caches.
+      this.verified = new Uint8Array(this.lastUse.length);
+      this.#marksAreKnown = false;
+      this.#descriptors = await this.#openFiles();
+    }
     const { data, uses } = this.#descriptors;
     if (!this.#marksAreKnown) await this.#readMarks(uses);
     // Without it, opening the layer again takes a registry: no reason to do without the chunks.
@@ -209,7 +213,7 @@ export class TableFiles {
     const now = this.#clock.now();
     for (let index = first; index <= last; index++) {
       if (this.lastUse[index]! > 0) this.lastUse[index] = now;
-      this.#readers.set(index, (this.#readers.get(index) ?? 0) + 1);
+      increase(this.#readers, index);
     }
     this.usesAreNew = true;
     try {
@@ -243,12 +247,12 @@ export class TableFiles {
 
   /** Puts a verified chunk on disk: its bytes, then its mark. Rejects if the disk does not take it. */
   async store(index: number, bytes: Buffer): Promise<void> {
-    this.#storing.add(index);
+    increase(this.#storing, index);
     try {
       await this.#leaving.get(index);
       await this.#during(this.#store(index, bytes));
     } finally {
-      this.#storing.delete(index);
+      decrease(this.#storing, index);
     }
   }
 
@@ -275,6 +279,11 @@ export class TableFiles {
     this.verified[index] = 1;
   }
 
+  /** What {@link load} gave of a chunk is right: so is what is on disk, unless it has been dropped meanwhile. */
+  believe(index: number): void {
+    if (this.#isShared || this.lastUse[index]! > 0) this.verified[index] = 1;
+  }
+
   /** From here on as if chunks had never been here, though their bytes may be. */
   forget(first: number, last: number): void {
     this.verified.fill(0, first, last + 1);
@@ -282,7 +291,7 @@ export class TableFiles {
 
   /** Keeps a chunk from being dropped, until it has been unpinned as often. */
   pin(index: number): void {
-    this.#pins.set(index, (this.#pins.get(index) ?? 0) + 1);
+    increase(this.#pins, index);
   }
 
   unpin(index: number): void {
@@ -410,6 +419,10 @@ async function closeBoth({ data, uses }: Descriptors): Promise<void> {
 
 function onDisk(lengthBytes: number): number {
   return Math.ceil(lengthBytes / BLOCK_BYTES) * BLOCK_BYTES;
+}
+
+function increase(counts: Map<number, number>, key: number): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
 }
 
 function decrease(counts: Map<number, number>, key: number): void {

@@ -1,39 +1,44 @@
 import { constants } from 'node:fs';
 import { access, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { version } from 'node:process';
+import { canReadDescriptors } from '../attach/descriptor-reader.ts';
+import {
+  EROFS_FROM_FILE_SINCE,
+  EROFS_SINCE,
+  FUSE_RESEND_SINCE,
+  isSince,
+  type KernelVersion,
+  kernelVersion,
+  NBD_NAMES_SINCE,
+  PIDFD_GETFD_SINCE,
+} from '../attach/kernel-version.ts';
 import { type Finding, good, limited, missing } from './finding.ts';
-
-/** `6.12.3-cloud` is [6, 12]. */
-type KernelVersion = readonly [major: number, minor: number];
-
-const EROFS_SINCE: KernelVersion = [5, 4];
-/** Linux mounts EROFS straight from a file since then. */
-const EROFS_FROM_FILE_SINCE: KernelVersion = [6, 12];
-/** Linux sends unanswered FUSE requests again when it is asked to (FUSE_NOTIFY_RESEND) since then. */
-const FUSE_RESEND_SINCE: KernelVersion = [6, 9];
 
 /** Whether the kernel has something: in it, as a module that it loads when it is needed, or not at all. */
 type Presence = 'there' | 'module' | 'none';
 
 /** @param release as uname(2) has it */
 export async function kernelFindings(release: string): Promise<Finding[]> {
+  const kernel = kernelVersion(release);
   return [
-    kernel(release),
+    mounting(kernel, release),
     await fuse(),
-    fuseResend(release),
+    nodeServesFuse(),
+    restart(kernel, release),
     await erofs(release),
-    await loop(release),
+    await loop(kernel),
     await overlay(release),
-    await nbd(release),
+    await nbd(kernel, release),
   ];
 }
 
-function kernel(release: string): Finding {
+function mounting(kernel: KernelVersion, release: string): Finding {
   const name = 'kernel';
-  if (isSince(release, EROFS_FROM_FILE_SINCE)) {
+  if (isSince(kernel, EROFS_FROM_FILE_SINCE)) {
     return good(name, `Linux ${release}`, 'images are mounted straight from a file, without loop devices');
   }
-  if (isSince(release, EROFS_SINCE)) {
+  if (isSince(kernel, EROFS_SINCE)) {
     return limited(
       name,
       `Linux ${release}`,
@@ -41,7 +46,7 @@ function kernel(release: string): Finding {
       'Linux 6.12 or newer mounts images straight from a file',
     );
   }
-  return missing(name, `Linux ${release}`, 'it cannot mount EROFS', 'Linux 5.4, better 6.12 or newer');
+  return missing(name, `Linux ${release}`, 'it cannot mount EROFS', 'Linux 5.6, better 6.12 or newer');
 }
 
 async function fuse(): Promise<Finding> {
@@ -62,16 +67,35 @@ async function fuse(): Promise<Finding> {
   }
 }
 
-function fuseResend(release: string): Finding {
+function nodeServesFuse(): Finding {
+  const name = 'Node.js';
+  if (canReadDescriptors()) return good(name, version, 'it can wait for requests of FUSE');
+  return missing(
+    name,
+    `${version} no longer has the pipe handle that FUSE is served by`,
+    'images can be mounted by kernel NBD only',
+    'the newest Node.js 24',
+  );
+}
+
+function restart(kernel: KernelVersion, release: string): Finding {
   const name = 'restart under load';
-  if (isSince(release, FUSE_RESEND_SINCE)) {
+  if (isSince(kernel, FUSE_RESEND_SINCE)) {
     return good(name, 'FUSE sends requests again', 'reads that were under way when the daemon died go on');
+  }
+  if (isSince(kernel, PIDFD_GETFD_SINCE)) {
+    return limited(
+      name,
+      `FUSE of Linux ${release} does not send requests again`,
+      'reads that the daemon had taken when it was killed get an I/O error from the next one; all others wait for it',
+      'Linux 6.9 or newer',
+    );
   }
   return limited(
     name,
-    `FUSE of Linux ${release} does not send requests again`,
-    'reads that the daemon had taken when it died get an I/O error; all others wait for the next daemon',
-    'Linux 6.9 or newer',
+    `Linux ${release} does not let a process take over what another has open`,
+    'no daemon can take up the mounts of an earlier one: containers that use them get I/O errors',
+    'Linux 5.6, better 6.9 or newer',
   );
 }
 
@@ -88,7 +112,7 @@ async function erofs(release: string): Promise<Finding> {
   return good('EROFS', described(presence), 'images that a dadi proxy converted can be mounted');
 }
 
-async function loop(release: string): Promise<Finding> {
+async function loop(kernel: KernelVersion): Promise<Finding> {
   const name = 'loop devices';
   const isThere = await access('/dev/loop-control', constants.R_OK | constants.W_OK).then(
     () => true,
@@ -98,7 +122,7 @@ async function loop(release: string): Promise<Finding> {
     return good(name, '/dev/loop-control', 'for ext4 images of stock overlaybd, and for older kernels');
   const found = 'there is no /dev/loop-control';
   const better = 'load the module ("modprobe loop"), or give the container that device';
-  if (isSince(release, EROFS_FROM_FILE_SINCE)) {
+  if (isSince(kernel, EROFS_FROM_FILE_SINCE)) {
     return limited(name, found, 'ext4 images of stock overlaybd cannot be mounted', better);
   }
   return missing(name, found, 'this kernel mounts no image without one', better);
@@ -116,7 +140,7 @@ async function overlay(release: string): Promise<Finding> {
   );
 }
 
-async function nbd(release: string): Promise<Finding> {
+async function nbd(kernel: KernelVersion, release: string): Promise<Finding> {
   const isLoaded = await access('/sys/module/nbd').then(
     () => true,
     () => false,
@@ -124,6 +148,10 @@ async function nbd(release: string): Promise<Finding> {
   const presence = isLoaded ? 'there' : await module('nbd', release);
   if (presence === 'none') {
     return good('kernel NBD', 'none', 'nothing is lost: images are attached by FUSE');
+  }
+  if (!isSince(kernel, NBD_NAMES_SINCE)) {
+    const lack = `Linux ${release} gives its devices no names`;
+    return good('kernel NBD', lack, 'it is not used: images are attached by FUSE');
   }
   if (presence === 'module') {
     const use = '"modprobe nbd" lets it take the place of FUSE and loop devices';
@@ -157,11 +185,6 @@ async function module(name: string, release: string): Promise<Presence> {
 
 function described(presence: Presence): string {
   return presence === 'there' ? 'in the kernel' : 'a module that the kernel loads when it is needed';
-}
-
-function isSince(release: string, [major, minor]: KernelVersion): boolean {
-  const [haveMajor = 0, haveMinor = 0] = release.split('.').map((part) => Number.parseInt(part, 10));
-  return haveMajor > major || (haveMajor === major && haveMinor >= minor);
 }
 
 function codeOf(error: unknown): string {

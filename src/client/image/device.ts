@@ -32,7 +32,7 @@ export interface OpenDevice {
   /**
    * Gets all layers onto the disk in the background, one after the other; see {@link completeBlob}. Progress is that
    * of all layers.
-   * @throws the signal's reason
+   * @throws SourceError when their source fails: to be begun again later; the signal's reason
    */
   complete(options: CompletionOptions): Promise<CompletionResult>;
   /** Closes the layers; the image stays its opener's to close. */
@@ -83,7 +83,7 @@ async function completeAll(
     const onProgress = ({ heldBytes }: CompletionProgress) =>
       options.onProgress?.({ heldBytes: doneBytes + heldBytes, blobBytes });
     const result = await layer.complete?.({ ...options, onProgress });
-    if (result === 'no-room') return result;
+    if (result === 'no-room' || result === 'closed') return result;
     doneBytes += layer.size;
   }
   return 'complete';

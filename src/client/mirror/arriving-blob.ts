@@ -57,23 +57,28 @@ export class ArrivingBlob implements StreamSource {
     return new ArrivingBlob(digest, file, body, giveUp);
   }
 
-  /** All who read it have left before it had arrived. */
-  get isGivenUp(): boolean {
-    return this.#giveUp.signal.aborted;
-  }
-
-  /** Whoever joins leaves once. */
-  join(): void {
+  /**
+   * Whoever joins leaves once. False if nobody can join any more: all who read it left before it had arrived, or it
+   * was {@link close}d.
+   */
+  join(): boolean {
+    if (this.#giveUp.signal.aborted || this.#isClosed) return false;
     this.#users++;
+    return true;
   }
 
   /** When the last one leaves before it has arrived, it is given up. */
   leave(): void {
     this.#users--;
+    this.giveUpIfUnused();
+    this.#closeIfUnused();
+  }
+
+  /** Given up, if nobody has joined. */
+  giveUpIfUnused(): void {
     if (this.#users === 0 && this.#ended === null) {
       this.#giveUp.abort(new Error('nobody reads the blob any more'));
     }
-    this.#closeIfUnused();
   }
 
   /** Nobody joins any more, and {@link source} is not read: its bytes go when the last one has left. */

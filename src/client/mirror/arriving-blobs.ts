@@ -31,6 +31,17 @@ type Begun =
   /** For who asked alone. */
   | { readonly kind: 'other'; readonly answer: RelayedAnswer };
 
+/** A blob that was asked for. */
+interface Arrival {
+  readonly begun: Promise<Begun>;
+  /** Ends it. */
+  readonly giveUp: AbortController;
+  /** How many wait for {@link begun}. */
+  waiting: number;
+  /** What {@link begun} resolves to, once it does. */
+  found: Begun | null;
+}
+
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2_000;
 /** Of the disk; below that, blobs are handed on without being kept. */
@@ -42,7 +53,7 @@ const MIN_FREE_BYTES = 256 * 1024 * 1024;
  */
 export class ArrivingBlobs {
   readonly #parts: ArrivingBlobsParts;
-  readonly #begun = new Map<string, Promise<Begun>>();
+  readonly #arrivals = new Map<string, Arrival>();
   readonly #work = new Set<Promise<void>>();
   readonly #closed = new AbortController();
 
@@ -51,29 +62,42 @@ export class ArrivingBlobs {
   }
 
   has(target: MirrorTarget, digest: Digest): boolean {
-    return this.#begun.has(keyOf(target, digest));
+    return this.#arrivals.has(keyOf(target, digest));
   }
 
-  /** GET or HEAD. @throws ProxiesAwayError before anything was sent */
-  async answer(asked: Asked, digest: Digest): Promise<Answer> {
+  /**
+   * GET or HEAD. Null if the blob ceased to be on its way just then: it is kept by now, or was given up.
+   * @throws ProxiesAwayError before anything was sent
+   */
+  async answer(asked: Asked, digest: Digest): Promise<Answer | null> {
     const { request, target, caller } = asked;
     if (request.method === 'HEAD') return this.#relay(asked, digest);
     const key = keyOf(target, digest);
-    const joined = this.#begun.get(key);
-    const running = joined ?? this.#begin(key, asked, digest);
-    const begun = await unlessAborted(running, request.signal);
-    if (!this.#parts.rights.isGranted(caller, target, digest) && joined !== undefined) {
-      const refusal = await askForRight(this.#parts, asked, digest);
-      if (refusal !== null) return refusal;
-    }
+    const joined = this.#arrivals.get(key);
+    const arrival = joined ?? this.#begin(key, asked, digest);
+    const begun = await began(arrival, request.signal, joined === undefined);
     if (begun.kind === 'other') {
       return joined === undefined ? handBack(begun.answer, request) : this.#relay(asked, digest);
     }
-    if (!begun.blob.isGivenUp) return read(begun.blob, asked, digest);
-    // Those before us left at this moment.
-    await begun.blob.verified.catch(() => {});
-    this.#forget(key, running);
-    return this.answer(asked, digest);
+    const { blob } = begun;
+    if (!blob.join()) {
+      await blob.verified.catch(() => {});
+      this.#forget(key, arrival);
+      return null;
+    }
+    try {
+      if (!this.#parts.rights.isGranted(caller, target, digest)) {
+        const refusal = await askForRight(this.#parts, asked, digest);
+        if (refusal !== null) {
+          blob.leave();
+          return refusal;
+        }
+      }
+      return await read(blob, asked, digest);
+    } catch (error) {
+      blob.leave();
+      throw error;
+    }
   }
 
   /** Ends what is under way. */
@@ -92,24 +116,33 @@ export class ArrivingBlobs {
     return handBack(await askFor(this.#parts, asked, `blobs/${digest}`, options), asked.request);
   }
 
-  #begin(key: string, asked: Asked, digest: Digest): Promise<Begun> {
-    const begun = this.#ask(asked, digest);
-    this.#begun.set(key, begun);
-    const work = begun
-      .then(async (found) => {
-        if (found.kind === 'arriving') await this.#keep(found.blob, digest);
-      })
-      .finally(() => this.#forget(key, begun))
+  #begin(key: string, asked: Asked, digest: Digest): Arrival {
+    const giveUp = new AbortController();
+    const begun = this.#ask(asked, digest, giveUp).then((found) => {
+      arrival.found = found;
+      return found;
+    });
+    const arrival: Arrival = { begun, giveUp, waiting: 0, found: null };
+    this.#arrivals.set(key, arrival);
+    const work = this.#seeThrough(arrival, digest)
       .catch((err: unknown) => {
         this.#parts.logger.debug({ err, digest: shortDigest(digest) }, 'a blob was not kept');
       })
-      .finally(() => this.#work.delete(work));
+      .finally(() => {
+        this.#forget(key, arrival);
+        this.#work.delete(work);
+      });
     this.#work.add(work);
-    return begun;
+    return arrival;
   }
 
-  #forget(key: string, begun: Promise<Begun>): void {
-    if (this.#begun.get(key) === begun) this.#begun.delete(key);
+  #forget(key: string, arrival: Arrival): void {
+    if (this.#arrivals.get(key) === arrival) this.#arrivals.delete(key);
+  }
+
+  async #seeThrough({ begun }: Arrival, digest: Digest): Promise<void> {
+    const found = await begun;
+    if (found.kind === 'arriving') await this.#keep(found.blob, digest);
   }
 
   /** Until that is done, who asks for the blob joins it. */
@@ -125,10 +158,9 @@ export class ArrivingBlobs {
   }
 
   /** Asks for the whole blob, whoever wants which part of it. */
-  async #ask(asked: Asked, digest: Digest): Promise<Begun> {
+  async #ask(asked: Asked, digest: Digest, giveUp: AbortController): Promise<Begun> {
     const { directory, rights } = this.#parts;
     const { target, caller } = asked;
-    const giveUp = new AbortController();
     const signal = AbortSignal.any([giveUp.signal, this.#closed.signal]);
     const get = (offset: number) => {
       const headers = offset === 0 ? {} : { range: `bytes=${offset}-` };
@@ -161,23 +193,43 @@ export class ArrivingBlobs {
   }
 }
 
-async function read(blob: ArrivingBlob, { request }: Asked, digest: Digest): Promise<Answer> {
-  blob.join();
+/** @param isStarter whose the answer is, if it is no blob */
+async function began(arrival: Arrival, signal: AbortSignal, isStarter: boolean): Promise<Begun> {
+  arrival.waiting++;
   try {
-    if (blob.sizeBytes === 0) await unlessAborted(blob.verified, request.signal);
-    const decided = conditionalAnswer(request.headers, digest);
-    if (decided !== null) {
-      blob.leave();
-      return decided;
-    }
-    const part = whatIsAsked(request, digest, blob.sizeBytes);
-    request.notes.source = 'fill';
-    if (part.range.start === 0) await firstBytes(blob, part.range, request.signal);
-    return streamed(blob, part, async () => blob.leave());
+    return await unlessAborted(arrival.begun, signal);
   } catch (error) {
-    blob.leave();
+    if (arrival.waiting === 1) abandon(arrival);
+    if (isStarter) arrival.begun.then(discardOther, () => {});
     throw error;
+  } finally {
+    arrival.waiting--;
   }
+}
+
+/** An answer that nobody takes. */
+function discardOther(found: Begun): void {
+  if (found.kind === 'other') discard(found.answer.response.body);
+}
+
+/** All who asked have left before anything came. */
+function abandon({ found, giveUp }: Arrival): void {
+  if (found === null) giveUp.abort(new Error('nobody asks for the blob any more'));
+  else if (found.kind === 'arriving') found.blob.giveUpIfUnused();
+}
+
+/** Joined; the answer leaves. */
+async function read(blob: ArrivingBlob, { request }: Asked, digest: Digest): Promise<Answer> {
+  if (blob.sizeBytes === 0) await unlessAborted(blob.verified, request.signal);
+  const decided = conditionalAnswer(request.headers, digest);
+  if (decided !== null) {
+    blob.leave();
+    return decided;
+  }
+  const part = whatIsAsked(request, digest, blob.sizeBytes);
+  request.notes.source = 'fill';
+  if (part.range.start === 0) await firstBytes(blob, part.range, request.signal);
+  return streamed(blob, part, async () => blob.leave());
 }
 
 function keyOf({ registry, repository }: MirrorTarget, digest: Digest): string {

@@ -17,11 +17,13 @@ import { firstBytes } from './first-bytes.ts';
 import type { KnownTable } from './known-content.ts';
 import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
 import { ProxiesAwayError } from './proxy-relay.ts';
-import { ReadAhead } from './read-ahead.ts';
+import { ReadAhead, type ReadAheadMemory } from './read-ahead.ts';
 
 export interface BlobRouteParts extends MirrorContext {
   readonly chunked: ChunkedBlobs;
   readonly arriving: ArrivingBlobs;
+  /** For blobs that are read through the cache. */
+  readonly readAhead: ReadAheadMemory;
 }
 
 /** How long one question may wait. */
@@ -51,11 +53,13 @@ export async function answerBlob(
   const { target, caller } = asked;
   try {
     const newTable = reading === 'as parts' ? tableAtOnce : tableOrArrival;
-    const found = known.table(digest) ?? (await newTable(parts, asked, digest));
-    if (found === null) {
-      return reading === 'as parts'
-        ? await relayPart(parts, asked, digest)
-        : await arriving.answer(asked, digest);
+    let found: KnownTable | null = null;
+    while (found === null) {
+      found = known.table(digest) ?? (await newTable(parts, asked, digest));
+      if (found !== null) break;
+      if (reading === 'as parts') return await relayPart(parts, asked, digest);
+      const answer = await arriving.answer(asked, digest);
+      if (answer !== null) return answer;
     }
     if (!rights.isGranted(caller, target, digest)) {
       const refusal = await askForRight(parts, asked, digest);
@@ -152,7 +156,7 @@ async function requestTable(
 
 /** Takes over the source. */
 async function fromChunks(
-  { known, logger }: BlobRouteParts,
+  { known, readAhead, logger }: BlobRouteParts,
   source: ByteSource,
   { request }: Asked,
   digest: Digest,
@@ -160,17 +164,20 @@ async function fromChunks(
 ): Promise<Answer> {
   const { method, headers, signal, notes } = request;
   notes.source = 'cache';
+  const ahead = new ReadAhead(source, readAhead, signal);
+  const close = () => {
+    ahead.close();
+    return source.close();
+  };
   try {
     const decided = conditionalAnswer(headers, digest);
     if (decided !== null || method === 'HEAD') {
-      await source.close();
+      await close();
       return decided ?? { status: 200, headers: blobHeaders(digest, source.size), body: null };
     }
     const asked = whatIsAsked(request, digest, source.size);
-    const ahead = new ReadAhead(source, signal);
     await firstBytes(ahead, asked.range, signal);
     const isWhole = asked.range.start === 0 && asked.range.end === source.size;
-    const close = () => source.close();
     if (isProven || !isWhole) return streamed(ahead, asked, close);
     const onVerdict = (isRight: boolean) => {
       if (isRight) known.putTable(digest, { table, isProven: true });
@@ -181,7 +188,7 @@ async function fromChunks(
     };
     return streamed(new CheckedStream(ahead, { digest, sizeBytes: source.size }, onVerdict), asked, close);
   } catch (error) {
-    await source.close();
+    await close();
     throw error;
   }
 }

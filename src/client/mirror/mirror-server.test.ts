@@ -261,6 +261,86 @@ describe('blobs', () => {
     },
   );
 
+  test.each(['before', 'after'] as const)(
+    'one whose clients have left %s its first byte is fetched no further',
+    async (moment) => {
+      const ended = Promise.withResolvers<void>();
+      const own = await TestMirror.start([relay.url], { onRequestEnd: () => ended.resolve() });
+      try {
+        const [layer] = upstream.putImage([large], '1').layers;
+        const held = Promise.withResolvers<void>();
+        const isBlob = (asked: string) => asked.includes('/blobs/');
+        relay.fault = (asked) => (isBlob(asked) ? { kind: 'stall', afterBytes: 1_000_000 } : null);
+        relay.hold = (asked) => (isBlob(asked) && moment === 'before' ? held.promise : null);
+        const client = new AbortController();
+        const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+        const answered = own.fetch(path, { signal: client.signal });
+        const left = expect(answered.then((answer) => answer.arrayBuffer())).rejects.toThrow();
+        await vi.waitFor(() => expect(relay.count('/blobs/')).toBe(1), { timeout: LONG_MS });
+        if (moment === 'after') await answered;
+        client.abort();
+        await left;
+        await ended.promise;
+        held.resolve();
+        // Sooner than a proxy that is silent is given up.
+        await vi.waitFor(() => expect(relay.running).toBe(0), { timeout: 10_000 });
+        expect(relay.count('/blobs/')).toBe(1);
+      } finally {
+        await own.remove();
+      }
+    },
+  );
+
+  test('who waited for a right to it while it came to its end gets it whole', async () => {
+    const [layer] = upstream.putImage([large], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    const body = Promise.withResolvers<void>();
+    const right = Promise.withResolvers<void>();
+    relay.hold = (asked, method) => {
+      if (!asked.includes('/blobs/')) return null;
+      return method === 'HEAD' ? right.promise : body.promise;
+    };
+    const first = blob(path);
+    await vi.waitFor(() => expect(relay.count('/blobs/')).toBe(1), { timeout: LONG_MS });
+    const second = blob(path, { headers: { authorization: 'Basic b3RoZXI6eA==' } });
+    await vi.waitFor(() => expect(relay.count('/chunk-tables/')).toBe(1), { timeout: LONG_MS });
+    body.resolve();
+    await vi.waitFor(() => expect(relay.count('/blobs/')).toBe(2), { timeout: LONG_MS });
+    expect((await first).equals(large)).toBe(true);
+    // It is kept, so nobody but the second reads it.
+    await vi.waitFor(() => blob(path), { timeout: LONG_MS });
+    await vi.waitFor(
+      async () => {
+        const { cacheHits } = mirror.server.stats;
+        await blob(path, { headers: { range: 'bytes=0-0' } });
+        expect(mirror.server.stats.cacheHits).toBeGreaterThan(cacheHits);
+      },
+      { timeout: LONG_MS },
+    );
+    right.resolve();
+    expect((await second).equals(large)).toBe(true);
+  });
+
+  test('one that was left in the middle is not begun anew: the rest alone is fetched, and of the proxy alone', async () => {
+    const [layer] = upstream.putImage([large], '1').layers;
+    const path = `/v2/lib/a/blobs/${layer}?${NS}`;
+    relay.fault = (asked) => (asked.includes('/blobs/') ? { kind: 'stall', afterBytes: 2_000_000 } : null);
+    const client = new AbortController();
+    await mirror.fetch(path, { signal: client.signal });
+    client.abort();
+    relay.fault = () => null;
+    await vi.waitFor(() => expect(relay.running).toBe(0), { timeout: LONG_MS });
+    await vi.waitFor(async () => expect((await proxy.fetch(path, { method: 'HEAD' })).status).toBe(200), {
+      timeout: LONG_MS,
+    });
+    const rest = await blob(path, { headers: { range: 'bytes=2000000-' } });
+    expect(rest.equals(large.subarray(2_000_000))).toBe(true);
+    expect(upstream.count('GET', layer!)).toBe(1);
+    const { bytesFetched } = mirror.server.stats;
+    expect(bytesFetched).toBeGreaterThan(1_000_000);
+    expect(bytesFetched).toBeLessThan(1_300_000);
+  });
+
   test('what this host has whole is there when no proxy is, after a restart too; of what it has not, nothing is begun', async () => {
     const { layers } = upstream.putImage([large, Buffer.from(`other ${seed}`)], '1');
     const path = `/v2/lib/a/blobs/${layers[0]}?${NS}`;

@@ -22,6 +22,7 @@ import { mirrorErrorAnswer } from './mirror-errors.ts';
 import { targetOf } from './mirror-target.ts';
 import { answerP2p, P2P_PATH, type P2pParts } from './p2p-route.ts';
 import { ProxiesAwayError, ProxyRelay } from './proxy-relay.ts';
+import { ReadAheadMemory } from './read-ahead.ts';
 import { ReadRights } from './read-rights.ts';
 import { answerToken } from './token-route.ts';
 
@@ -52,7 +53,9 @@ export interface MirrorOptions {
 
 const DEFAULT_READ_TIMEOUT_MS = 5 * 60_000;
 const DRAIN_MS = 2_000;
-const LIMITS = { max: 4096, requestTimeoutMs: 20_000, stalledClientMs: 5 * 60_000, tls: null };
+/** Each connection holds half a megabyte while its client takes nothing, and reading ahead for all together this. */
+const READ_AHEAD_BYTES = 64 * 1024 * 1024;
+const LIMITS = { max: 512, requestTimeoutMs: 20_000, stalledClientMs: 5 * 60_000, tls: null };
 
 /**
  * The pull side of the Distribution API for the container engines of this host: what dadi proxies have, with blobs
@@ -132,6 +135,7 @@ function openParts(options: MirrorOptions): P2pParts {
   });
   return {
     ...{ ...context, chunked, arriving, defaultRegistry },
+    readAhead: new ReadAheadMemory(READ_AHEAD_BYTES),
     callers: new Callers(),
     direct: new DirectHosts(directHosts),
     proxyHosts: new Set(proxies.map(({ host }) => host)),

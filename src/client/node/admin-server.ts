@@ -19,6 +19,9 @@ export interface AdminHandler {
 const stopSchema = z.object({ force: z.boolean() });
 const trimSchema = z.object({ toBytes: z.int().nonnegative() });
 
+/** Connections that are still open then are cut off. */
+const CLOSE_GRACE_MS = 2_000;
+
 interface AdminAnswer {
   readonly status: number;
   readonly contentType: string;
@@ -75,13 +78,15 @@ export class AdminServer {
     return new AdminServer(servers);
   }
 
-  /** Lets answers end that are under way. */
+  /** Lets answers end that are under way, for a moment: whoever only holds a connection holds nothing up. */
   async close(): Promise<void> {
     await Promise.all(
-      this.#servers.map((server) => {
+      this.#servers.map(async (server) => {
         const closed = new Promise<void>((resolve) => server.close(() => resolve()));
         server.closeIdleConnections();
-        return closed;
+        const timer = setTimeout(() => server.closeAllConnections(), CLOSE_GRACE_MS);
+        await closed;
+        clearTimeout(timer);
       }),
     );
   }

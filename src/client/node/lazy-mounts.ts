@@ -2,14 +2,22 @@ import { stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, shortDigest } from '../../oci/digest.ts';
-import { type Attachment, attachDevice, detachRemains, resumeAttachment } from '../attach/attachment.ts';
+import {
+  type Attachment,
+  attachDevice,
+  detachRemains,
+  prepareMount,
+  resumeAttachment,
+} from '../attach/attachment.ts';
 import { ClientError } from '../errors.ts';
 import type { OpenDevice } from '../image/device.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
 import { LateDevice } from './late-device.ts';
-import { type MountPaths, type MountRecord, MountRecords } from './mount-records.ts';
+import { LeftMounts } from './left-mounts.ts';
+import { ifThere, type MountPaths, MountRecords } from './mount-records.ts';
+import { refuseIfUsed } from './mount-users.ts';
+import { MountWaiters } from './mount-waiters.ts';
 import { imageName, type MountStatus } from './node-status.ts';
-import { overlaysOn } from './overlay-users.ts';
 
 export interface LazyMountsOptions {
   /** For the mounts; a short path, on a file system that a reboot empties. */
@@ -28,11 +36,13 @@ interface Mounted {
   readonly paths: MountPaths;
   readonly device: LateDevice;
   readonly attachment: Attachment;
+  /** False from when the kernel has let go of it, while not everything of it is taken down yet. */
+  isServed: boolean;
 }
 
 /** What is being done with a chain: one thing at a time. */
 type Running =
-  | { readonly kind: 'mount'; readonly done: Promise<string>; readonly waiters: Waiters }
+  | { readonly kind: 'mount'; readonly done: Promise<string>; readonly waiters: MountWaiters }
   | { readonly kind: 'unmount'; readonly done: Promise<void> };
 
 /** A device that fails fails often. */
@@ -43,6 +53,7 @@ export class LazyMounts {
   readonly #options: LazyMountsOptions;
   readonly #records: MountRecords;
   readonly #mounted = new Map<Digest, Mounted>();
+  readonly #left = new LeftMounts((paths) => this.#takeUp(paths));
   readonly #running = new Map<Digest, Running>();
   #isClosed = false;
 
@@ -53,22 +64,13 @@ export class LazyMounts {
 
   /**
    * Takes up all mounts that an earlier daemon left with their holders, without asking anybody: what it can no
-   * longer open is opened when that is possible again. Cleans up what cannot be taken up; that is mounted anew when
-   * somebody asks for it.
+   * longer open is opened when that is possible again. Cleans up what nobody holds any more; that is mounted anew when
+   * somebody asks for it. Where neither can be done now it is tried again, and the mount stays.
    */
   static async start(options: LazyMountsOptions): Promise<LazyMounts> {
     const mounts = new LazyMounts(options);
     const found = await mounts.#records.list();
-    await Promise.all(
-      found.map(({ paths, record }) =>
-        mounts.#resume(paths, record).catch((error) => {
-          options.logger.error(
-            { err: error, directory: paths.directory },
-            'cannot clean up an earlier mount',
-          );
-        }),
-      ),
-    );
+    await Promise.all(found.map((paths) => mounts.#takeUp(paths).catch(() => mounts.#left.add(paths))));
     return mounts;
   }
 
@@ -94,13 +96,18 @@ export class LazyMounts {
         continue;
       }
       const mounted = this.#mounted.get(chainId);
-      if (mounted !== undefined && (await isMounted(mounted.paths))) return mounted.paths.target;
+      if (mounted !== undefined && (await isThere(mounted))) return mounted.paths.target;
       // Somebody else may have begun while we looked.
       if (this.#running.has(chainId)) continue;
-      const waiters = new Waiters();
-      const done = this.#mountAnew(chain, mounted ?? null, waiters.signal);
+      const waiters = new MountWaiters();
+      const done = this.#mount(chain, waiters.signal);
       this.#run(chainId, { kind: 'mount', done, waiters });
     }
+  }
+
+  /** Begins what a mount that is to come soon would wait for, whichever it is. */
+  expectMount(): void {
+    prepareMount();
   }
 
   /**
@@ -115,9 +122,7 @@ export class LazyMounts {
         await settled(running.done);
         continue;
       }
-      const mounted = this.#mounted.get(chainId);
-      if (mounted === undefined) return;
-      this.#run(chainId, { kind: 'unmount', done: this.#takeDown(mounted, { force: false }) });
+      this.#run(chainId, { kind: 'unmount', done: this.#unmount(chainId) });
     }
   }
 
@@ -126,25 +131,23 @@ export class LazyMounts {
    * @throws ClientError ERR_MOUNT_BUSY, ERR_DETACH_FAILED
    */
   async unmountAll({ force }: { readonly force: boolean }): Promise<void> {
-    const all = [...this.#mounted.values()];
-    if (!force) await refuseIfUsed(all.map(({ paths }) => paths.target));
+    if (!force) await this.#refuseIfUsed();
     this.#isClosed = true;
-    await this.#settled();
-    const results = await Promise.allSettled(
-      [...this.#mounted.values()].map((mounted) => this.#takeDown(mounted, { force })),
-    );
-    const failed = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
-    if (failed.length === 0) return;
-    this.#isClosed = false;
-    throw failed.length === 1
-      ? failed[0]
-      : new ClientError(
-          'ERR_DETACH_FAILED',
-          `${failed.length} of ${results.length} mounts could not be taken down`,
-          {
-            cause: new AggregateError(failed),
-          },
-        );
+    try {
+      if (force) this.#giveUpMounting();
+      await this.#settled();
+      // What was being mounted may be in use by now.
+      if (!force) await this.#refuseIfUsed();
+      await this.#takeAllDown({ force });
+    } catch (error) {
+      this.#isClosed = false;
+      throw error;
+    }
+  }
+
+  /** How many mounts of an earlier daemon could not be taken up yet. */
+  get left(): number {
+    return this.#left.all.length;
   }
 
   /** How each mount is. */
@@ -155,7 +158,8 @@ export class LazyMounts {
   /** Stops serving, but leaves all mounts with their holders for the next daemon: reads wait for it. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    for (const running of this.#running.values()) if (running.kind === 'mount') running.waiters.giveUp();
+    this.#giveUpMounting();
+    await this.#left.close();
     await this.#settled();
     await Promise.all(
       Array.from(this.#mounted.values(), async ({ attachment, device }) => {
@@ -174,17 +178,47 @@ export class LazyMounts {
     running.done.then(end, end);
   }
 
+  #giveUpMounting(): void {
+    for (const running of this.#running.values()) if (running.kind === 'mount') running.waiters.giveUp();
+  }
+
   async #settled(): Promise<void> {
     await Promise.allSettled(Array.from(this.#running.values(), ({ done }) => done));
   }
 
-  async #mountAnew(chain: LazyChain, gone: Mounted | null, signal: AbortSignal): Promise<string> {
-    // Unmounted behind our back.
-    if (gone !== null) await this.#takeDown(gone, { force: false });
+  #refuseIfUsed(): Promise<void> {
+    const mounted = Array.from(this.#mounted.values(), ({ paths }) => paths);
+    return refuseIfUsed([...mounted, ...this.#left.all].map(({ target }) => target));
+  }
+
+  async #takeAllDown(options: { readonly force: boolean }): Promise<void> {
+    const left = await Promise.allSettled([this.#left.removeAll((paths) => this.#removeRemains(paths))]);
+    const mounted = await Promise.allSettled(
+      Array.from(this.#mounted.values(), (mounted) => this.#takeDown(mounted, options)),
+    );
+    const failed = [...left, ...mounted].flatMap((result) =>
+      result.status === 'rejected' ? [result.reason] : [],
+    );
+    if (failed.length === 0) return;
+    if (failed.length === 1) throw failed[0];
+    throw new ClientError('ERR_DETACH_FAILED', `${failed.length} mounts could not be taken down`, {
+      cause: new AggregateError(failed),
+    });
+  }
+
+  async #mount(chain: LazyChain, signal: AbortSignal): Promise<string> {
+    const paths = this.#records.paths(chain.chainId);
+    await this.#left.takeUp(paths);
+    const earlier = this.#mounted.get(chain.chainId);
+    if (earlier !== undefined) {
+      if (await isThere(earlier)) return paths.target;
+      // Unmounted behind our back.
+      await this.#takeDown(earlier, { force: false });
+    }
     const startMs = performance.now();
+    this.expectMount();
     const opened = await this.#options.open(chain, signal);
     const device = LateDevice.of(opened, this.#options.readTimeoutMs);
-    const paths = this.#records.paths(chain.chainId);
     try {
       await this.#records.prepare(chain.chainId);
       await this.#records.write({ chain, sizeBytes: device.size, fsType: opened.fsType });
@@ -194,7 +228,7 @@ export class LazyMounts {
         fsType: opened.fsType,
         signal,
       });
-      this.#mounted.set(chain.chainId, { chain, paths, device, attachment });
+      this.#add({ chain, paths, device, attachment, isServed: true });
       const tookMs = Math.round(performance.now() - startMs);
       this.#options.logger.info({ ...named(chain), method: attachment.method, tookMs }, 'mounted');
       return paths.target;
@@ -207,11 +241,45 @@ export class LazyMounts {
     }
   }
 
+  #add(mounted: Mounted): void {
+    this.#mounted.set(mounted.chain.chainId, mounted);
+    void this.#dropWhenEnded(mounted);
+  }
+
+  /** What somebody else took down is mounted no more: who asks for it next gets it anew. */
+  async #dropWhenEnded(mounted: Mounted): Promise<void> {
+    const { chain, attachment } = mounted;
+    await settled(attachment.ended);
+    mounted.isServed = false;
+    for (;;) {
+      const running = this.#running.get(chain.chainId);
+      if (running === undefined) break;
+      await settled(running.done);
+    }
+    if (this.#isClosed || this.#mounted.get(chain.chainId) !== mounted) return;
+    this.#options.logger.warn(
+      named(chain),
+      'a mount was taken down by somebody else: its users get I/O errors',
+    );
+    const done = this.#takeDown(mounted, { force: false });
+    this.#run(chain.chainId, { kind: 'unmount', done });
+    await done.catch((error) =>
+      this.#options.logger.error({ err: error, ...named(chain) }, 'cannot clean up after it'),
+    );
+  }
+
+  async #unmount(chainId: Digest): Promise<void> {
+    await this.#left.takeUp(this.#records.paths(chainId));
+    const mounted = this.#mounted.get(chainId);
+    if (mounted !== undefined) await this.#takeDown(mounted, { force: false });
+  }
+
   async #takeDown(mounted: Mounted, { force }: { readonly force: boolean }): Promise<void> {
     const { chain, paths, attachment, device } = mounted;
     if (force) {
       await detachRemains(paths.workDirectory);
-      await attachment.ended;
+      // Nothing is left, whatever failed in between.
+      await attachment.ended.catch(() => {});
     } else await attachment.detach({ lazy: false });
     this.#mounted.delete(chain.chainId);
     this.#options.onEnd(statusOf(mounted));
@@ -220,8 +288,20 @@ export class LazyMounts {
     this.#options.logger.info(named(chain), 'unmounted');
   }
 
-  async #resume(paths: MountPaths, record: MountRecord | null): Promise<void> {
-    if (record === null) return this.#removeRemains(paths);
+  /** Or cleans up, if nobody holds it any more. @throws ClientError ERR_ATTACH_FAILED: all is as it was */
+  async #takeUp(paths: MountPaths): Promise<void> {
+    try {
+      if (!(await this.#resume(paths))) await this.#removeRemains(paths);
+    } catch (cause) {
+      const message = `cannot take up ${paths.target}, which an earlier daemon mounted; trying again`;
+      this.#options.logger.error({ err: cause }, message);
+      throw new ClientError('ERR_ATTACH_FAILED', message, { cause });
+    }
+  }
+
+  async #resume(paths: MountPaths): Promise<boolean> {
+    const record = await this.#records.read(paths);
+    if (record === null) return false;
     const { chain, sizeBytes, fsType } = record;
     const { logger, open, readTimeoutMs } = this.#options;
     const warn = rarely();
@@ -232,23 +312,20 @@ export class LazyMounts {
       onOpenFailure: (error) =>
         warn(() => logger.warn({ err: error, ...named(chain) }, 'cannot open a mounted image; trying again')),
     });
+    let attachment: Attachment | null = null;
     try {
-      const attachment = await resumeAttachment({ ...this.#attachOptions(chain, paths), device, fsType });
-      if (attachment !== null) {
-        this.#mounted.set(chain.chainId, { chain, paths, device, attachment });
-        logger.info(named(chain), 'took up the mount of an earlier daemon');
-        return;
-      }
-    } catch (error) {
-      logger.warn({ err: error, ...named(chain) }, 'cannot take up the mount of an earlier daemon');
+      attachment = await resumeAttachment({ ...this.#attachOptions(chain, paths), device, fsType });
+    } finally {
+      if (attachment === null) await device.close();
     }
-    await device.close();
-    await this.#removeRemains(paths);
+    if (attachment === null) return false;
+    this.#add({ chain, paths, device, attachment, isServed: true });
+    logger.info(named(chain), 'took up the mount of an earlier daemon');
+    return true;
   }
 
   async #removeRemains(paths: MountPaths): Promise<void> {
-    await detachRemains(paths.workDirectory);
-    await this.#records.remove(paths);
+    await removeRemains(this.#records, paths);
   }
 
   #attachOptions(chain: LazyChain, { target, workDirectory }: MountPaths) {
@@ -268,21 +345,19 @@ export async function removeLeftMounts(
 ): Promise<number> {
   const records = new MountRecords(directory);
   const found = await records.list();
-  if (!force) await refuseIfUsed(found.map(({ paths }) => paths.target));
-  for (const { paths } of found) {
-    await detachRemains(paths.workDirectory);
-    await records.remove(paths);
-  }
+  if (!force) await refuseIfUsed(found.map(({ target }) => target));
+  for (const paths of found) await removeRemains(records, paths);
   return found.length;
 }
 
-async function refuseIfUsed(targets: readonly string[]): Promise<void> {
-  const used = await overlaysOn(targets);
-  if (used.length === 0) return;
-  throw new ClientError(
-    'ERR_MOUNT_BUSY',
-    `containers use what would be unmounted (${used.join(', ')}): stop them first, or force it, and they get I/O errors`,
-  );
+async function removeRemains(records: MountRecords, paths: MountPaths): Promise<void> {
+  // Nothing was attached yet, or is any more, where there is no directory for it.
+  await ifThere(detachRemains(paths.workDirectory));
+  await records.remove(paths);
+}
+
+async function isThere({ isServed, paths }: Mounted): Promise<boolean> {
+  return isServed && isMounted(paths);
 }
 
 /** A file system is mounted there as long as it is another than its directory's. */
@@ -320,28 +395,4 @@ function rarely(): (act: () => void) => void {
     lastMs = performance.now();
     act();
   };
-}
-
-/** Those who wait for one mount: it is given up when there are none any more. */
-class Waiters {
-  readonly #abandoned = new AbortController();
-  #count = 0;
-
-  get signal(): AbortSignal {
-    return this.#abandoned.signal;
-  }
-
-  giveUp(): void {
-    this.#abandoned.abort(new ClientError('ERR_ATTACH_FAILED', 'the node daemon is stopping'));
-  }
-
-  async wait<T>(done: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-    this.#count++;
-    try {
-      return await unlessAborted(done, signal);
-    } finally {
-      this.#count--;
-      if (this.#count === 0 && signal?.aborted) this.#abandoned.abort(signal?.reason);
-    }
-  }
 }

@@ -70,15 +70,21 @@ export class MountRecords {
     await rename(`${recordFile}.new`, recordFile);
   }
 
-  /** All that is there; `record` is null where it is missing or cannot be read. */
-  async list(): Promise<{ readonly paths: MountPaths; readonly record: MountRecord | null }[]> {
-    const names = await readdir(this.#directory).catch(() => []);
-    return Promise.all(
-      names.map(async (name) => {
-        const paths = this.#pathsOf(name);
-        return { paths, record: await readRecord(paths.recordFile) };
-      }),
-    );
+  /** All that is there. Rejects with the system's error. */
+  async list(): Promise<MountPaths[]> {
+    const entries = await ifThere(readdir(this.#directory, { withFileTypes: true }));
+    return (entries ?? []).filter((entry) => entry.isDirectory()).map(({ name }) => this.#pathsOf(name));
+  }
+
+  /** Null where there is none, or one that says nothing: nothing was mounted yet. Rejects with the system's error. */
+  async read({ recordFile }: MountPaths): Promise<MountRecord | null> {
+    const text = await ifThere(readFile(recordFile, 'utf8'));
+    if (text === null) return null;
+    try {
+      return recordSchema.parse(JSON.parse(text));
+    } catch {
+      return null;
+    }
   }
 
   /** Removes a chain's directory, once it is detached. Never looks below a mount. */
@@ -86,7 +92,7 @@ export class MountRecords {
     await rm(`${paths.recordFile}.new`, { force: true });
     await rm(paths.recordFile, { force: true });
     for (const directory of [paths.target, paths.workDirectory, paths.directory]) {
-      await rmdir(directory).catch(ignoreMissing);
+      await ifThere(rmdir(directory));
     }
   }
 
@@ -101,14 +107,12 @@ export class MountRecords {
   }
 }
 
-async function readRecord(path: string): Promise<MountRecord | null> {
+/** Null in place of ENOENT. */
+export async function ifThere<T>(found: Promise<T>): Promise<T | null> {
   try {
-    return recordSchema.parse(JSON.parse(await readFile(path, 'utf8')));
-  } catch {
-    return null;
+    return await found;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
   }
-}
-
-function ignoreMissing(error: unknown): void {
-  if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
 }

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { pid } from 'node:process';
 import type { Logger } from 'pino';
+import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type RegistryTls, readRegistryTls } from '../../oci/registry-tls.ts';
 import type { Mesh } from '../../p2p/agent/mesh.ts';
 import type { Content } from '../../p2p/mesh-protocol.ts';
@@ -8,6 +9,7 @@ import { chooseMethod, inspectHost } from '../attach/choose-method.ts';
 import { type CachedTable, type CacheFigures, ChunkCache } from '../chunks/chunk-cache.ts';
 import { ClientError } from '../errors.ts';
 import { openDevice } from '../image/device.ts';
+import type { MirrorServer } from '../mirror/mirror-server.ts';
 import { makePrivateDirectory } from '../mount/private-directory.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
 import { Proxies } from '../sources/proxies.ts';
@@ -26,6 +28,9 @@ export interface NodeDaemonOptions {
   readonly logger: Logger;
   readonly version: string;
 }
+
+/** Longer than any part needs that works; all of them together within the patience of a service manager. */
+const CLOSE_TIMEOUT_MS = 20_000;
 
 /** While it starts. */
 const NO_FIGURES: CacheFigures = {
@@ -53,6 +58,7 @@ export class NodeDaemon implements AdminHandler {
   readonly #startMs = performance.now();
   /** The last one first. */
   readonly #closers: (() => Promise<void>)[] = [];
+  #lock: RunDirectoryLock | null = null;
   #parts: Parts | null = null;
   #isClosing = false;
 
@@ -101,6 +107,7 @@ export class NodeDaemon implements AdminHandler {
 
   readiness(): Readiness {
     const isRunning = this.#parts !== null && !this.#isClosing;
+    const left = this.#parts?.mounts.left ?? 0;
     const answering = this.#proxies().filter(({ restingMs }) => restingMs === 0);
     return {
       isReady: isRunning,
@@ -111,6 +118,11 @@ export class NodeDaemon implements AdminHandler {
           // What is mounted and cached goes on without them, and what is not is downloaded as ever.
           isOk: true,
           message: answering.length > 0 ? null : 'degraded: no proxy answers',
+        },
+        {
+          name: 'mounts',
+          isOk: left === 0,
+          message: left === 0 ? null : `mounts of an earlier daemon: ${left} cannot be taken up yet`,
         },
       ],
     };
@@ -136,12 +148,23 @@ export class NodeDaemon implements AdminHandler {
     this.#stop.resolve();
   }
 
-  /** Takes everything down but the mounts: reads of them wait for the next daemon. May be called again. */
-  async close(): Promise<void> {
+  /**
+   * Takes everything down but the mounts: reads of them wait for the next daemon. May be called again. False if
+   * something did not end: then the process has to be ended, and the run directory is its own until it is.
+   */
+  async close(): Promise<boolean> {
     this.#isClosing = true;
+    let isOver = true;
     for (let close = this.#closers.pop(); close !== undefined; close = this.#closers.pop()) {
-      await close().catch((error) => this.#options.logger.error({ err: error }, 'cannot stop in order'));
+      try {
+        await within(CLOSE_TIMEOUT_MS, close());
+      } catch (error) {
+        isOver = false;
+        this.#options.logger.error({ err: error }, 'cannot stop in order');
+      }
     }
+    if (isOver) await this.#lock?.release();
+    return isOver;
   }
 
   async #start(): Promise<void> {
@@ -149,8 +172,7 @@ export class NodeDaemon implements AdminHandler {
     const { logger } = this.#options;
     const { tls: files } = this.#config;
     const tls = readRegistryTls(files, { skipVerify: files.insecureSkipVerify });
-    const lock = await RunDirectoryLock.take(runDirectory);
-    this.#closers.push(() => lock.release());
+    this.#lock = await RunDirectoryLock.take(runDirectory);
     makePrivateDirectory(stateDirectory);
     const proxies = this.#openProxies(tls);
     const cache = await this.#openCache();
@@ -175,8 +197,10 @@ export class NodeDaemon implements AdminHandler {
       proxies: () => proxies.states,
       cache: () => cache.figures,
       mesh: mesh === null ? null : () => mesh.status(),
+      mirror: () => mirror?.stats ?? null,
     });
-    const mirrorUrl = await this.#startMirror(proxies, cache, mesh, tls);
+    const mirror: MirrorServer | null = await this.#startMirror(proxies, cache, mesh, tls, metrics);
+    const mirrorUrl = mirror?.url ?? null;
     if (snapshotter !== null) {
       const { SnapshotterServer } = await import('../snapshotter/snapshotter-server.ts');
       const server = await SnapshotterServer.start({
@@ -212,7 +236,9 @@ export class NodeDaemon implements AdminHandler {
       onProblem: (problem, error) => logger.warn({ err: error }, problem),
     });
     const proxies = new Proxies({ urls: this.#config.proxies, credentials, tls });
-    this.#closers.push(() => proxies.close());
+    this.#closers.push(async () => {
+      await Promise.all([proxies.close(), credentials.saved()]);
+    });
     return proxies;
   }
 
@@ -256,7 +282,8 @@ export class NodeDaemon implements AdminHandler {
     cache: ChunkCache,
     mesh: Mesh | null,
     tls: RegistryTls,
-  ): Promise<URL | null> {
+    metrics: NodeMetrics,
+  ): Promise<MirrorServer | null> {
     const { mirror, stateDirectory, proxies: urls, readTimeoutMs } = this.#config;
     if (mirror === null) return null;
     const { MirrorServer } = await import('../mirror/mirror-server.ts');
@@ -270,9 +297,10 @@ export class NodeDaemon implements AdminHandler {
       stateDirectory: join(stateDirectory, 'mirror'),
       readTimeoutMs,
       logger: this.#options.logger,
+      onRequestEnd: (request) => metrics.mirrorRequestEnded(request),
     });
     this.#closers.push(() => server.close());
-    return server.url;
+    return server;
   }
 
   /** A host may start before its proxy. */
@@ -295,4 +323,15 @@ export class NodeDaemon implements AdminHandler {
 /** What there is a tree for. */
 function contentsOf({ layers }: LazyChain): Content[] {
   return layers.map(({ digest, chunkTableDigest }) => ({ blob: digest, table: chunkTableDigest }));
+}
+
+/** What the work gives; rejects when it takes longer. The work itself goes on. */
+async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(new Error(`it takes longer than ${timeoutMs} ms`)), timeoutMs);
+  try {
+    return await unlessAborted(work, late.signal);
+  } finally {
+    clearTimeout(timer);
+  }
 }

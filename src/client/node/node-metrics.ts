@@ -1,9 +1,13 @@
-import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { EndedRequest } from '../../oci/serving/http-side.ts';
 import type { MeshStatus } from '../../p2p/agent/mesh.ts';
 import type { CacheFigures } from '../chunks/chunk-cache.ts';
+import type { ReadStats } from '../chunks/read-stats.ts';
 import type { MountStatus, NodeStatus } from './node-status.ts';
 
 const PREFIX = 'dadi_node_';
+const ANSWER_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300];
+const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD']);
 
 const COUNTED = [
   ...(['bytesFetched', 'chunksFetched', 'bytesFromMesh', 'chunksFromMesh'] as const),
@@ -18,6 +22,8 @@ export interface MetricSources {
   readonly cache: () => CacheFigures;
   /** Null: this host takes no part in it. */
   readonly mesh: (() => MeshStatus) | null;
+  /** What blobs cost that pulls read through the cache; null without a mirror. */
+  readonly mirror: () => Readonly<ReadStats> | null;
 }
 
 /**
@@ -27,6 +33,25 @@ export interface MetricSources {
 export class NodeMetrics {
   readonly #registry = new Registry();
   readonly #sources: MetricSources;
+  readonly #mirrorRequests = new Counter({
+    name: `${PREFIX}mirror_requests_total`,
+    help: 'Requests to the mirror, by what they asked for and how it ended.',
+    labelNames: ['kind', 'method', 'status'],
+    registers: [this.#registry],
+  });
+  readonly #mirrorSent = new Counter({
+    name: `${PREFIX}mirror_sent_bytes_total`,
+    help: 'Bytes of manifests and blobs that the mirror sent, headers included, by where they came from.',
+    labelNames: ['source'],
+    registers: [this.#registry],
+  });
+  readonly #mirrorDurations = new Histogram({
+    name: `${PREFIX}mirror_request_duration_seconds`,
+    help: 'Time from a request to the mirror to the end of its answer.',
+    labelNames: ['kind'],
+    buckets: ANSWER_SECONDS,
+    registers: [this.#registry],
+  });
   /** Of mounts that are gone. */
   readonly #past: Record<Counted, number> = {
     ...{ bytesFetched: 0, chunksFetched: 0, bytesFromMesh: 0, chunksFromMesh: 0 },
@@ -60,6 +85,16 @@ export class NodeMetrics {
     this.#counted('cache_healed_chunks_total', 'Chunks found on disk with wrong bytes.', () => {
       return sources.cache().healed;
     });
+    this.#counted(
+      'mirror_fetched_bytes_total',
+      'Bytes of blobs that came from proxies chunk by chunk, for pulls.',
+      () => sources.mirror()?.bytesFetched ?? 0,
+    );
+    this.#counted(
+      'mirror_cache_hits_total',
+      'Chunks that pulls found in the cache.',
+      () => sources.mirror()?.cacheHits ?? 0,
+    );
     this.#sum('fetched_bytes_total', 'Bytes of layers that came from proxies.', 'bytesFetched');
     this.#sum('fetched_chunks_total', 'Chunks that came from proxies and were right.', 'chunksFetched');
     this.#sum('peer_bytes_total', 'Bytes of layers that came from other hosts.', 'bytesFromMesh');
@@ -74,6 +109,17 @@ export class NodeMetrics {
   /** Keeps what a mount counted that ends. */
   ended(mount: MountStatus): void {
     for (const key of COUNTED) this.#past[key] += mount[key];
+  }
+
+  /** Counts a request to the mirror that is over. */
+  mirrorRequestEnded({ method, status, sentBytes, durationMs, notes: { kind, source } }: EndedRequest): void {
+    this.#mirrorRequests.inc({
+      kind,
+      method: METHODS.has(method) ? method : 'other',
+      status: status === null ? 'none' : `${Math.trunc(status / 100)}xx`,
+    });
+    this.#mirrorDurations.observe({ kind }, durationMs / 1000);
+    if (source !== undefined) this.#mirrorSent.inc({ source }, sentBytes);
   }
 
   /** In Prometheus' text format. */

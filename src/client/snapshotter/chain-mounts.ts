@@ -8,6 +8,8 @@ import { Turns } from './turns.ts';
 export interface ChainMounter {
   /** The directory where the chain's root file system is mounted read-only; mounts it if it is not yet. */
   mount(chain: LazyChain, signal?: AbortSignal): Promise<string>;
+  /** A mount is to come soon. */
+  expectMount(): void;
   /** Unmounts, when nobody uses it any more; fine if it is not mounted. */
   unmount(chainId: LazyChain['chainId']): Promise<void>;
 }
@@ -26,6 +28,11 @@ export class ChainMounts {
     this.#mounter = mounter;
     this.#store = store;
     this.#logger = logger;
+  }
+
+  /** A snapshot of some chain is to come soon. */
+  expectMount(): void {
+    this.#mounter.expectMount();
   }
 
   /**

@@ -86,6 +86,7 @@ describe('a layer that is converted', () => {
     const [low] = await pullImage();
     expect(readdirSync(join(root, 'state/snapshots'))).toEqual([]);
     expect(mounts.calls).toEqual([]);
+    expect(mounts.expected).toBe(3);
     expect(await snapshotter.client.usage(low)).toEqual({ size: 0, inodes: 0 });
     expect(answers.asked[0]).toEqual({
       chainId: LOW,

@@ -184,6 +184,7 @@ export class Snapshotter {
     this.#store.checkNotLazy(layer.ref, this.#store.checkParent(parent));
     const decision = await this.#decisions.decide(layer, signal);
     if (decision.kind === 'ordinary') return;
+    this.#chains.expectMount();
     const { name } = this.#store.createLazy({ ref: layer.ref, parent, labels, chain: decision.chain });
     throw new SnapshotError('ERR_SNAPSHOT_EXISTS', `layer ${layer.ref} is read lazily, by snapshot ${name}`);
   }

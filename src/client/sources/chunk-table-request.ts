@@ -30,6 +30,7 @@ export async function askForChunkTable(
   const path = `dadi/v1/chunk-tables/${blob.digest}?${query}`;
   const limits = { maxBytes: MAX_TABLE_BYTES, signal };
   for (let failures = 0; ; ) {
+    const askedAtMs = performance.now();
     try {
       const { status, bytes } = await ask((client) => client.extension(path, blob.repository, limits));
       if (status === 200) return bytes;
@@ -37,8 +38,10 @@ export async function askForChunkTable(
     } catch (error) {
       failures++;
       if (failures === TRIES || signal.aborted || isFinal(error)) throw error;
-      await sleep(PAUSE_MS, undefined, { signal });
     }
+    // One that waited has made the pause already; one that is being stopped, or is none of ours, does not wait.
+    const pauseMs = PAUSE_MS - (failures === 0 ? performance.now() - askedAtMs : 0);
+    if (pauseMs > 0) await sleep(pauseMs, undefined, { signal });
   }
 }
 

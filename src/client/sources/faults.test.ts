@@ -41,10 +41,11 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-function open({ restMs, relays = [first, second] }: { restMs: number; relays?: FaultyRelay[] }): Proxies {
+function open(options: { restMs: number; relays?: FaultyRelay[]; bodyMs?: number }): Proxies {
+  const { restMs, relays = [first, second], bodyMs = TIMEOUTS.bodyMs } = options;
   const credentials = new SourceCredentials({ file: null, dockerConfig: null });
   const urls = relays.map((relay) => new URL(relay.url));
-  const made = new Proxies({ urls, credentials, restMs, timeouts: TIMEOUTS });
+  const made = new Proxies({ urls, credentials, restMs, timeouts: { ...TIMEOUTS, bodyMs } });
   toClose.push(made);
   return made;
 }
@@ -115,11 +116,40 @@ test('a proxy that has rested is asked first again', async () => {
   expect(second.count('/blobs/')).toBe(asked);
 });
 
+test('after a rest one request tries a proxy, and the others do not wait for what becomes of it', async () => {
+  const rested = open({ restMs: 1_000 });
+  const source = await openBlob(rested);
+  first.fault = ofBlobs({ kind: 'status', status: 503 });
+  expect(await isRight(source, 0, 100)).toBe(true);
+  await vi.waitFor(() => expect(rested.states[0]?.restingMs).toBe(0), { timeout: 30_000 });
+  first.fault = ofBlobs({ kind: 'stall', afterBytes: 5 });
+  const asked = first.count('/blobs/');
+  const reads = [2, 4, 6, 8, 10].map((chunk) => isRight(source, chunk * CHUNK_BYTES, 100));
+  expect(await Promise.all(reads)).not.toContain(false);
+  expect(first.count('/blobs/')).toBe(asked + 1);
+});
+
 test('what the first proxy does not have is asked of the next one, and the first does not rest for it', async () => {
   const source = await openBlob(proxies);
   first.fault = ofBlobs({ kind: 'status', status: 404 });
   expect(await isRight(source, 0, 100)).toBe(true);
   expect(proxies.states[0]).toMatchObject({ restingMs: 0 });
+});
+
+test('a repository whose blobs do not come does not hold up another one', async () => {
+  const slow = open({ restMs: NEVER_MS, relays: [first], bodyMs: NEVER_MS });
+  first.fault = (path) => (path.includes('/lib/slow/') ? { kind: 'stall', afterBytes: 0 } : null);
+  const digest = upstream.putBlob(BLOB);
+  const stuck = slow.fetchRange('reg.example', 'lib/slow', digest);
+  const closed = new AbortController();
+  const waiting = Array.from({ length: 60 }, () => stuck(0, 100, closed.signal).catch(() => {}));
+  await vi.waitFor(() => expect(first.count('/lib/slow/')).toBeGreaterThanOrEqual(16), { timeout: 30_000 });
+  const fetch = slow.fetchRange('reg.example', 'lib/b', digest);
+  expect((await fetch(0, 100, AbortSignal.timeout(15_000))).equals(BLOB.subarray(0, 100))).toBe(true);
+  // There are connections left.
+  expect(first.count('/lib/slow/')).toBe(16);
+  closed.abort();
+  await Promise.all(waiting);
 });
 
 test('one of two proxies is killed in the middle of reading: nobody notices', async () => {

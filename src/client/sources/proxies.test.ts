@@ -94,9 +94,14 @@ test('a chain opens as a device', async () => {
   await opened.close();
 });
 
-test('what a proxy has thrown away it converts again for those who read it', async () => {
+test.each([
+  ['alone', []],
+  ['while another one is away', ['http://127.0.0.1:1']],
+])('what a proxy has thrown away it converts again for those who read it, %s', async (_, away) => {
   const image = upstream.putImage(LAYERS, '1');
   const chain = await convertedChain(image.digest, CHAINS[1]);
+  await proxies.close();
+  proxies = proxiesAt(proxy.url, ...away);
   const [lowest] = chain.layers;
   const source = await proxies.openLayer(lowest!, chain, { cache, stats: newReadStats() });
   await vi.waitFor(
@@ -159,6 +164,23 @@ test('what answers otherwise than dadi proxies do is told from one', async () =>
   proxies = proxyThatSays('<html>');
   const answer = await proxies.find(CHAINS[0], imageOf(digestOf('any')), { waitMs: 0 });
   expect(answer).toEqual({ kind: 'unavailable', reason: expect.stringContaining('not one of a dadi proxy') });
+});
+
+test('a proxy that answers at once that a blob is on its way is not asked without a pause', async () => {
+  upstream.intercept = ({ url = '' }, response) => {
+    if (!url.startsWith('/dadi/v1/chunk-tables/')) return false;
+    response.writeHead(202).end('{}');
+    return true;
+  };
+  await proxies.close();
+  proxies = proxiesAt(upstream.url);
+  const layer = { digest: digestOf('blob'), sizeBytes: 1, chunkTableDigest: digestOf('table') };
+  const chain = { registry: 'reg.example', repository: 'lib/a', chainId: CHAINS[0] };
+  const access = { cache, stats: newReadStats(), readTimeoutMs: 700 };
+  await expect(proxies.openLayer(layer, chain, access)).rejects.toThrow();
+  const asked = upstream.requests.filter(({ path }) => path.startsWith('/dadi/v1/chunk-tables/'));
+  expect(asked.length).toBeGreaterThan(0);
+  expect(asked.length).toBeLessThan(5);
 });
 
 test('without a proxy that answers nothing is found, and nothing fails', async () => {

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
+import pLimit, { type LimitFunction } from 'p-limit';
 import { type ChunkTable, decodeChunkTable } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, digestOf, shortDigest } from '../../oci/digest.ts';
@@ -35,6 +36,9 @@ type Attempt<T> = (client: RegistryClient, proxy: ProxyEndpoint) => Promise<T>;
 
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2_000;
+/** Ranges of one repository under way at once: fewer than there are connections, so that it holds up no other one. */
+const MAX_RANGES = 16;
+const MAX_REPOSITORIES = 1024;
 /** Tables that were asked for to learn their digests are opened soon after. */
 const MAX_TABLE_BYTES = 32 * 1024 * 1024;
 
@@ -54,6 +58,8 @@ export class Proxies implements ChainLookup {
   });
   /** Whose answers are being looked at. */
   readonly #senders = new WeakMap<Buffer, ProxyEndpoint>();
+  /** By repository. */
+  readonly #limits = new LRUCache<string, LimitFunction>({ max: MAX_REPOSITORIES });
   readonly #closed = new AbortController();
 
   constructor({ urls, ...options }: ProxiesOptions) {
@@ -110,7 +116,7 @@ export class Proxies implements ChainLookup {
       mesh,
       name: `${chain.registry}/${chain.repository}`,
       timeoutMs: readTimeoutMs,
-      fetch: this.#renewing(this.#ranges(chain, layer.digest), chain),
+      fetch: this.#ranges(chain, layer.digest, () => this.#renew(chain)),
       onWrongBytes: (bytes) => this.#distrust(bytes, layer.digest),
     });
   }
@@ -134,33 +140,42 @@ export class Proxies implements ChainLookup {
     await Promise.all(this.#proxies.map((proxy) => proxy.close()));
   }
 
-  #ranges(where: RepositoryAt, digest: Digest): FetchRange {
-    return (offset, length, signal) =>
-      this.#ask(
-        where,
-        async (client, proxy) => {
+  /** @param onMissing called where no proxy has it, and one that answers lacks it: others may be away for long */
+  #ranges(where: RepositoryAt, digest: Digest, onMissing: () => void = () => {}): FetchRange {
+    const limit = this.#limitOf(where);
+    const range: FetchRange = async (offset, length, signal) => {
+      signal.throwIfAborted();
+      let isMissing = false;
+      const attempt = async (client: RegistryClient, proxy: ProxyEndpoint) => {
+        try {
           const bytes = await client.readBlobRange(where.repository, digest, offset, length, signal);
           this.#senders.set(bytes, proxy);
           return bytes;
-        },
-        signal,
-      );
-  }
-
-  /** The same, but where all proxies lack it, they are asked to make it again: the next attempt may get it. */
-  #renewing(
-    fetch: FetchRange,
-    { registry, repository, chainId, manifestDigest }: Omit<LazyChain, 'layers'>,
-  ): FetchRange {
-    if (manifestDigest === undefined) return fetch;
-    return async (offset, length, signal) => {
+        } catch (error) {
+          isMissing ||= isNotFound(error);
+          throw error;
+        }
+      };
       try {
-        return await fetch(offset, length, signal);
+        return await this.#ask(where, attempt, signal);
       } catch (error) {
-        if (isNotFound(error)) this.#images.renew(chainId, { registry, repository, manifestDigest });
+        if (isMissing) onMissing();
         throw error;
       }
     };
+    return (...asked) => limit(() => range(...asked));
+  }
+
+  #limitOf({ registry, repository }: RepositoryAt): LimitFunction {
+    const name = `${registry}/${repository}`;
+    const limit = this.#limits.get(name) ?? pLimit(MAX_RANGES);
+    this.#limits.set(name, limit);
+    return limit;
+  }
+
+  /** Has the proxies make a chain again: the next attempt may get it. */
+  #renew({ registry, repository, chainId, manifestDigest }: Omit<LazyChain, 'layers'>): void {
+    if (manifestDigest !== undefined) this.#images.renew(chainId, { registry, repository, manifestDigest });
   }
 
   #distrust(bytes: Buffer, digest: Digest): void {

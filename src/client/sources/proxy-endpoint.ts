@@ -32,7 +32,9 @@ const TIMEOUTS: Partial<RegistryTimeouts> = {
   progressWindowMs: 20_000,
 };
 const REST_MS = 10_000;
-const MAX_CONNECTIONS = 16;
+/** Rests after which it is still not well make the next one longer, up to so many times. */
+const MAX_REST_DOUBLINGS = 5;
+const MAX_CONNECTIONS = 48;
 const MAX_CLIENTS = 1024;
 /** What a proxy may say and still be well. */
 const NO_FAILURES: ReadonlySet<string> = new Set([
@@ -52,6 +54,8 @@ export class ProxyEndpoint {
   /** Who was let in last, by repository. */
   readonly #accepted = new LRUCache<string, string>({ max: MAX_CLIENTS });
   #restsUntilMs = Number.NEGATIVE_INFINITY;
+  /** Since it was last well. */
+  #rests = 0;
   #lastError: string | null = null;
 
   constructor({ url, credentials, tls = null, timeouts = {}, restMs = REST_MS }: ProxyEndpointOptions) {
@@ -91,11 +95,13 @@ export class ProxyEndpoint {
   ): Promise<T> {
     const name = `${where.registry}/${where.repository}`;
     let refusal: unknown = null;
+    // After a rest one asks it whether it is well, the others go on elsewhere until that is known: it may not answer.
+    if (this.#rests > 0 && !this.isResting) this.#rest();
     for (const identity of await this.#identities(name, where, signal)) {
       try {
         const made = await attempt(this.#clientOf(where.registry, identity));
         this.#accepted.set(name, identity.id);
-        this.#restsUntilMs = Number.NEGATIVE_INFINITY;
+        this.#isWell();
         return made;
       } catch (error) {
         signal?.throwIfAborted();
@@ -115,9 +121,22 @@ export class ProxyEndpoint {
   /** To be told of what went wrong there: it rests, unless it only lacks the content or the right to it. */
   failed(error: unknown): void {
     if (!(error instanceof RegistryError || error instanceof OciError)) return;
-    if (NO_FAILURES.has(error.code)) return;
+    if (NO_FAILURES.has(error.code)) {
+      this.#isWell();
+      return;
+    }
     this.#lastError = error.message;
-    this.#restsUntilMs = performance.now() + this.#restMs;
+    if (!this.isResting) this.#rest();
+  }
+
+  #isWell(): void {
+    this.#rests = 0;
+    this.#restsUntilMs = Number.NEGATIVE_INFINITY;
+  }
+
+  #rest(): void {
+    const doublings = Math.min(this.#rests++, MAX_REST_DOUBLINGS);
+    this.#restsUntilMs = performance.now() + this.#restMs * 2 ** doublings;
   }
 
   /** Ends running requests too. */

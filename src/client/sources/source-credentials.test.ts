@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,6 +45,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   await proxies.close();
+  await proxies.credentials.saved();
   await relay.stop();
   await proxy.remove();
   await upstream.stop();
@@ -92,7 +93,16 @@ test('a private repository is read in the name of whose pull was seen, and no ot
 });
 
 test('credentials of pulls are there after a restart, and for nobody else to read', async () => {
-  start().remember('reg.example', 'lib/a', OLD);
+  const credentials = start();
+  for (const [repository, authorization] of [
+    ['lib/a', OTHER],
+    ['lib/b', OTHER],
+    ['lib/a', OLD],
+  ] as const)
+    credentials.remember('reg.example', repository, authorization);
+  // Whoever pulls does not wait for the disk.
+  expect(existsSync(pullsFile())).toBe(false);
+  await credentials.saved();
   await proxies.close();
   expect(statSync(pullsFile()).mode & 0o777).toBe(0o600);
   start();
@@ -108,6 +118,7 @@ test('a file of credentials that is damaged is told, without what is in it, and 
   expect(problems).toEqual([[expect.stringContaining(pullsFile()), null]]);
   credentials.remember('reg.example', 'lib/a', OLD);
   expect(String(await read())).toBe('layer');
+  await credentials.saved();
   expect(readFileSync(pullsFile(), 'utf8')).toContain(OLD);
 });
 

@@ -1,4 +1,5 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
+import { rename, writeFile } from 'node:fs/promises';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import {
@@ -48,6 +49,9 @@ export class SourceCredentials {
   /** `Authorization` headers by registry and repository. */
   readonly #remembered = new LRUCache<string, string>({ max: MAX_REMEMBERED });
   readonly #own = new Map<string, CredentialsProvider>();
+  /** Some are not in the file yet. */
+  #areNew = false;
+  #saving: Promise<void> | null = null;
 
   constructor(options: SourceCredentialsOptions) {
     this.#options = options;
@@ -59,7 +63,14 @@ export class SourceCredentials {
     const key = `${registry}/${repository}`;
     if (this.#remembered.get(key) === authorization) return;
     this.#remembered.set(key, authorization);
-    if (this.#options.file !== null) this.#write(this.#options.file);
+    if (this.#options.file === null) return;
+    this.#areNew = true;
+    this.#saving ??= this.#save(this.#options.file);
+  }
+
+  /** Resolves once what was remembered so far is in the file, or could not be put there. */
+  async saved(): Promise<void> {
+    await this.#saving;
   }
 
   /** What to try, in this order. @param proxyHost host with port */
@@ -120,16 +131,21 @@ export class SourceCredentials {
     }
   }
 
-  #write(file: string): void {
+  /** Once for all that come while it is being written: tokens of busy hosts are many, and change with each pull. */
+  async #save(file: string): Promise<void> {
     const half = `${file}.new`;
-    try {
-      // The oldest first: so they are read in the order of their last use.
-      const entries = [...this.#remembered.entries()].reverse();
-      writeFileSync(half, JSON.stringify(entries), { mode: 0o600 });
-      renameSync(half, file);
-    } catch (error) {
-      this.#options.onProblem?.(`the credentials of pulls cannot be kept in ${file}`, error);
+    while (this.#areNew) {
+      this.#areNew = false;
+      try {
+        // The oldest first: so they are read in the order of their last use.
+        const entries = [...this.#remembered.entries()].reverse();
+        await writeFile(half, JSON.stringify(entries), { mode: 0o600 });
+        await rename(half, file);
+      } catch (error) {
+        this.#options.onProblem?.(`the credentials of pulls cannot be kept in ${file}`, error);
+      }
     }
+    this.#saving = null;
   }
 }
 

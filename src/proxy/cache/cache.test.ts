@@ -297,5 +297,5 @@ test('conversions and cleaning up at the same time: what is said to be converted
       );
     }, LONG);
   }
-  expect(proxy.unfinished()).toEqual([]);
+  await proxy.allFinished();
 });

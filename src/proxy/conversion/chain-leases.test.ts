@@ -57,7 +57,7 @@ test('a chain is made once by one process, and who waited is given what came of 
   const one = process('one');
   const [first, second] = [working(), working()];
   const both = [one.once(CHAIN, known, first.work, never), one.once(CHAIN, known, second.work, never)];
-  await vi.waitFor(() => expect(first.begun).toHaveBeenCalled());
+  await vi.waitFor(() => expect(first.begun).toHaveBeenCalled(), 30_000);
   first.finish();
   expect(await Promise.all(both)).toEqual(['made', 'made']);
   expect(second.begun).not.toHaveBeenCalled();
@@ -67,7 +67,7 @@ test('a chain is made once by one process, and who waited is given what came of 
 test('a chain is made once among processes', async () => {
   const [first, second] = [working(), working()];
   const made = process('one').once(CHAIN, known, first.work, never);
-  await vi.waitFor(() => expect(first.begun).toHaveBeenCalled());
+  await vi.waitFor(() => expect(first.begun).toHaveBeenCalled(), 30_000);
   const other = process('two').once(CHAIN, known, second.work, never);
   first.finish();
   expect(await Promise.all([made, other])).toEqual(['made', 'made']);
@@ -78,7 +78,7 @@ test('who waited for one that failed makes it itself', async () => {
   const one = process('one');
   const [first, second] = [working(), working()];
   const failing = one.once(CHAIN, known, first.work, never);
-  await vi.waitFor(() => expect(first.begun).toHaveBeenCalled());
+  await vi.waitFor(() => expect(first.begun).toHaveBeenCalled(), 30_000);
   const other = one.once(CHAIN, known, second.work, never);
   second.finish();
   first.fail(new Error('broken'));
@@ -99,9 +99,9 @@ test('a chain that a process died of is taken up when its lease ends', async () 
 test('a chain whose lease was lost is given up, and then waited for', async () => {
   const mine = working();
   const made = process('one', { leaseMs: 30 }).once(CHAIN, known, mine.work, never);
-  await vi.waitFor(() => expect(mine.begun).toHaveBeenCalled());
+  await vi.waitFor(() => expect(mine.begun).toHaveBeenCalled(), 30_000);
   leases.set(`chain:p:${CHAIN}`, { owner: 'two', untilMs: Date.now() + 60_000 });
-  await vi.waitFor(() => expect(leases.get(`chain:p:${CHAIN}`)?.owner).toBe('two'));
+  await vi.waitFor(() => expect(leases.get(`chain:p:${CHAIN}`)?.owner).toBe('two'), 30_000);
   finished.set(CHAIN, "two's");
   expect(await made).toBe("two's");
   expect(mine.begun).toHaveBeenCalledTimes(1);

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, test, vi } from 'vitest';
+import { expect, test } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { brokenBody, bytesOf, errorOf } from '../../../test/support/test-proxy.ts';
 import { digestOf } from '../../oci/digest.ts';
@@ -27,7 +27,7 @@ test('a blob is whole on a miss and on a hit, and upstream is asked once', async
     expect((await bytesOf(response)).equals(BIG)).toBe(true);
   }
   expect(upstream.count('GET', digest)).toBe(1);
-  expect(proxy.unfinished()).toEqual([]);
+  await proxy.allFinished();
 });
 
 test('an empty blob is served', async () => {
@@ -137,7 +137,7 @@ test('a reader that leaves does not end the download for others, nor for the sto
   controller.abort();
   await sleep(50);
   later.resolve();
-  await vi.waitFor(() => expect(proxy.unfinished()).toEqual([]));
+  await proxy.allFinished();
   expect((await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${lonely}`))).equals(other)).toBe(true);
   expect(upstream.count('GET', lonely)).toBe(1);
 });

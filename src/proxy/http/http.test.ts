@@ -41,7 +41,10 @@ test('answers that wait behind another on their connection end with it', async (
   socket.write(request(path).repeat(3));
   await sleep(300);
   socket.destroy();
-  await vi.waitFor(() => expect(proxy.logged.filter((line) => line['broken'] === true)).toHaveLength(3));
+  await vi.waitFor(
+    () => expect(proxy.logged.filter((line) => line['broken'] === true)).toHaveLength(3),
+    30_000,
+  );
   const startedMs = performance.now();
   await proxy.stop();
   expect(performance.now() - startedMs).toBeLessThan(4_000);
