@@ -65,7 +65,7 @@ function peersWith(has: (index: number) => boolean) {
       peers.isClosed = true;
     },
   };
-  return { asked, peers, mesh: { open: () => peers } };
+  return { asked, peers, mesh: { open: () => peers, table: async () => null } };
 }
 
 test('what other hosts have comes from them, and only the rest from the proxies, neighbours in one request', async () => {

@@ -29,6 +29,11 @@ export interface ChunkCacheOptions {
 
 /** Where blobs are read from other hosts; the mesh is one. */
 export interface PeerSource {
+  /** The encoded chunk table, if they give it at once; it matches its digest. Rejects only with the signal's reason. */
+  table(
+    content: { readonly blob: Digest; readonly table: Digest },
+    signal: AbortSignal,
+  ): Promise<Buffer | null>;
   /** To be closed. */
   open(content: { readonly blob: Digest; readonly table: Digest }, table: ChunkTable): BlobPeers;
 }

@@ -108,7 +108,7 @@ export class Proxies implements ChainLookup {
     const table =
       kept?.blobSize === layer.sizeBytes
         ? kept
-        : await this.#tableOf(layer, chain, readTimeoutMs, access.signal);
+        : await this.#tableOf(layer, chain, { ...access, mesh, readTimeoutMs });
     return cache.openBlob({
       digest: layer.digest,
       table,
@@ -189,13 +189,14 @@ export class Proxies implements ChainLookup {
   async #tableOf(
     layer: ImageLayer,
     where: RepositoryAt,
-    timeoutMs: number,
-    signal: AbortSignal | undefined,
+    access: Pick<LayerAccess, 'signal'> & Required<Pick<LayerAccess, 'mesh' | 'readTimeoutMs'>>,
   ): Promise<ChunkTable> {
-    const timeout = AbortSignal.timeout(timeoutMs);
+    const { signal, mesh, readTimeoutMs } = access;
+    const timeout = AbortSignal.timeout(readTimeoutMs);
     const ends = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
     const bytes =
       this.#tables.get(layer.chunkTableDigest) ??
+      (await mesh?.table({ blob: layer.digest, table: layer.chunkTableDigest }, ends)) ??
       (await this.#tableBlob(layer, where, ends)) ??
       (await this.#requestTable(where, layer.digest, ends));
     const what = `layer ${shortDigest(layer.digest)}`;

@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import { type Dispatcher, Pool } from 'undici';
 import { z } from 'zod';
+import type { Digest } from '../../oci/digest.ts';
 import { PEER_PATH, type Peer, peerSchema } from '../mesh-protocol.ts';
 import type { PeerTls } from './peer-security.ts';
 import { MAX_REQUESTS_PER_PEER } from './peer-standings.ts';
@@ -19,6 +20,8 @@ const CONNECT_MS = 2_000;
 const SILENCE_MS = 10_000;
 const KEEP_ALIVE_MS = 30_000;
 const MAX_REFUSAL_BYTES = 16 * 1024;
+/** Of a blob of 128 GiB in chunks of the usual size. */
+const MAX_TABLE_BYTES = 16 * 1024 * 1024;
 
 /** What a busy peer answers. */
 export const refusalSchema = z.strictObject({ alternates: z.array(peerSchema).max(8) });
@@ -61,6 +64,33 @@ export class HttpPeerTransport implements PeerTransport {
       await handler.ended;
     } finally {
       signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** A chunk table; nobody has verified it. @throws PeerError; the signal's reason */
+  async table(peer: Peer, table: Digest, ticket: string, signal: AbortSignal): Promise<Buffer> {
+    const fail = (code: PeerErrorCode, what: string, cause?: unknown) =>
+      new PeerError(code, `peer ${peer.address}: ${what}`, { cause });
+    try {
+      const { statusCode, body } = await this.#pool(peer).request({
+        method: 'GET',
+        path: `${PEER_PATH}/tables/${table}`,
+        headers: { authorization: `Dadi-Ticket ${ticket}` },
+        signal,
+      });
+      const pieces: Buffer[] = [];
+      let bytes = 0;
+      for await (const piece of body) {
+        pieces.push(piece);
+        bytes += piece.length;
+        if (bytes > MAX_TABLE_BYTES) throw fail('ERR_PEER_ANSWER', 'its chunk table has no end');
+      }
+      if (statusCode === 200) return Buffer.concat(pieces);
+      throw fail('ERR_PEER_UNKNOWN_CONTENT', `it answered ${statusCode} for a chunk table`);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (error instanceof PeerError) throw error;
+      throw fail('ERR_PEER_UNREACHABLE', 'it gave no chunk table', error);
     }
   }
 

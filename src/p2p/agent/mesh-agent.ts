@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import type { ChunkTable } from '../../format/chunk-table.ts';
-import type { Digest } from '../../oci/digest.ts';
+import { type Digest, digestOf } from '../../oci/digest.ts';
 import { isLoopback } from '../../oci/registry-url.ts';
 import type { Announcement, Content, Peer } from '../mesh-protocol.ts';
 import { systemClock } from './clock.ts';
@@ -18,9 +18,13 @@ import { PeerServer } from './peer-server.ts';
 import { PeerStandings } from './peer-standings.ts';
 import type { Seat } from './seat.ts';
 import { TicketChecker } from './ticket-checker.ts';
+import { withinMs } from './time-limit.ts';
 import { TreeReader } from './tree-reader.ts';
 
 const DEFAULT_LINGER_MS = 5 * 60_000;
+/** How many are asked for a chunk table, and how long each may take: a parent may be waiting for it itself. */
+const TABLE_PEERS = 2;
+const TABLE_MS = 500;
 
 interface AgentParts {
   readonly member: Announcement;
@@ -84,6 +88,26 @@ export class MeshAgent implements Mesh {
 
   join(where: Where, contents: readonly Content[]): void {
     void this.#parts.membership.join(where, contents);
+  }
+
+  async table(content: Content, signal: AbortSignal): Promise<Buffer | null> {
+    const { membership, peers } = this.#parts;
+    const seat = membership.seat(content);
+    const place = await seat.arrival(signal);
+    if (place === null || place.parent === null) return null;
+    for (const peer of [place.parent, ...place.alternates].slice(0, TABLE_PEERS)) {
+      try {
+        const bytes = await withinMs(systemClock, TABLE_MS, signal, (ends) =>
+          peers.table(peer, content.table, place.ticket, ends),
+        );
+        if (digestOf(bytes) === content.table) return bytes;
+        void seat.lose(peer, 'wrong-bytes');
+      } catch {
+        // It may not have it yet; whether it is of any use shows when chunks are asked for.
+        signal.throwIfAborted();
+      }
+    }
+    return null;
   }
 
   open(content: Content, table: ChunkTable): MeshBlob {

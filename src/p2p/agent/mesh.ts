@@ -18,6 +18,11 @@ export interface Mesh {
    * the budget for finding. What is joined and not opened, or closed, is left after a while.
    */
   join(where: Where, contents: readonly Content[]): void;
+  /**
+   * The encoded chunk table of a content that was joined, from the hosts above; null if they do not give it at once, or
+   * this host is at the top. It matches its digest. Rejects only with the signal's reason.
+   */
+  table(content: Content, signal: AbortSignal): Promise<Buffer | null>;
   /** The mesh's part of one blob; without a join before, it has nothing of it. To be closed by the caller. */
   open(content: Content, table: ChunkTable): MeshBlob;
   status(): MeshStatus;
