@@ -124,7 +124,7 @@ export class ArrivingBlobs {
     });
     const arrival: Arrival = { begun, giveUp, waiting: 0, found: null };
     this.#arrivals.set(key, arrival);
-    const work = this.#seeThrough(arrival, digest)
+    const work = this.#seeThrough(arrival, asked.target, digest)
       .catch((err: unknown) => {
         this.#parts.logger.debug({ err, digest: shortDigest(digest) }, 'a blob was not kept');
       })
@@ -140,18 +140,19 @@ export class ArrivingBlobs {
     if (this.#arrivals.get(key) === arrival) this.#arrivals.delete(key);
   }
 
-  async #seeThrough({ begun }: Arrival, digest: Digest): Promise<void> {
+  async #seeThrough({ begun }: Arrival, target: MirrorTarget, digest: Digest): Promise<void> {
     const found = await begun;
-    if (found.kind === 'arriving') await this.#keep(found.blob, digest);
+    if (found.kind === 'arriving') await this.#keep(found.blob, target, digest);
   }
 
   /** Until that is done, who asks for the blob joins it. */
-  async #keep(blob: ArrivingBlob, digest: Digest): Promise<void> {
+  async #keep(blob: ArrivingBlob, target: MirrorTarget, digest: Digest): Promise<void> {
     const { chunked, known } = this.#parts;
     try {
       const table = await blob.verified;
       await chunked.keep(digest, table, blob.source());
       known.putTable(digest, { table, isProven: true });
+      chunked.offer(target, digest, table);
     } finally {
       blob.close();
     }

@@ -116,7 +116,7 @@ async function relayPart(parts: BlobRouteParts, asked: Asked, digest: Digest): P
 
 /** `on its way`: a proxy is fetching the blob, and gives it to another host as it comes. */
 async function requestTable(
-  { relay, rights, known }: BlobRouteParts,
+  { relay, rights, known, credentials }: BlobRouteParts,
   { target, caller, request }: Asked,
   digest: Digest,
   wish: Readonly<Record<string, string>>,
@@ -146,6 +146,8 @@ async function requestTable(
     const found = { table: decodeChunkTable(bytes), isProven: false };
     known.putTable(digest, found);
     rights.grant(caller, target, digest);
+    // Its chunks are asked for in the name of whoever was let in last.
+    if (caller.authorization !== null) credentials.remember(registry, repository, caller.authorization);
     return found;
   } catch {
     request.signal.throwIfAborted();

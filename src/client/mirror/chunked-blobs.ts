@@ -45,9 +45,14 @@ export class ChunkedBlobs {
 
   /** To be closed by the caller. What the cache lacks is fetched in the name of that repository. */
   open(target: MirrorTarget, digest: Digest, table: ChunkTable): Promise<ByteSource> {
-    this.#mesh?.join(target, [{ blob: digest, table: digestOf(encodeChunkTable(table)) }]);
+    this.offer(target, digest, table);
     const fetch = this.#parts.fetchRange(target.registry, target.repository, digest);
     return this.#read(digest, table, fetch, this.#mesh);
+  }
+
+  /** Tells the mesh that this host has a blob, or is about to get it; not that anybody reads it. */
+  offer(target: MirrorTarget, digest: Digest, table: ChunkTable): void {
+    this.#mesh?.join(target, [{ blob: digest, table: digestOf(encodeChunkTable(table)) }]);
   }
 
   /** The same without asking anybody: reads of what the cache lacks fail. To be closed by the caller. */
