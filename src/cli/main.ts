@@ -17,6 +17,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['cache', async () => (await import('./cache.ts')).cacheCommand()],
   ['gc', async () => (await import('./cache.ts')).gcCommand()],
   ['node', async () => (await import('./node.ts')).nodeCommand()],
+  ['mesh', async () => (await import('./mesh.ts')).meshCommand()],
   ['doctor', async () => (await import('./doctor.ts')).doctorCommand()],
   ['setup', async () => (await import('./setup.ts')).setupCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],
