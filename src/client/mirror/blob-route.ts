@@ -99,7 +99,7 @@ async function tableFor(parts: BlobRouteParts, asked: Asked, digest: Digest): Pr
   for (let wait = 0; ; wait = WAIT_SECONDS) {
     const found = await requestTable(parts, asked, digest, { fetch: '1', wait: String(wait) });
     if (found !== 'on its way') return found;
-    if (performance.now() - startMs > MAX_WAIT_MS) return null;
+    if (performance.now() - startMs + 1000 * WAIT_SECONDS > MAX_WAIT_MS) return null;
   }
 }
 
