@@ -78,6 +78,7 @@ export const edgeReportSchema = z.strictObject({
   /** From the request to the first chunk, mean; null if nothing was asked. */
   latencyMs: z.number().nonnegative().nullable(),
 });
+export type EdgeReport = z.output<typeof edgeReportSchema>;
 
 /** POST ROOT_PATH/heartbeat. */
 export const heartbeatSchema = z.strictObject({

@@ -4,6 +4,7 @@ import { hostAndPort, LOG_LEVELS } from '../config/common-values.ts';
 import { parseConfig } from '../config/parse-config.ts';
 import { type ConversionLimits, DEFAULT_LIMITS } from '../convert/layer-limits.ts';
 import { DEFAULT_REGISTRY } from '../oci/reference.ts';
+import { treeSettingsSchema } from '../p2p/root/root-limits.ts';
 import { cacheSchema } from './cache/cache-config.ts';
 import { storage } from './storage.ts';
 import { allowUpstreamsSchema, upstreamSchema } from './upstream/upstream-config.ts';
@@ -121,6 +122,8 @@ const schema = z
     /** How long running answers may go on after a stop was asked for. */
     drainMs: z.int().nonnegative().default(5_000),
     cache: cacheSchema,
+    /** The root of the mesh, which tells nodes from which others they get what they read. */
+    mesh: treeSettingsSchema.extend({ enabled: z.boolean().default(true) }).prefault({}),
     conversion: z
       .strictObject({
         enabled: z.boolean().default(true),

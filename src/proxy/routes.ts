@@ -1,5 +1,7 @@
 import { jsonAnswer } from '../oci/serving/answer.ts';
 import { READING, type Route } from '../oci/serving/http-side.ts';
+import type { MeshRoot } from '../p2p/root/mesh-root.ts';
+import { type RootParts, rootRoutes, rootStatusRoutes } from '../p2p/root/root-routes.ts';
 import { TOKEN_PATH } from './access/access-tokens.ts';
 import { PassthroughAccess } from './access/passthrough-access.ts';
 import { type CacheRouteParts, cacheRoutes } from './cache/cache-routes.ts';
@@ -23,6 +25,7 @@ export function clientRoutes(
   parts: DistributionParts & ChunkTableParts,
   conversions: ConversionParts,
   chains: ChainParts | null,
+  mesh: RootParts | null,
   readiness: Readiness,
 ): readonly Route[] {
   const distribution = {
@@ -46,6 +49,7 @@ export function clientRoutes(
       handle: (request, { digest = '' }) => answerChunkTable(parts, digest, request),
     },
     ...(chains === null ? [] : chainRoutes(chains)),
+    ...(mesh === null ? [] : rootRoutes(mesh)),
     ...tokenRoutes(parts),
     ...healthRoutes(readiness),
   ];
@@ -56,6 +60,7 @@ export function adminRoutes(
   conversions: ConversionParts,
   status: StatusParts,
   cache: CacheRouteParts,
+  mesh: MeshRoot | null,
 ): readonly Route[] {
   return [
     { path: '/metrics', methods: READING, kind: 'metrics', handle: () => status.metrics.answer() },
@@ -86,6 +91,7 @@ export function adminRoutes(
       handle: (_request, { digest = '' }) => answerRetry(conversions, digest),
     },
     ...cacheRoutes(cache),
+    ...(mesh === null ? [] : rootStatusRoutes(mesh)),
     ...healthRoutes(status.readiness),
   ];
 }

@@ -19,6 +19,7 @@ import { ReferrerLists } from './distribution/referrer-lists.ts';
 import { proxyErrorAnswer } from './errors.ts';
 import { openListener } from './http/listener.ts';
 import { type ConfigChange, LiveConfig } from './live-config.ts';
+import { openMesh } from './mesh/open-mesh.ts';
 import { Opened } from './opened.ts';
 import { Metrics } from './operators/metrics.ts';
 import { Readiness } from './operators/readiness.ts';
@@ -117,6 +118,7 @@ async function openAll(
   const conversion = enabled ? { queue, images } : null;
 
   const parts = { access, upstreams, manifests, blobs, referrers, catalog, conversion, log };
+  const mesh = await openMesh(config, parts);
   const readiness = new Readiness({ store, catalog });
   const pulls = new RecentPulls();
   const freeBytes = () => freeBytesOf(store.scratch());
@@ -127,6 +129,7 @@ async function openAll(
     runningDownloads: () => blobs.running().length,
     upstreams: () => upstreams.states(),
     catalogFailures: () => catalog.failures,
+    mesh: mesh?.root ?? null,
     freeBytes,
   });
   const onEnd = (request: EndedRequest) => {
@@ -138,7 +141,7 @@ async function openAll(
   const chains = enabled ? { ...parts, images, store, profile, queue, news } : null;
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
   const served = { ...parts, tables: new ChunkTables(signal) };
-  const clients = new HttpSide(clientRoutes(served, conversionStatus, chains, readiness), http);
+  const clients = new HttpSide(clientRoutes(served, conversionStatus, chains, mesh, readiness), http);
   opened.add(() => clients.idle());
   const preheater = new Preheater({
     upstreams,
@@ -153,7 +156,12 @@ async function openAll(
   opened.add(() => queue.stop());
   const { recorder } = cache;
   const cacheParts = { catalog, collector, recorder, upstreams, profile, preheater };
-  const operators = adminRoutes(conversionStatus, { ...seen, conversions, profile }, cacheParts);
+  const operators = adminRoutes(
+    conversionStatus,
+    { ...seen, conversions, profile },
+    cacheParts,
+    mesh?.root ?? null,
+  );
   // Open until the others are done: that it is being stopped can be asked here.
   const adminAddress = await openAdmin(config, operators, http, opened);
   const listener = await openListener(clients, config.listen, 'listen', {

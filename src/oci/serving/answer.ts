@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders, ServerResponse } from 'node:http';
+import type { RequestBody } from './request-body.ts';
 
 /** Where the bytes of an answer came from. */
 export type AnswerSource =
@@ -33,6 +34,7 @@ export interface ServedRequest {
   /** The query as it was sent, with its question mark; empty if there is none. */
   readonly search: string;
   readonly headers: IncomingHttpHeaders;
+  readonly body: Pick<RequestBody, 'json'>;
   /** Fires when the client goes away, or the server has to end. */
   readonly signal: AbortSignal;
   readonly notes: RequestNotes;

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import type { IncomingHttpHeaders } from 'node:http';
 import type { HttpBindings } from '@hono/node-server';
 // To be loaded before serve() is called: it replaces the class of responses.
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
@@ -9,6 +8,7 @@ import { type Answer, bufferAnswer, RequestNotes, type ServedRequest, writeAnswe
 import { onConnectionEnd } from './connection-end.ts';
 import type { ErrorAnswerer } from './error-answer.ts';
 import { unknownCode } from './paths.ts';
+import { RequestBody } from './request-body.ts';
 import { RequestError } from './request-error.ts';
 import { readTarget, refuseDotSegments } from './request-target.ts';
 
@@ -115,9 +115,10 @@ export class HttpSide {
     });
     // In Node 22 an answer that waits behind others on its connection hears nothing of the connection's end.
     const takeBack = onConnectionEnd(socket, onClose);
-    const request = { method, ...readTarget(url), headers, signal: gone.signal, notes };
+    const body = new RequestBody(incoming);
+    const request = { method, ...readTarget(url), headers, body, signal: gone.signal, notes };
     const answer = await this.#settle(route, request, parameters, log);
-    const common = { ...commonHeaders(request), 'x-request-id': id, ...(hasBody(headers) ? CLOSE : {}) };
+    const common = { ...commonHeaders(request), 'x-request-id': id, ...(body.isLeft ? CLOSE : {}) };
     try {
       await writeAnswer(outgoing, { ...answer, headers: { ...answer.headers, ...common } }, request);
     } catch (error) {
@@ -147,12 +148,8 @@ export class HttpSide {
   }
 }
 
-/** Nothing here reads a body: what is left of it on the connection must not be taken for the next request. */
+/** What is left of a body on the connection must not be taken for the next request. */
 const CLOSE = { connection: 'close' };
-
-function hasBody(headers: IncomingHttpHeaders): boolean {
-  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
-}
 
 const ELSEWHERE: Route = {
   path: '*',

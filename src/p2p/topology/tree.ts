@@ -64,6 +64,13 @@ export class Tree {
     return this.#leastDepth + DEPTH_SLACK;
   }
 
+  /** Children of the member that has most. */
+  get fanOut(): number {
+    let most = 0;
+    for (const { children } of this.#nodes.values()) most = Math.max(most, children.size);
+    return most;
+  }
+
   /** In the order in which they joined. */
   members(): IterableIterator<string> {
     return this.#nodes.keys();

@@ -3,6 +3,8 @@ import type { ExchangeObserver } from '../../oci/exchange-observer.ts';
 import type { RegistryQuota } from '../../oci/rate-limits.ts';
 import type { Answer } from '../../oci/serving/answer.ts';
 import type { EndedRequest } from '../../oci/serving/http-side.ts';
+import { watchMesh } from '../../p2p/root/mesh-metrics.ts';
+import type { MeshRoot } from '../../p2p/root/mesh-root.ts';
 import type { ConversionState } from '../../store/conversion-table.ts';
 import type { UpstreamState } from '../upstream/upstreams.ts';
 
@@ -23,6 +25,8 @@ export interface MetricSources {
   /** Since the start. */
   readonly catalogFailures: () => number;
   readonly freeBytes: () => Promise<number>;
+  /** Null where there is no root of the mesh. */
+  readonly mesh: MeshRoot | null;
   readonly cacheBytes: () => Promise<number>;
   /** Since the start. */
   readonly cleaning: () => { readonly collections: number; readonly freedBytes: number };
@@ -142,6 +146,7 @@ export class Metrics {
     upstreams,
     catalogFailures,
     freeBytes,
+    mesh,
     ...cache
   }: MetricSources): void {
     this.#gauge(
@@ -169,6 +174,7 @@ export class Metrics {
     this.#gauge('store_free_bytes', 'Bytes that are free where blobs are kept.', [], async (set) =>
       set(await freeBytes()),
     );
+    if (mesh !== null) watchMesh(this.#registry, PREFIX, mesh);
   }
 
   /** GET /metrics, in Prometheus' text format. */

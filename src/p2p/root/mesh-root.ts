@@ -1,0 +1,317 @@
+import type {
+  Announcement,
+  Content,
+  Heartbeat,
+  HeartbeatAnswer,
+  JoinAnswer,
+  Leave,
+  Lost,
+  Peer,
+  Place,
+} from '../mesh-protocol.ts';
+import { issueTicket } from '../tickets.ts';
+import { slotsFor } from '../topology/slots.ts';
+import { Tree } from '../topology/tree.ts';
+import { Complaints, SUSPECT_MS } from './complaints.ts';
+import { type Member, Members } from './members.ts';
+import { type MeshOverview, type MeshTree, overviewOf, treeOf } from './mesh-overview.ts';
+import { Rebuilding } from './rebuilding.ts';
+import { noCounts, type RootCounts } from './root-counts.ts';
+import type { RootKey } from './root-key.ts';
+import { DEFAULT_LIMITS, MeshRootError, type RootLimits, type TreeSettings } from './root-limits.ts';
+import { type ContentTree, contentKey, countEdge, type Seat } from './seats.ts';
+
+const ALTERNATES = 3;
+const SILENT_BEATS = 3;
+/** Silent for so many, one word against a member is enough. */
+const QUIET_BEATS = 1.5;
+const TICKET_MS = 10 * 60_000;
+const SESSION_MS = 24 * 60 * 60_000;
+/** How long the right to a content is taken for granted that was shown by a join. */
+const RIGHT_MS = 60 * 60_000;
+
+export interface MeshRootOptions {
+  readonly settings: TreeSettings;
+  readonly key: RootKey;
+  /** Milliseconds since the epoch. */
+  readonly now: () => number;
+  readonly limits?: RootLimits;
+}
+
+/**
+ * The root of the mesh: who is in which tree, as long as they say so. All of it is lost in a restart, and comes back from the
+ * members' heartbeats. Whether a caller may read, and who it is, has been found out before.
+ */
+export class MeshRoot {
+  readonly counts: RootCounts = noCounts();
+  readonly #settings: TreeSettings;
+  readonly #key: RootKey;
+  readonly #now: () => number;
+  readonly #limits: RootLimits;
+  readonly #members = new Members();
+  readonly #trees = new Map<string, ContentTree>();
+  readonly #complaints = new Complaints();
+  readonly #rebuilding: Rebuilding;
+  #seats = 0;
+
+  constructor({ settings, key, now, limits = DEFAULT_LIMITS }: MeshRootOptions) {
+    this.#settings = settings;
+    this.#key = key;
+    this.#now = now;
+    this.#limits = limits;
+    this.#rebuilding = new Rebuilding(now(), settings.heartbeatMs, limits.seats);
+  }
+
+  /**
+   * A member joins the trees of contents that it may read; where it stands already it stays.
+   * @throws MeshRootError ERR_MESH_FULL, ERR_MESH_NAME_TAKEN
+   */
+  join(
+    announcement: Announcement,
+    contents: readonly Content[],
+  ): Pick<JoinAnswer, 'places' | 'session' | 'heartbeatMs'> {
+    const nowMs = this.#sweep();
+    const { id } = announcement;
+    const known = this.#members.get(id);
+    if (known !== undefined && known.announcement.address !== announcement.address) {
+      throw new MeshRootError('ERR_MESH_NAME_TAKEN', `${id} is at ${known.announcement.address}`);
+    }
+    if (known === undefined && this.#members.size >= this.#limits.members) {
+      throw new MeshRootError('ERR_MESH_FULL', `there are ${this.#members.size} members`);
+    }
+    const member = this.#seen(announcement, nowMs);
+    const places = contents.map((content) => {
+      const seat = member.seats.get(contentKey(content)) ?? this.#sit(member, content, nowMs);
+      seat.rightEndsAtMs = nowMs + RIGHT_MS;
+      return this.#place(id, seat, nowMs);
+    });
+    this.counts.joins += 1;
+    const session = this.#key.session(id, nowMs + SESSION_MS);
+    return { places, session, heartbeatMs: this.#settings.heartbeatMs };
+  }
+
+  /** The member is there. It leaves what it does not name. @throws MeshRootError ERR_MESH_FULL */
+  heartbeat(beat: Heartbeat): HeartbeatAnswer {
+    const nowMs = this.#sweep();
+    const { member: announcement, contents, edges } = beat;
+    const { id } = announcement;
+    const places: Place[] = [];
+    const unknown: Content[] = [];
+    // Who is in no tree is no member: it is told to join.
+    const member = this.#members.get(id);
+    if (member !== undefined) this.#seen(announcement, nowMs);
+    for (const content of contents) {
+      const seat = member?.seats.get(contentKey(content));
+      if (seat === undefined) {
+        const tree = this.#trees.get(contentKey(content))?.tree;
+        const isInTree = (other: string) => tree?.has(other) ?? false;
+        if (this.#rebuilding.isToJoin(beat, content, isInTree, nowMs)) unknown.push(content);
+        continue;
+      }
+      if (nowMs >= seat.rightEndsAtMs) unknown.push(content);
+      else if (this.#isToBeTold(id, seat, nowMs)) places.push(this.#place(id, seat, nowMs));
+    }
+    if (member === undefined) return { places, unknown };
+    const seatByTable = new Map([...member.seats.values()].map((seat) => [seat.of.content.table, seat]));
+    for (const edge of edges) {
+      const seat = seatByTable.get(edge.table);
+      if (seat === undefined) continue;
+      countEdge(seat, edge, nowMs);
+      this.counts.received[edge.from === null ? 'proxies' : 'peers'] += edge.bytes;
+    }
+    this.#leaveAllBut(id, member, contents, nowMs);
+    return { places, unknown };
+  }
+
+  /**
+   * A member has left a parent or an alternate, and gets another place.
+   * @throws MeshRootError ERR_MESH_UNKNOWN_MEMBER
+   */
+  lost({ id, blob, table, lost, reason }: Lost): Place {
+    const nowMs = this.#sweep();
+    const member = this.#members.get(id);
+    const seat = member?.seats.get(contentKey({ blob, table }));
+    if (member === undefined || seat === undefined) throw unknownMember(id);
+    this.#members.seen(member.announcement, nowMs);
+    const { told } = seat;
+    seat.lostAtMs = nowMs;
+    seat.of.tree.move(id, lost);
+    this.counts.repairs.lost += 1;
+    // About others than those that it was sent to it can say nothing.
+    if (told.parent === lost || told.alternates.includes(lost)) this.#accuse(id, lost, reason, nowMs);
+    return this.#place(id, seat, nowMs);
+  }
+
+  /** Those who are in no tree may leave, too. */
+  leave({ id, contents }: Leave): void {
+    const nowMs = this.#sweep();
+    const member = this.#members.get(id);
+    if (member === undefined) return;
+    const keys = contents.length === 0 ? [...member.seats.keys()] : contents.map(contentKey);
+    for (const key of keys) this.#stand(id, member, key, 'left');
+    if (member.seats.size === 0) this.#forget(id);
+    else this.#members.seen(member.announcement, nowMs);
+  }
+
+  /** For people: how many, how deep. */
+  overview(): MeshOverview {
+    this.#sweep();
+    return overviewOf(this.#members.size, [...this.#trees.values()], this.counts);
+  }
+
+  /** Children of the member that has most in one tree. It takes time by seats. */
+  fanOut(): number {
+    return [...this.#trees.values()].reduce((most, { tree }) => Math.max(most, tree.fanOut), 0);
+  }
+
+  /** For people: whole trees, member by member. */
+  trees(isWanted: (content: Content) => boolean): MeshTree[] {
+    const nowMs = this.#sweep();
+    const wanted = [...this.#trees.values()].filter(({ content }) => isWanted(content));
+    const view = {
+      member: (id: string) => this.#members.get(id),
+      isSuspected: (id: string) => this.#complaints.isSuspected(id),
+      isSilent: ({ seenAtMs }: Member) => nowMs - seenAtMs > QUIET_BEATS * this.#settings.heartbeatMs,
+    };
+    return wanted.map((tree) => treeOf(tree, view));
+  }
+
+  #seen(announcement: Announcement, nowMs: number): Member {
+    const { id, zone } = announcement;
+    const before = this.#members.get(id)?.announcement;
+    const member = this.#members.seen(announcement, nowMs);
+    const isSame = before?.zone === zone && before.uploadBytesPerSecond === announcement.uploadBytesPerSecond;
+    if (!isSame) this.#resize(id);
+    return member;
+  }
+
+  /** Gives a member the slots that it is worth in all of its trees. */
+  #resize(id: string): void {
+    const member = this.#members.get(id);
+    if (member === undefined) return;
+    for (const { of } of member.seats.values()) of.tree.update(this.#treeMember(member));
+  }
+
+  #treeMember({ announcement: { id, zone, uploadBytesPerSecond } }: Member) {
+    const isSuspected = this.#complaints.isSuspected(id);
+    return { id, zone, slots: isSuspected ? 0 : slotsFor(uploadBytesPerSecond, this.#settings) };
+  }
+
+  #sit(member: Member, content: Content, nowMs: number): Seat {
+    const key = contentKey(content);
+    const { trees, seats, seatsOfMember } = this.#limits;
+    const isNew = !this.#trees.has(key);
+    if (this.#seats >= seats || member.seats.size >= seatsOfMember || (isNew && this.#trees.size >= trees)) {
+      throw new MeshRootError('ERR_MESH_FULL', `there are ${this.#seats} seats in ${this.#trees.size} trees`);
+    }
+    const of = this.#trees.get(key) ?? { content, tree: new Tree(this.#settings), seats: new Map() };
+    const { id } = member.announcement;
+    const seat: Seat = {
+      ...{ of, joinedAtMs: nowMs, rightEndsAtMs: nowMs, ticket: null },
+      ...{ told: { parent: null, alternates: [] }, lostAtMs: Number.NEGATIVE_INFINITY, edges: new Map() },
+    };
+    of.tree.join(this.#treeMember(member), this.#rebuilding.parentOf(id, content));
+    of.seats.set(id, seat);
+    member.seats.set(key, seat);
+    this.#trees.set(key, of);
+    this.#seats += 1;
+    return seat;
+  }
+
+  #stand(id: string, member: Member, key: string, why: 'left' | 'silent'): void {
+    const seat = member.seats.get(key);
+    if (seat === undefined) return;
+    const { tree, seats } = seat.of;
+    if (tree.placeOf(id)?.children.length !== 0) this.counts.repairs[why] += 1;
+    tree.leave(id);
+    seats.delete(id);
+    member.seats.delete(key);
+    this.#seats -= 1;
+    if (seats.size === 0) this.#trees.delete(key);
+  }
+
+  #leaveAllBut(id: string, member: Member, contents: readonly Content[], nowMs: number): void {
+    const named = new Set(contents.map(contentKey));
+    for (const [key, seat] of member.seats) {
+      // The answer to a join may have crossed this heartbeat.
+      const isOld = nowMs - seat.joinedAtMs > this.#settings.heartbeatMs;
+      if (!named.has(key) && isOld) this.#stand(id, member, key, 'left');
+    }
+  }
+
+  #isToBeTold(id: string, { of: { tree }, told, ticket, lostAtMs }: Seat, nowMs: number): boolean {
+    // Who was slow or silent once may be well again.
+    if (lostAtMs + SUSPECT_MS <= nowMs) tree.forgive(id);
+    const parent = tree.placeOf(id)?.parent ?? null;
+    if (parent !== told.parent || ticket === null || ticket.endsAtMs - nowMs < TICKET_MS / 2) return true;
+    if (told.alternates.some((other) => !tree.has(other))) return true;
+    return told.alternates.length < ALTERNATES && this.#alternates(id, tree).length > told.alternates.length;
+  }
+
+  #place(id: string, seat: Seat, nowMs: number): Place {
+    const { content, tree } = seat.of;
+    const { parent, depth } = tree.placeOf(id)!;
+    if (seat.ticket === null || seat.ticket.endsAtMs - nowMs < TICKET_MS / 2) {
+      const endsAtMs = nowMs + TICKET_MS;
+      seat.ticket = { text: issueTicket({ ...content, member: id, endsAtMs }, this.#key), endsAtMs };
+    }
+    const alternates = parent === null ? [] : this.#alternates(id, tree);
+    seat.told = { parent, alternates: alternates.map((other) => other.id) };
+    return {
+      ...content,
+      parent: parent === null ? null : this.#members.peer(parent),
+      alternates,
+      depth,
+      ticket: seat.ticket.text,
+      ticketEndsInMs: seat.ticket.endsAtMs - nowMs,
+    };
+  }
+
+  #alternates(id: string, tree: Tree): Peer[] {
+    return tree.alternatesOf(id, ALTERNATES).flatMap((other) => this.#members.peer(other) ?? []);
+  }
+
+  #accuse(reporter: string, accused: string, reason: Lost['reason'], nowMs: number): void {
+    const member = this.#members.get(accused);
+    // Who refuses has too much to do, and says so.
+    if (member === undefined || reason === 'refused') return;
+    if (reason === 'wrong-bytes') {
+      member.wrongBytes += 1;
+      this.counts.wrongBytes += 1;
+    }
+    const isQuiet = nowMs - member.seenAtMs > QUIET_BEATS * this.#settings.heartbeatMs;
+    if (reason === 'unreachable' && isQuiet) {
+      this.#drop(accused, member);
+      return;
+    }
+    for (const id of this.#complaints.add(reporter, accused, nowMs)) {
+      this.counts.suspected += 1;
+      this.counts.repairs.suspected += this.#members.get(id)?.seats.size ?? 0;
+      this.#resize(id);
+    }
+  }
+
+  /** Takes out who has been silent too long, and trusts again who has been suspected long enough. Returns the time. */
+  #sweep(): number {
+    const nowMs = this.#now();
+    for (const member of this.#members.silentSince(nowMs - SILENT_BEATS * this.#settings.heartbeatMs)) {
+      this.#drop(member.announcement.id, member);
+    }
+    for (const id of this.#complaints.cleared(nowMs)) this.#resize(id);
+    return nowMs;
+  }
+
+  #drop(id: string, member: Member): void {
+    for (const key of [...member.seats.keys()]) this.#stand(id, member, key, 'silent');
+    this.#forget(id);
+  }
+
+  #forget(id: string): void {
+    this.#members.remove(id);
+    this.#complaints.forget(id);
+  }
+}
+
+function unknownMember(id: string): MeshRootError {
+  return new MeshRootError('ERR_MESH_UNKNOWN_MEMBER', `${id} is not in that tree: join it again`);
+}

@@ -1,0 +1,49 @@
+import type { Content, Heartbeat } from '../mesh-protocol.ts';
+import { contentKey } from './seats.ts';
+
+/** How many heartbeats long a root that has started learns what trees there were: a level of each with every one of them. */
+const REBUILDING_BEATS = 12;
+
+/**
+ * What members say after a restart of the root about the trees that they are still in. Those at the top are told first to
+ * join again, then those below them, so that all find their parents where they were.
+ */
+export class Rebuilding {
+  readonly #endsAtMs: number;
+  /** By member and content. */
+  readonly #parents = new Map<string, string>();
+  readonly #maxParents: number;
+
+  constructor(startedAtMs: number, heartbeatMs: number, maxParents: number) {
+    this.#endsAtMs = startedAtMs + REBUILDING_BEATS * heartbeatMs;
+    this.#maxParents = maxParents;
+  }
+
+  /**
+   * Whether a member that is not known in a tree is to join it now; if not, its parent is going to be there soon.
+   * @param isInTree tells of a member whether it is in the tree again
+   */
+  isToJoin(
+    { member, edges }: Heartbeat,
+    content: Content,
+    isInTree: (id: string) => boolean,
+    nowMs: number,
+  ): boolean {
+    if (nowMs >= this.#endsAtMs) {
+      this.#parents.clear();
+      return true;
+    }
+    const from = edges.filter((edge) => edge.table === content.table && edge.from !== null && edge.bytes > 0);
+    const parent = from.toSorted((a, b) => b.bytes - a.bytes)[0]?.from ?? null;
+    if (parent !== null && this.#parents.size < this.#maxParents) {
+      this.#parents.set(`${member.id} ${contentKey(content)}`, parent);
+    }
+    const known = this.parentOf(member.id, content);
+    return known === null || isInTree(known);
+  }
+
+  /** The parent that a member had; null if nobody knows. */
+  parentOf(member: string, content: Content): string | null {
+    return this.#parents.get(`${member} ${contentKey(content)}`) ?? null;
+  }
+}

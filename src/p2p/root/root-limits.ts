@@ -1,0 +1,50 @@
+import { z } from 'zod';
+import { MAX_SLOTS } from '../topology/slots.ts';
+
+/** How trees are made; the same for all trees of a root. */
+export const treeSettingsSchema = z.strictObject({
+  /** Members of a tree that read from the proxies. */
+  tops: z.int().min(1).max(16).default(1),
+  /** Children that a member has at most. */
+  maxFanOut: z.int().min(1).max(MAX_SLOTS).default(4),
+  /** A member gets a child for each so much of the upload that it announces. */
+  bytesPerSecondPerChild: z.int().positive().default(12_500_000),
+  /** Silent for three of them, a member is taken for gone. */
+  heartbeatMs: z.int().min(100).max(60_000).default(5_000),
+});
+export type TreeSettings = Readonly<z.output<typeof treeSettingsSchema>>;
+
+/** What all members together may cost a root. */
+export interface RootLimits {
+  readonly members: number;
+  readonly trees: number;
+  /** Of all members in all trees. */
+  readonly seats: number;
+  readonly seatsOfMember: number;
+}
+
+export const DEFAULT_LIMITS: RootLimits = {
+  members: 50_000,
+  trees: 50_000,
+  seats: 500_000,
+  seatsOfMember: 4_096,
+};
+
+export type MeshRootErrorCode =
+  /** The root does not know the member in that tree: it has to be joined again. */
+  | 'ERR_MESH_UNKNOWN_MEMBER'
+  /** The root has as many as it takes. */
+  | 'ERR_MESH_FULL'
+  /** There is a member with that name at another address. */
+  | 'ERR_MESH_NAME_TAKEN';
+
+/** A member that the root cannot help. */
+export class MeshRootError extends Error {
+  override readonly name = 'MeshRootError';
+  readonly code: MeshRootErrorCode;
+
+  constructor(code: MeshRootErrorCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
