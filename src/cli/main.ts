@@ -18,6 +18,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['gc', async () => (await import('./cache.ts')).gcCommand()],
   ['node', async () => (await import('./node.ts')).nodeCommand()],
   ['mesh', async () => (await import('./mesh.ts')).meshCommand()],
+  ['root', async () => (await import('./root.ts')).rootCommand()],
   ['doctor', async () => (await import('./doctor.ts')).doctorCommand()],
   ['setup', async () => (await import('./setup.ts')).setupCommand()],
   ['inspect', async () => (await import('./inspect.ts')).inspectCommand()],

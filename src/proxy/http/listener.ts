@@ -2,8 +2,8 @@ import type { Logger } from 'pino';
 import { ConfigError } from '../../config/errors.ts';
 import type { HttpSide } from '../../oci/serving/http-side.ts';
 import { type Address, Listener, type ListenerOptions } from '../../oci/serving/listener.ts';
+import { readTls, type TlsFiles } from '../../oci/serving/tls-files.ts';
 import { watchFiles } from '../watched-files.ts';
-import { readTls, type TlsFiles } from './tls-files.ts';
 
 interface ProxyListenerOptions extends Omit<ListenerOptions, 'tls'> {
   readonly log: Logger;
