@@ -33,11 +33,11 @@ export class TestRoot {
   authorization: string | null = null;
   #server: Server | null = null;
 
-  static async start(): Promise<TestRoot> {
+  static async start(port = 0): Promise<TestRoot> {
     const root = new TestRoot();
     const server = createServer((request, response) => void root.#answer(request, response));
     root.#server = server;
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve));
     return root;
   }
 

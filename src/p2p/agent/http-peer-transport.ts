@@ -94,6 +94,18 @@ export class HttpPeerTransport implements PeerTransport {
     }
   }
 
+  /** Connects to a peer that is about to be asked, if that was never done. Whether it answers. */
+  async meet(peer: Peer): Promise<boolean> {
+    if (this.#pools.has(peer.address)) return false;
+    try {
+      const { body } = await this.#pool(peer).request({ method: 'GET', path: PEER_PATH });
+      await body.dump();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   /** Ends all connections, running requests too. */
   async close(): Promise<void> {
     const pools = [...this.#pools.values()];

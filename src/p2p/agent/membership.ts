@@ -1,5 +1,5 @@
 import type { Digest } from '../../oci/digest.ts';
-import type { Announcement, Content, JoinAnswer, Lost, Peer } from '../mesh-protocol.ts';
+import type { Announcement, Content, JoinAnswer, Lost, Peer, Place } from '../mesh-protocol.ts';
 import { rootOrder } from '../root-order.ts';
 import type { Clock } from './clock.ts';
 import type { Where } from './mesh.ts';
@@ -17,6 +17,8 @@ export interface MembershipParts {
   readonly findMs: number;
   /** How long a content that nobody has open is kept. */
   readonly lingerMs: number;
+  /** Told of each new place. */
+  readonly onPlace?: (place: Place) => void;
   /** Told of each failure of a root, once. */
   readonly onTrouble: (root: string, error: unknown) => void;
 }
@@ -195,7 +197,7 @@ export class Membership {
     this.#isWell(state);
     this.#heartbeatMs = heartbeatMs;
     const before = new Map(seats.map((seat) => [seat, seat.root]));
-    for (const place of places) this.#seats.get(keyOf(place))?.take(root, place);
+    for (const place of places) this.#take(this.#seats.get(keyOf(place)), root, place);
     for (const { reason, ...content } of refused) {
       const seat = this.#seats.get(keyOf(content));
       seat?.refuse(reason);
@@ -203,6 +205,11 @@ export class Membership {
     for (const [seat, old] of before) {
       if (old !== null && seat.root !== null && seat.root !== old) void this.#leave(old, [seat.content]);
     }
+  }
+
+  #take(seat: Seat | undefined, root: string, place: Place): void {
+    seat?.take(root, place);
+    this.#parts.onPlace?.(place);
   }
 
   async #lose(seat: Seat, { id: lost }: Peer, reason: Lost['reason']): Promise<void> {
@@ -215,7 +222,7 @@ export class Membership {
       const place = await withinMs(clock, CALL_MS, this.#closed.signal, (signal) =>
         transport.lost(root, session, report, signal),
       );
-      if (seat.root === root) seat.take(root, place);
+      if (seat.root === root) this.#take(seat, root, place);
     } catch (error) {
       if (this.#closed.signal.aborted) return;
       if (!isForgotten(error)) this.#trouble(root, error);
@@ -271,7 +278,7 @@ export class Membership {
       this.#isWell(state);
       for (const place of places) {
         const seat = this.#seats.get(keyOf(place));
-        if (seat?.root === root) seat.take(root, place);
+        if (seat?.root === root) this.#take(seat, root, place);
       }
       this.#sitAgain(root, unknown);
     } catch (error) {

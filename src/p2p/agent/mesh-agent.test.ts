@@ -333,9 +333,12 @@ describe('tickets', () => {
   });
 
   test('a root that came after the host is known by its key when its first ticket comes', async () => {
-    const [first, second] = [await startRoot(), await startRoot()];
-    const { url } = second;
+    const [first, absent] = [await startRoot(), await TestRoot.start()];
+    const { url } = absent;
+    await absent.stop();
     await startHosts(first, 1, { security: { kind: 'plain' }, roots: [first.url, url] });
+    const second = await TestRoot.start(Number(url.port));
+    roots.push(second);
     const ticket = `Dadi-Ticket ${second.ticket(contentOf(BLOB))}`;
     await vi.waitFor(async () => expect((await ask(ticket)).status).toBe(200), WAIT);
   });

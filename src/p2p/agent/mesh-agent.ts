@@ -32,6 +32,7 @@ interface AgentParts {
   readonly tickets: TicketChecker;
   readonly roots: HttpRootTransport;
   readonly peers: HttpPeerTransport;
+  readonly standings: PeerStandings;
   readonly server: PeerServer;
   readonly counters: MeshCounters;
   readonly budgets: Budgets;
@@ -40,7 +41,6 @@ interface AgentParts {
 /** A host's part in the mesh, over real sockets: gets chunks from the hosts above it, gives them to those below. */
 export class MeshAgent implements Mesh {
   readonly #parts: AgentParts;
-  readonly #standings = new PeerStandings(systemClock);
 
   private constructor(parts: AgentParts) {
     this.#parts = parts;
@@ -63,6 +63,8 @@ export class MeshAgent implements Mesh {
     const urls = options.roots.map(({ href }) => href);
     const counters = zeroCounters();
     const tickets = new TicketChecker(urls, roots, systemClock);
+    const peers = new HttpPeerTransport(tls);
+    const standings = new PeerStandings(systemClock);
     let membership: Membership | null = null;
     const server = await PeerServer.start({
       ...{ listen, tls, uploadBytesPerSecond, holder, tickets, counters, logger, clock: systemClock },
@@ -75,11 +77,21 @@ export class MeshAgent implements Mesh {
       membership = new Membership({
         ...{ member, roots: urls, transport: roots, clock: systemClock },
         ...{ findMs: budgets.findMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },
+        onPlace: ({ parent }) => void (parent !== null && meet(parent, peers, standings)),
         onTrouble: (root, err) => logger.warn({ root, err }, 'a root of the mesh is of no help'),
       });
       void tickets.refresh();
-      const peers = new HttpPeerTransport(tls);
-      return new MeshAgent({ member, membership, tickets, roots, peers, server, counters, budgets });
+      return new MeshAgent({
+        member,
+        membership,
+        tickets,
+        roots,
+        peers,
+        standings,
+        server,
+        counters,
+        budgets,
+      });
     } catch (error) {
       await server.close();
       throw error;
@@ -111,11 +123,10 @@ export class MeshAgent implements Mesh {
   }
 
   open(content: Content, table: ChunkTable): MeshBlob {
-    const { membership, peers, counters, budgets } = this.#parts;
+    const { membership, peers, standings, counters, budgets } = this.#parts;
     const seat = membership.open(content);
     return new TreeReader({
-      ...{ seat, table, counters, transport: peers, clock: systemClock },
-      ...{ standings: this.#standings, budgets },
+      ...{ seat, table, counters, budgets, standings, transport: peers, clock: systemClock },
       onClose: () => membership.shut(seat),
     });
   }
@@ -136,6 +147,11 @@ export class MeshAgent implements Mesh {
     await server.close();
     await roots.close();
   }
+}
+
+/** So that the first read does not wait for a connection, nor takes a busy host for a dead one. */
+async function meet(parent: Peer, peers: HttpPeerTransport, standings: PeerStandings): Promise<void> {
+  if (await peers.meet(parent)) standings.heard(parent.id);
 }
 
 function statusOf({ content, place, root, openings, meshBytes, proxyBytes }: Seat): TreeStatus {

@@ -147,6 +147,38 @@ test('when nobody can be reached the proxies are asked within two budgets for fi
   expect(host.reports).toEqual(['b unreachable', 'c unreachable']);
 });
 
+test('a parent that was there a moment ago has three times as long to say something: it may have much to do', async () => {
+  const host = new Host('b', { b: has(BLOB, { findMs: 850 }) });
+  host.standings.heard('b'.repeat(32));
+  expect(await host.read()).toEqual({ missing: [], tookMs: 854 });
+  const other = new Host('b', { b: has(BLOB, { findMs: 850 }) });
+  expect(await other.read()).toEqual({ missing: ALL, tookMs: 300 });
+});
+
+test('many requests that are silent at once are one fault', async () => {
+  const host = new Host('b', { b: dead });
+  await host.clock.run(
+    Promise.all(
+      Array.from({ length: 8 }, async (_, at) => {
+        await host.clock.sleep(at * 30);
+        await host.start(undefined, at % 4, 1);
+      }),
+    ),
+  );
+  expect(host.reports).toEqual([]);
+  await host.read();
+  expect(host.reports).toEqual(['b unreachable']);
+});
+
+test('of several silent hosts only that is left which was silent before, and the root is asked for another', async () => {
+  const host = new Host('b', { b: dead, c: dead, d: has(BLOB) });
+  await host.read();
+  host.place = placeBelow(BLOB, 'bc');
+  host.next = placeBelow(BLOB, 'd');
+  expect(await host.read()).toEqual({ missing: [], tookMs: 625 });
+  expect(host.reports).toEqual(['b unreachable']);
+});
+
 test('a parent that only takes long to say that it has the content stays, if it is sooner than the alternate', async () => {
   const host = new Host('bc', { b: has(BLOB, { findMs: 400 }), c: has(BLOB, { findMs: 250 }) });
   expect(await host.read()).toEqual({ missing: [], tookMs: 404 });

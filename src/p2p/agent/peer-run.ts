@@ -35,7 +35,7 @@ const BUSY_FAULTS = 4;
 /** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
 const SILENT_FAULTS = 2;
 const MAX_HEDGES = 2;
-/** Peers that are asked in one run before one says that it has the content. */
+/** Peers that are asked in one run before one says that it has the content, and budgets that all of that may take. */
 const MAX_FINDING = 3;
 /** A timer that comes later than this tells of this process, not of the peers. */
 const LATE_MS = 5;
@@ -190,6 +190,7 @@ export class PeerRun {
   #found(attempt: Attempt): void {
     if (attempt.isFound || attempt.abort.signal.aborted) return;
     attempt.isFound = true;
+    this.#parts.standings.heard(attempt.peer.id);
     this.#parts.standings.absolve(attempt.peer.id, 'silent');
     for (const other of this.#attempts) if (other.isLate && !other.isFound) this.#leave(other, 'unreachable');
   }
@@ -205,6 +206,7 @@ export class PeerRun {
       return;
     }
     const nowMs = clock.now();
+    standings.heard(peer.id);
     standings.sample(peer.id, nowMs - attempt.lastMs);
     const lengthBytes = Math.min(table.chunkSize, table.blobSize - index * table.chunkSize);
     edges.count(peer.id, lengthBytes, attempt.hasDelivered ? null : nowMs - attempt.sentMs!);
@@ -228,7 +230,8 @@ export class PeerRun {
     counters.hedgesWon++;
     for (const other of this.#attempts) {
       if (other === hedge) continue;
-      if (standings.fault(other.peer.id, 'slow') >= SLOW_FAULTS) this.#leave(other, 'slow');
+      if (standings.fault(other.peer.id, 'slow', other.sentMs ?? 0) >= SLOW_FAULTS)
+        this.#leave(other, 'slow');
       else this.#drop(other);
     }
   }
@@ -252,7 +255,7 @@ export class PeerRun {
   }
 
   /** For what a peer is left; null if only another one is to be asked this time. */
-  #faultOf({ peer }: Attempt, error: PeerError): Lost['reason'] | null {
+  #faultOf({ peer, sentMs }: Attempt, error: PeerError): Lost['reason'] | null {
     const { standings } = this.#parts;
     switch (error.code) {
       case 'ERR_PEER_INCOMPLETE':
@@ -260,7 +263,7 @@ export class PeerRun {
       case 'ERR_PEER_BUSY':
         this.#named.push(...error.alternates);
         standings.avoid(peer.id, '*', AVOID_BUSY_MS);
-        return standings.fault(peer.id, 'busy') >= BUSY_FAULTS ? 'refused' : null;
+        return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
       case 'ERR_PEER_TICKET':
       case 'ERR_PEER_UNKNOWN_CONTENT':
         return 'refused';
@@ -318,12 +321,26 @@ export class PeerRun {
   }
 
   #dueMs(): number {
-    let dueMs = this.#endMs;
+    let dueMs = this.#isUnheard ? Math.min(this.#endMs, this.#giveUpMs) : this.#endMs;
     for (const attempt of this.#attempts) {
       if (this.#isFinding(attempt)) dueMs = Math.min(dueMs, this.#lateMs(attempt));
       if (this.#mayHedge) dueMs = Math.min(dueMs, this.#hedgeMs(attempt));
     }
     return dueMs;
+  }
+
+  /** All who could be asked were, and said nothing in their time. */
+  get #isUnheard(): boolean {
+    for (const { isLate, isFound } of this.#attempts) if (isFound || !isLate) return false;
+    return this.#attempts.size > 0;
+  }
+
+  /** Hosts that were there a moment ago get more time: they may have much to do. */
+  get #giveUpMs(): number {
+    const { standings, budgets } = this.#parts;
+    let isThere = false;
+    for (const { peer } of this.#attempts) isThere ||= standings.isThere(peer.id);
+    return this.#startMs + (isThere ? MAX_FINDING * budgets.findMs : 0);
   }
 
   #isFinding({ sentMs, isFound, isLate }: Attempt): boolean {
@@ -350,6 +367,10 @@ export class PeerRun {
     for (const attempt of this.#attempts) {
       if (this.#isFinding(attempt) && nowMs >= this.#lateMs(attempt)) this.#late(attempt);
     }
+    if (this.#isUnheard && nowMs >= this.#giveUpMs) {
+      this.#nobody();
+      return;
+    }
     const [slow] = this.#attempts;
     if (slow === undefined || !this.#mayHedge || nowMs < this.#hedgeMs(slow)) return;
     this.#hedges++;
@@ -362,23 +383,25 @@ export class PeerRun {
   /** Another one is asked too. If that says something, this one is at fault; if nobody does, nobody can tell. */
   #late(attempt: Attempt): void {
     attempt.isLate = true;
-    const others = [...this.#attempts].filter((other) => other !== attempt);
-    if (others.some(({ isFound }) => isFound)) {
+    for (const { isFound } of this.#attempts) {
+      if (!isFound) continue;
       this.#leave(attempt, 'unreachable');
       return;
     }
     const peer = this.#tried.size < MAX_FINDING ? this.#candidate() : null;
     if (peer !== null) this.#start(peer, true);
-    else if (others.every(({ isLate }) => isLate)) this.#nobody();
   }
 
   #nobody(): void {
     const { standings } = this.#parts;
+    const [again, once]: [Attempt[], Attempt[]] = [[], []];
     for (const attempt of this.#attempts) {
-      if (standings.fault(attempt.peer.id, 'silent') >= SILENT_FAULTS) this.#leave(attempt, 'unreachable');
-      else this.#drop(attempt);
+      const isAgain = standings.fault(attempt.peer.id, 'silent', attempt.sentMs ?? 0) >= SILENT_FAULTS;
+      (isAgain ? again : once).push(attempt);
     }
-    if (this.#attempts.size === 0 && this.#moving === null) this.#done.resolve();
+    for (const attempt of once) this.#drop(attempt);
+    for (const attempt of again) this.#leave(attempt, 'unreachable');
+    if (again.length === 0) this.#done.resolve();
   }
 
   #forgive(lateMs: number): void {

@@ -15,8 +15,8 @@ const DEVIATION_WEIGHT = 1 / 4;
 const DEVIATIONS = 4;
 /** Faults of a kind that only counts when it comes again so soon. */
 const FAULT_MEMORY_MS = 10_000;
-/** What goes wrong in several requests at once is one fault. */
-const ONE_FAULT_MS = 100;
+/** A host from which something came so lately is there, whatever it is busy with. */
+const HEARD_MS = 10_000;
 
 /** What a peer may do once or twice. */
 export type Fault = 'slow' | 'busy' | 'silent';
@@ -34,6 +34,7 @@ interface Standing {
   deviationMs: number;
   running: number;
   readonly waiting: Waiter[];
+  heardMs: number;
   readonly faults: Map<Fault, { count: number; lastMs: number }>;
 }
 
@@ -79,16 +80,28 @@ export class PeerStandings {
     return Math.min(Math.max(expectedMs, MIN_PATIENCE_MS), MAX_PATIENCE_MS);
   }
 
-  /** How many faults of this kind there were of late, with this one. */
-  fault(id: string, kind: Fault): number {
+  /**
+   * How many faults of this kind there were of late, with this one. Of requests that were under way together only one
+   * counts: `sentMs` is when this one was sent.
+   */
+  fault(id: string, kind: Fault, sentMs: number): number {
     const { faults } = this.#of(id);
     const nowMs = this.#clock.now();
     const before = faults.get(kind);
-    const agoMs = before === undefined ? Number.POSITIVE_INFINITY : nowMs - before.lastMs;
-    if (before !== undefined && agoMs < ONE_FAULT_MS) return before.count;
-    const count = before !== undefined && agoMs < FAULT_MEMORY_MS ? before.count + 1 : 1;
+    const isFresh = before !== undefined && nowMs - before.lastMs < FAULT_MEMORY_MS;
+    if (isFresh && sentMs < before.lastMs) return before.count;
+    const count = isFresh ? before.count + 1 : 1;
     faults.set(kind, { count, lastMs: nowMs });
     return count;
+  }
+
+  /** Something came from it. */
+  heard(id: string): void {
+    this.#of(id).heardMs = this.#clock.now();
+  }
+
+  isThere(id: string): boolean {
+    return this.#clock.now() - this.#of(id).heardMs < HEARD_MS;
   }
 
   /** It did what it should. */
@@ -134,7 +147,7 @@ export class PeerStandings {
     if (standing === undefined) {
       standing = {
         ...{ avoidedUntilMs: new Map(), meanMs: null, deviationMs: 0 },
-        ...{ running: 0, waiting: [], faults: new Map() },
+        ...{ running: 0, waiting: [], heardMs: Number.NEGATIVE_INFINITY, faults: new Map() },
       };
       this.#peers.set(id, standing);
     }
