@@ -79,6 +79,10 @@ export class MeshRoot {
     if (known === undefined && this.#members.size >= this.#limits.members) {
       throw new MeshRootError('ERR_MESH_FULL', `there are ${this.#members.size} members`);
     }
+    const session = this.#key.session(id, nowMs + SESSION_MS);
+    const { heartbeatMs } = this.#settings;
+    // Who may have nothing is no member.
+    if (contents.length === 0) return { places: [], session, heartbeatMs };
     const member = this.#seen(announcement, nowMs);
     const places = contents.map((content) => {
       const seat = member.seats.get(contentKey(content)) ?? this.#sit(member, content, nowMs);
@@ -86,8 +90,7 @@ export class MeshRoot {
       return this.#place(id, seat, nowMs);
     });
     this.counts.joins += 1;
-    const session = this.#key.session(id, nowMs + SESSION_MS);
-    return { places, session, heartbeatMs: this.#settings.heartbeatMs };
+    return { places, session, heartbeatMs };
   }
 
   /** The member is there. It leaves what it does not name. @throws MeshRootError ERR_MESH_FULL */
