@@ -112,7 +112,9 @@ export class MirrorServer {
 function openParts(options: MirrorOptions): BlobRouteParts {
   const { proxies, tls = null, sources, cache, stateDirectory, logger } = options;
   const { readTimeoutMs = DEFAULT_READ_TIMEOUT_MS } = options;
-  const known = KnownContent.open(stateDirectory);
+  const known = KnownContent.open(stateDirectory, (err) =>
+    logger.warn({ err, directory: stateDirectory }, 'what the mirror knows of content is not kept: going on'),
+  );
   const relay = new ProxyRelay({ urls: proxies, tls });
   const rights = new ReadRights(known);
   const chunked = new ChunkedBlobs(cache, sources, readTimeoutMs);
