@@ -265,6 +265,25 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     expect(logged(/read again/)).toMatchObject({ logLevel: 'debug' });
   });
 
+  test('told to read its configuration while it starts, it starts', async () => {
+    await node.stop();
+    const lock = join(node.runDirectory, 'node.lock');
+    const before = readFileSync(lock, 'utf8');
+    const started = node.start();
+    const pid = await vi.waitFor(
+      () => {
+        const text = readFileSync(lock, 'utf8');
+        expect(text).toMatch(/^\d+$/);
+        expect(text).not.toBe(before);
+        return Number(text);
+      },
+      { ...WAIT, interval: 2 },
+    );
+    process.kill(pid, 'SIGHUP');
+    await started;
+    expect(node.pid).toBe(pid);
+  });
+
   test('its cache is listed by layer, and trimmed', async () => {
     const image = makeImage();
     const directory = await prepared(image, 'a');
