@@ -4,6 +4,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmdirSync,
   rmSync,
@@ -58,6 +59,9 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     upstream = await FakeRegistry.start();
     proxy = await TestProxy.start({ upstreams: [{ name: 'reg.example', url: upstream.url }] });
     relay = await FaultyRelay.start(proxy.url);
+    // The kernel names mounts without symbolic links.
+    mkdirSync(join(scratch, 'real'));
+    symlinkSync('real', join(scratch, 'n'));
     node = await DadiNode.start({
       directory: join(scratch, 'n'),
       proxies: [relay.url],
@@ -194,7 +198,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     // A view, and how containerd names directories of which there are many.
     for (const mount of [
       () => run('mount', ['--bind', directory, overlay!]),
-      () => mountOverlay(relative(node.runDirectory, directory)),
+      () => mountOverlay(relative(realpathSync(node.runDirectory), directory)),
     ]) {
       await mount();
       await refused().finally(() => run('umount', [overlay!]));
