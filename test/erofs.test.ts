@@ -32,7 +32,9 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
     afterAll(() => bench.remove());
 
     async function expectKernelToAgree(device: BlockDevice): Promise<void> {
-      expect(bench.snapshotByKernel(bench.checkedImage(device))).toEqual(await snapshotByReader(device));
+      expect(await bench.snapshotByKernel(bench.checkedImage(device))).toEqual(
+        await snapshotByReader(device),
+      );
     }
 
     it('accept every state of random stacks of layers and show what the image specification asks for', async () => {
@@ -40,7 +42,7 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
         fc.asyncProperty(stackOfLayers(), async (stack) => {
           for await (const { model, built } of buildStack(stack)) {
             if (built === null) continue;
-            expect(bench.snapshotByKernel(bench.checkedImage(built.device))).toEqual(model.snapshot());
+            expect(await bench.snapshotByKernel(bench.checkedImage(built.device))).toEqual(model.snapshot());
           }
         }),
         { numRuns: 100, seed: 20_260_802 },
@@ -60,7 +62,7 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
         .whiteout('big/zz')
         .on(second.device);
       await expectKernelToAgree(third.device);
-      bench.mounted(bench.checkedImage(third.device), (directory) => {
+      await bench.mounted(bench.checkedImage(third.device), (directory) => {
         expect(readdirSync(path.join(directory, 'big'))).toHaveLength(20_001);
       });
     });
@@ -118,7 +120,7 @@ describe.skipIf(!requireCapability('root', 'loop', 'erofs', 'erofs-utils', 'pyth
         .whiteout(`${deep}/file`)
         .on(first.device);
       const image = bench.checkedImage(second.device);
-      bench.mounted(image, (directory) => {
+      await bench.mounted(image, (directory) => {
         expect(execFileSync('sh', ['-c', `cd '${directory}' && cat ${deep}/*`], { encoding: 'utf8' })).toBe(
           'deep too',
         );

@@ -4,6 +4,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmdirSync,
   rmSync,
@@ -58,6 +59,9 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     upstream = await FakeRegistry.start();
     proxy = await TestProxy.start({ upstreams: [{ name: 'reg.example', url: upstream.url }] });
     relay = await FaultyRelay.start(proxy.url);
+    // The kernel names mounts without symbolic links.
+    mkdirSync(join(scratch, 'real'));
+    symlinkSync('real', join(scratch, 'n'));
     node = await DadiNode.start({
       directory: join(scratch, 'n'),
       proxies: [relay.url],
@@ -194,7 +198,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     // A view, and how containerd names directories of which there are many.
     for (const mount of [
       () => run('mount', ['--bind', directory, overlay!]),
-      () => mountOverlay(relative(node.runDirectory, directory)),
+      () => mountOverlay(relative(realpathSync(node.runDirectory), directory)),
     ]) {
       await mount();
       await refused().finally(() => run('umount', [overlay!]));
@@ -263,6 +267,25 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
       WAIT,
     );
     expect(logged(/read again/)).toMatchObject({ logLevel: 'debug' });
+  });
+
+  test('told to read its configuration while it starts, it starts', async () => {
+    await node.stop();
+    const lock = join(node.runDirectory, 'node.lock');
+    const before = readFileSync(lock, 'utf8');
+    const started = node.start();
+    const pid = await vi.waitFor(
+      () => {
+        const text = readFileSync(lock, 'utf8');
+        expect(text).toMatch(/^\d+$/);
+        expect(text).not.toBe(before);
+        return Number(text);
+      },
+      { ...WAIT, interval: 2 },
+    );
+    process.kill(pid, 'SIGHUP');
+    await started;
+    expect(node.pid).toBe(pid);
   });
 
   test('its cache is listed by layer, and trimmed', async () => {

@@ -76,9 +76,10 @@ async function runNode(flags: NodeFlags & { readonly checkConfig: boolean }): Pr
   ]);
   const logger = pino({ level: config.logLevel });
   const interrupted = interruptSignal();
-  const daemon = await NodeDaemon.start(config, { logger, version });
+  // From the beginning: nobody handles it, and it ends the process.
   const reload = () => reloadConfig(flags, config, logger);
   process.on('SIGHUP', reload);
+  const daemon = await NodeDaemon.start(config, { logger, version });
   await Promise.race([
     daemon.stopped,
     new Promise<void>((resolve) => {

@@ -12,6 +12,8 @@ export interface ByteSource {
    * is to be asked. For small reads: the caller waits for the work. Throws ERR_SOURCE_RANGE only.
    */
   readNow?(offset: number, target: Buffer): boolean;
+  /** To be told that bytes which it gave are damaged: it looks at what it keeps of them before it gives them again. */
+  distrust?(offset: number, length: number): void;
   close(): Promise<void>;
 }
 

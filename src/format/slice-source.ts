@@ -24,5 +24,9 @@ export class SliceSource implements ByteSource {
     return this.#source.readNow?.(this.#start + offset, target) ?? false;
   }
 
+  distrust(offset: number, length: number): void {
+    this.#source.distrust?.(this.#start + offset, length);
+  }
+
   async close(): Promise<void> {}
 }

@@ -131,6 +131,7 @@ export class ZFileReader implements ByteSource {
   ): Promise<void> {
     const start = this.#offsets[block]!;
     const stored = Buffer.allocUnsafe(this.#offsets[block + 1]! - start);
+    this.#source.distrust?.(start, stored.length);
     await this.#source.read(start, stored, signal);
     const again = this.#unpack(block, stored, offset, target);
     if (again === null) return;

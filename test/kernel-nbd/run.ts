@@ -25,7 +25,10 @@ import { createInterface } from 'node:readline';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const CACHE = join(ROOT, '.cache/kernel-nbd');
-const PACKAGES = ['koffi', '@koromix/koffi-linux-x64', '@node-rs/crc32', '@node-rs/crc32-linux-x64-gnu'];
+const PACKAGES = [
+  ...['koffi', '@koromix/koffi-linux-x64', '@node-rs/crc32', '@node-rs/crc32-linux-x64-gnu'],
+  ...['p-limit', 'yocto-queue'],
+];
 const MODULES = ['nbd', 'erofs'];
 const TOOLS = ['sh', 'mount', 'insmod', 'poweroff', 'umount'];
 const CHECKS = 8;

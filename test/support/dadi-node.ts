@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join, resolve } from 'node:path';
 import process from 'node:process';
@@ -83,7 +83,8 @@ export class DadiNode {
 
   /** Directories on which it has mounted images now, in the order in which they were mounted. */
   mounts(): string[] {
-    return mountPoints('erofs').filter((path) => path.startsWith(`${this.runDirectory}/`));
+    const directory = `${realpathSync(this.runDirectory)}/`;
+    return mountPoints('erofs').filter((path) => path.startsWith(directory));
   }
 
   /** SIGTERM: mounts stay. */

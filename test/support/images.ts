@@ -63,11 +63,14 @@ export async function pullImage(
   return image;
 }
 
-/** Unpacks an image under `dir` and gives the path of its root. Needs `umoci` and, for owners and devices, `root`. */
+/**
+ * Unpacks an image into the new directory `dir` and gives its path. Needs `umoci` and, for owners and devices, `root`.
+ * Without a bundle around it: umoci would read all of it once more to say what is in it.
+ */
 export async function unpackWithUmoci(image: LayoutImage, dir: string): Promise<string> {
   mkdirSync(join(dir, '..'), { recursive: true });
-  await run('umoci', ['unpack', '--image', `${image.layout}:${image.tag}`, dir]);
-  return join(dir, 'rootfs');
+  await run('umoci', ['raw', 'unpack', '--image', `${image.layout}:${image.tag}`, dir]);
+  return dir;
 }
 
 function skopeoAccess(registry: Registry, side: 'src' | 'dest'): string[] {

@@ -13,7 +13,6 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { requireCapability } from '../../../test/support/capabilities.ts';
 import { run } from '../../../test/support/processes.ts';
@@ -250,7 +249,8 @@ test('of two set-ups at the same time one waits for the other', async () => {
   const ended = once(other, 'exit');
   await once(other.stdout, 'data');
   const mine = setUp('docker');
-  await nextTurn();
+  const waits = new RegExp(`-> FLOCK .*:${statSync(root).ino} `);
+  await vi.waitFor(() => expect(readFileSync('/proc/locks', 'utf8')).toMatch(waits), { timeout: 10_000 });
   other.stdin.end('{"debug": true}');
   await Promise.all([mine, ended]);
   expect(JSON.parse(read(DOCKER))).toMatchObject({

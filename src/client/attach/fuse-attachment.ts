@@ -95,10 +95,16 @@ export class FuseAttachment implements Attachment {
     const fd = takeHeld(holder);
     if (fd === null) return null;
     const connection = new FuseConnection(fd, options);
-    if (!connection.resend()) {
-      connection.failOlder();
-      // A request, so that there is a next one. The kernel does not answer it by itself.
-      void statfs(paths.deviceFile).catch(() => {});
+    try {
+      if (!connection.resend()) {
+        connection.failOlder();
+        // A request, so that there is a next one. The kernel does not answer it by itself.
+        void statfs(paths.deviceFile).catch(() => {});
+      }
+    } catch (error) {
+      holder.release();
+      await connection.stop();
+      throw error;
     }
     const method = loopDevices.length > 0 ? 'loop' : 'file';
     return new FuseAttachment(method, options, { paths, fd, connection, holder });

@@ -12,8 +12,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { golden } from '../../../test/support/golden.ts';
 import type { ByteSource } from '../../format/byte-source.ts';
 import type { ChunkTable } from '../../format/chunk-table.ts';
+import { openLayerBlob } from '../../format/overlaybd-tar.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { ChunkCache } from './chunk-cache.ts';
 import { type FetchRange, FetchRefusedError } from './chunk-fetcher.ts';
@@ -223,6 +225,33 @@ test('a cache file that shrinks under a running reader is fetched again', async 
   await readAt(source, 0, SIZE);
   truncateSync(join(directory, readdirSync(directory).find((name) => name.endsWith('.data'))!), 3 * CHUNK);
   expect((await readAt(source, 2 * CHUNK, 4 * CHUNK)).equals(blob.subarray(2 * CHUNK, 6 * CHUNK))).toBe(true);
+});
+
+test('bytes that a disk damaged under a running reader are noticed by their checksum, and fetched again', async () => {
+  const layer = golden('ext4/layer2.lz4-4k.tar.obd').bytes();
+  const chunks = Array.from({ length: Math.ceil(layer.length / CHUNK) }, (_, i) =>
+    createHash('sha256')
+      .update(layer.subarray(i * CHUNK, (i + 1) * CHUNK))
+      .digest(),
+  );
+  const cache = await ChunkCache.open(directory);
+  const source = await cache.openBlob({
+    digest: digestOf(layer),
+    table: { chunkSize: CHUNK, blobSize: layer.length, digests: Buffer.concat(chunks) },
+    stats,
+    fetch: async (offset, length) => Buffer.from(layer.subarray(offset, offset + length)),
+  });
+  open.push(source);
+  const content = await openLayerBlob(source);
+  const right = await readAt(content, 0, content.size);
+  const isOnDisk = () => source.readNow(0, Buffer.alloc(layer.length));
+  await vi.waitFor(() => expect(isOnDisk()).toBe(true), 30_000);
+  const path = join(directory, readdirSync(directory).find((name) => name.endsWith('.data'))!);
+  const damaged = readFileSync(path);
+  damaged[Math.floor(layer.length / 2)]! ^= 1;
+  writeFileSync(path, damaged);
+  expect((await readAt(content, 0, content.size)).equals(right)).toBe(true);
+  expect(cache.figures.healed).toBe(1);
 });
 
 test('a lie is asked about a few times, then refused, and never cached', async () => {

@@ -70,6 +70,12 @@ export class CachedBlob implements ByteSource {
     return true;
   }
 
+  /** Disks may lose what was right when it was verified. */
+  distrust(offset: number, length: number): void {
+    const { chunkSize } = this.#blob.files.record;
+    this.#blob.files.forget(Math.floor(offset / chunkSize), Math.floor((offset + length - 1) / chunkSize));
+  }
+
   #goAhead(first: number, last: number): void {
     const ahead = this.#readAhead.next(first, last);
     if (ahead === null) return;

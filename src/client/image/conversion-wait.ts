@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { request } from 'undici';
 import { z } from 'zod';
 import { type Digest, isDigest } from '../../oci/digest.ts';
+import { readUpTo } from '../../oci/registry-http.ts';
 import { ClientError } from '../errors.ts';
 
 /** How far a conversion is. */
@@ -40,6 +41,7 @@ const POLL_MS = 250;
 /** A proxy queues an image when its manifest is pulled; who has not heard of it after this never will. */
 const UNKNOWN_GRACE_MS = 1_500;
 const REQUEST_TIMEOUT_MS = 10_000;
+const MAX_ANSWER_BYTES = 64 * 1024;
 
 /**
  * Waits until a proxy has converted an image: the digest of the converted manifest.
@@ -95,7 +97,8 @@ async function askStatus(options: ConversionWait): Promise<ConversionStatus | nu
   let text: string;
   try {
     const { statusCode, body } = await request(url, { signal });
-    text = await body.text();
+    const context = { host: url.host, repository: null, reference: options.original };
+    text = (await readUpTo(body, MAX_ANSWER_BYTES, context)).toString('utf8');
     if (statusCode !== 200) return null;
   } catch (cause) {
     options.signal?.throwIfAborted();

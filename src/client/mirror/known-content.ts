@@ -38,32 +38,37 @@ const SCHEMA = `
  * what anybody may read. A cache: lost or damaged, it begins anew. The longest unused goes first.
  */
 export class KnownContent {
-  readonly #database: Database.Database;
+  readonly #path: string;
+  readonly #onProblem: (error: unknown) => void;
+  #database: Database.Database;
   #puts = 0;
+  #isWell = true;
 
-  private constructor(database: Database.Database) {
+  private constructor(path: string, database: Database.Database, onProblem: (error: unknown) => void) {
+    this.#path = path;
     this.#database = database;
+    this.#onProblem = onProblem;
   }
 
-  /** @throws ClientError ERR_DIRECTORY_UNSAFE; the system's error */
-  static open(directory: string): KnownContent {
+  /**
+   * @param onProblem told of an error that makes it forget, or not remember: a full disk, say. Once until it is over
+   * @throws ClientError ERR_DIRECTORY_UNSAFE; the system's error
+   */
+  static open(directory: string, onProblem: (error: unknown) => void): KnownContent {
     makePrivateDirectory(directory);
     const path = join(directory, FILE);
     try {
-      return new KnownContent(openDatabase(path));
+      return new KnownContent(path, openDatabase(path), onProblem);
     } catch {
-      for (const ending of ['', '-wal', '-shm']) rmSync(`${path}${ending}`, { force: true });
-      return new KnownContent(openDatabase(path));
+      removeDatabase(path);
+      return new KnownContent(path, openDatabase(path), onProblem);
     }
   }
 
   manifest(digest: Digest): KnownManifest | null {
-    const row = this.#database
-      .prepare<[number, string], { media_type: string; bytes: Buffer }>(
-        'UPDATE manifests SET used_at = ? WHERE digest = ? RETURNING media_type, bytes',
-      )
-      .get(Date.now(), digest);
-    return row === undefined ? null : { mediaType: row.media_type, bytes: row.bytes };
+    const row = this.#find<{ media_type: string; bytes: Buffer }>('manifests', digest);
+    if (row === null || !matchesDigest(row.bytes, digest)) return null;
+    return { mediaType: row.media_type, bytes: row.bytes };
   }
 
   /** Of bytes that match their digest, as far as that is possible: signed ones of Docker's first kind do not. */
@@ -78,12 +83,15 @@ export class KnownContent {
 
   /** Of a blob. */
   table(digest: Digest): KnownTable | null {
-    const row = this.#database
-      .prepare<[number, string], { bytes: Buffer; is_proven: number }>(
-        'UPDATE tables SET used_at = ? WHERE digest = ? RETURNING bytes, is_proven',
-      )
-      .get(Date.now(), digest);
-    return row === undefined ? null : { table: decodeChunkTable(row.bytes), isProven: row.is_proven === 1 };
+    const row = this.#find<{ bytes: Buffer; is_proven: number }>('tables', digest);
+    if (row === null) return null;
+    try {
+      return { table: decodeChunkTable(row.bytes), isProven: row.is_proven === 1 };
+    } catch (error) {
+      this.#failed(error);
+      this.dropTable(digest);
+      return null;
+    }
   }
 
   putTable(digest: Digest, { table, isProven }: KnownTable): void {
@@ -96,14 +104,12 @@ export class KnownContent {
 
   /** A table whose chunks do not make up the blob. */
   dropTable(digest: Digest): void {
-    this.#database.prepare('DELETE FROM tables WHERE digest = ?').run(digest);
+    this.#attempt(() => this.#database.prepare('DELETE FROM tables WHERE digest = ?').run(digest));
   }
 
   isPublic(target: MirrorTarget, digest: Digest): boolean {
-    const query = this.#database.prepare<[string], { name: string }>(
-      'SELECT name FROM public WHERE name = ?',
-    );
-    return query.get(nameOf(target, digest)) !== undefined;
+    const query = 'SELECT name FROM public WHERE name = ?';
+    return this.#attempt(() => this.#database.prepare(query).get(nameOf(target, digest))) !== undefined;
   }
 
   putPublic(target: MirrorTarget, digest: Digest): void {
@@ -114,9 +120,47 @@ export class KnownContent {
     this.#database.close();
   }
 
+  #find<Row>(table: 'manifests' | 'tables', digest: Digest): Row | null {
+    const query = `SELECT * FROM ${table} WHERE digest = ?`;
+    const row = this.#attempt(() => this.#database.prepare<[string], Row>(query).get(digest));
+    if (row === undefined) return null;
+    const use = `UPDATE ${table} SET used_at = ? WHERE digest = ?`;
+    this.#attempt(() => this.#database.prepare(use).run(Date.now(), digest));
+    return row;
+  }
+
   #put(statement: string, values: readonly (string | number | Buffer)[]): void {
-    this.#database.prepare(statement).run(...values, Date.now());
-    if (++this.#puts % PUTS_PER_CLEANING === 0) this.#clean();
+    this.#attempt(() => {
+      this.#database.prepare(statement).run(...values, Date.now());
+      if (++this.#puts % PUTS_PER_CLEANING === 0) this.#clean();
+      this.#isWell = true;
+    });
+  }
+
+  /** Undefined if it fails: whoever asks goes on without. */
+  #attempt<T>(work: () => T): T | undefined {
+    try {
+      return work();
+    } catch (error) {
+      this.#failed(error);
+      if (isDamage(error)) this.#beginAnew();
+      return undefined;
+    }
+  }
+
+  #failed(error: unknown): void {
+    if (this.#isWell) this.#onProblem(error);
+    this.#isWell = false;
+  }
+
+  #beginAnew(): void {
+    try {
+      this.#database.close();
+      removeDatabase(this.#path);
+      this.#database = openDatabase(this.#path);
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 
   #clean(): void {
@@ -139,6 +183,14 @@ export class KnownContent {
 
 function nameOf({ registry, repository }: MirrorTarget, digest: Digest): string {
   return `${registry}/${repository}@${digest}`;
+}
+
+function isDamage(error: unknown): boolean {
+  return error instanceof Database.SqliteError && /^SQLITE_(?:CORRUPT|NOTADB)/.test(error.code);
+}
+
+function removeDatabase(path: string): void {
+  for (const ending of ['', '-wal', '-shm']) rmSync(`${path}${ending}`, { force: true });
 }
 
 /** @throws whatever is wrong with the file */

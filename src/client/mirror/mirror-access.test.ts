@@ -1,6 +1,7 @@
 import { request as httpRequest } from 'node:http';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { FakeRegistry } from '../../../test/support/fake-registry.ts';
+import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
 import { randomBytes } from '../../../test/support/random-bytes.ts';
 import { TestMirror } from '../../../test/support/test-mirror.ts';
 import { bytesOf, errorOf, TestProxy } from '../../../test/support/test-proxy.ts';
@@ -80,6 +81,32 @@ test('what is kept of a private image is given to those alone whom the proxy let
   // The right to one repository is none to another.
   const elsewhere = await get(`private/b/blobs/${image.layers[0]}`, BOB);
   expect(elsewhere.status).toBe(401);
+});
+
+test('a private blob on its way for one is not joined by another', async () => {
+  const relay = await FaultyRelay.start(proxies[0]!.url);
+  const own = await TestMirror.start([relay.url]);
+  try {
+    const [layer] = upstream.putImage([randomBytes(600_000, 44)], '2').layers;
+    const path = `/v2/private/d/blobs/${layer}?ns=reg.example`;
+    const held = Promise.withResolvers<void>();
+    relay.hold = (asked, method) => (asked.includes('/blobs/') && method === 'GET' ? held.promise : null);
+    const alices = own.fetch(path, { headers: { authorization: ALICE } });
+    await vi.waitFor(() => expect(relay.count('/blobs/')).toBe(1), { timeout: LONG_MS });
+    const others = [BOB, undefined].map((authorization) =>
+      own.fetch(path, { headers: authorization === undefined ? {} : { authorization } }),
+    );
+    await vi.waitFor(() => expect(relay.count('/chunk-tables/')).toBe(1), { timeout: LONG_MS });
+    held.resolve();
+    for (const answer of await Promise.all(others)) {
+      expect(answer.status).toBe(401);
+      await answer.text();
+    }
+    expect((await bytesOf(await alices)).length).toBe(600_000);
+  } finally {
+    await own.remove();
+    await relay.stop();
+  }
 });
 
 test('tokens are had by way of the mirror; the credentials behind them are good at each proxy, and for later reads', async () => {

@@ -122,7 +122,9 @@ function openParts(options: MirrorOptions): P2pParts {
     directHosts = [],
     defaultRegistry = 'docker.io',
   } = options;
-  const known = KnownContent.open(stateDirectory);
+  const known = KnownContent.open(stateDirectory, (err) =>
+    logger.warn({ err, directory: stateDirectory }, 'what the mirror knows of content is not kept: going on'),
+  );
   const relay = new ProxyRelay({ urls: proxies, tls });
   const rights = new ReadRights(known);
   const chunked = new ChunkedBlobs(cache, sources, mesh, readTimeoutMs);

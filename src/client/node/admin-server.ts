@@ -2,6 +2,8 @@ import { chmod, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { z } from 'zod';
+import { refuseOtherHosts } from '../../oci/serving/own-hosts.ts';
+import { RequestError } from '../../oci/serving/request-error.ts';
 import type { CachedTable } from '../chunks/chunk-cache.ts';
 import type { NodeStatus, Readiness } from './node-status.ts';
 
@@ -72,9 +74,13 @@ export class AdminServer {
     },
   ): Promise<AdminServer> {
     await rm(where.socket, { force: true });
-    const servers = [await listen(ALL_ROUTES, handler, { path: where.socket })];
+    // No page in a browser has anybody connect to it.
+    const servers = [await listen(ALL_ROUTES, handler, { path: where.socket }, () => {})];
     await chmod(where.socket, 0o600);
-    if (where.listen !== null) servers.push(await listen(READ_ROUTES, handler, where.listen));
+    if (where.listen !== null) {
+      const refuse = refuseOtherHosts([where.listen.host], 'ask by its address');
+      servers.push(await listen(READ_ROUTES, handler, where.listen, refuse));
+    }
     return new AdminServer(servers);
   }
 
@@ -96,9 +102,10 @@ function listen(
   routes: Readonly<Record<string, Route>>,
   handler: AdminHandler,
   where: { readonly path: string } | { readonly host: string; readonly port: number },
+  refuse: ReturnType<typeof refuseOtherHosts>,
 ): Promise<Server> {
   const server = createServer((incoming, outgoing) => {
-    void respond(routes, handler, incoming).then((answer) => send(outgoing, answer));
+    void respond(routes, handler, incoming, refuse).then((answer) => send(outgoing, answer));
   });
   return new Promise((resolve, reject) => {
     server.once('error', reject);
@@ -110,16 +117,23 @@ async function respond(
   routes: Readonly<Record<string, Route>>,
   handler: AdminHandler,
   incoming: IncomingMessage,
+  refuse: ReturnType<typeof refuseOtherHosts>,
 ): Promise<AdminAnswer> {
-  const name = `${incoming.method} ${incoming.url?.split('?')[0]}`;
+  const { method, url = '/', headers } = incoming;
+  const [pathname = '/'] = url.split('?');
+  const name = `${method} ${pathname}`;
   const route = Object.hasOwn(routes, name) ? routes[name] : undefined;
   if (route === undefined) {
     const there = Object.keys(routes).join(', ');
     return jsonAnswer(404, { code: 'ERR_NOT_FOUND', message: `there is ${there}` });
   }
   try {
+    refuse({ pathname, headers });
     return await route(handler, incoming);
   } catch (error) {
+    if (error instanceof RequestError) {
+      return jsonAnswer(403, { code: 'ERR_NODE_OTHER_HOST', message: error.message });
+    }
     const code = error instanceof Error && 'code' in error ? error.code : 'ERR_NODE';
     return jsonAnswer(409, { code, message: error instanceof Error ? error.message : String(error) });
   }

@@ -1,4 +1,3 @@
-import { stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, shortDigest } from '../../oci/digest.ts';
@@ -9,6 +8,7 @@ import {
   prepareMount,
   resumeAttachment,
 } from '../attach/attachment.ts';
+import { listSystemMounts } from '../attach/linux-mount.ts';
 import { ClientError } from '../errors.ts';
 import type { OpenDevice } from '../image/device.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
@@ -57,9 +57,9 @@ export class LazyMounts {
   readonly #running = new Map<Digest, Running>();
   #isClosed = false;
 
-  private constructor(options: LazyMountsOptions) {
+  private constructor(options: LazyMountsOptions, records: MountRecords) {
     this.#options = options;
-    this.#records = new MountRecords(options.directory);
+    this.#records = records;
   }
 
   /**
@@ -68,7 +68,7 @@ export class LazyMounts {
    * somebody asks for it. Where neither can be done now it is tried again, and the mount stays.
    */
   static async start(options: LazyMountsOptions): Promise<LazyMounts> {
-    const mounts = new LazyMounts(options);
+    const mounts = new LazyMounts(options, await MountRecords.open(options.directory));
     const found = await mounts.#records.list();
     await Promise.all(found.map((paths) => mounts.#takeUp(paths).catch(() => mounts.#left.add(paths))));
     return mounts;
@@ -343,7 +343,7 @@ export async function removeLeftMounts(
   directory: string,
   { force }: { readonly force: boolean },
 ): Promise<number> {
-  const records = new MountRecords(directory);
+  const records = await MountRecords.open(directory);
   const found = await records.list();
   if (!force) await refuseIfUsed(found.map(({ target }) => target));
   for (const paths of found) await removeRemains(records, paths);
@@ -356,14 +356,9 @@ async function removeRemains(records: MountRecords, paths: MountPaths): Promise<
   await records.remove(paths);
 }
 
+/** By the kernel's list: a look at the mount itself would need this process to answer, and may fail as any read. */
 async function isThere({ isServed, paths }: Mounted): Promise<boolean> {
-  return isServed && isMounted(paths);
-}
-
-/** A file system is mounted there as long as it is another than its directory's. */
-async function isMounted({ target, directory }: MountPaths): Promise<boolean> {
-  const [mounted, below] = await Promise.all([stat(target), stat(directory)]).catch(() => []);
-  return mounted !== undefined && below !== undefined && mounted.dev !== below.dev;
+  return isServed && (await listSystemMounts()).some(({ target }) => target === paths.target);
 }
 
 async function settled(done: Promise<unknown>): Promise<void> {

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, realpath, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { type Digest, digestHex, isDigest } from '../../oci/digest.ts';
@@ -26,7 +26,7 @@ export interface MountRecord {
   readonly fsType: z.output<typeof recordSchema>['fsType'];
 }
 
-/** Where a chain's mount has what. */
+/** Where a chain's mount has what; without symbolic links. */
 export interface MountPaths {
   readonly directory: string;
   /** What the chain's file system is mounted on. */
@@ -48,8 +48,15 @@ const NAME_LENGTH = 32;
 export class MountRecords {
   readonly #directory: string;
 
-  constructor(directory: string) {
+  private constructor(directory: string) {
     this.#directory = directory;
+  }
+
+  /** Makes the directory if it is missing. Rejects with the system's error. */
+  static async open(directory: string): Promise<MountRecords> {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    // By such names the kernel lists mounts.
+    return new MountRecords(await realpath(directory));
   }
 
   paths(chainId: Digest): MountPaths {
@@ -72,8 +79,8 @@ export class MountRecords {
 
   /** All that is there. Rejects with the system's error. */
   async list(): Promise<MountPaths[]> {
-    const entries = await ifThere(readdir(this.#directory, { withFileTypes: true }));
-    return (entries ?? []).filter((entry) => entry.isDirectory()).map(({ name }) => this.#pathsOf(name));
+    const entries = await readdir(this.#directory, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => this.#pathsOf(name));
   }
 
   /** Null where there is none, or one that says nothing: nothing was mounted yet. Rejects with the system's error. */

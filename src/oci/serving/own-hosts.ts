@@ -13,7 +13,10 @@ const FOR_ANYBODY: ReadonlySet<string> = new Set(['/metrics', '/healthz', '/read
  * @param hosts further names
  * @param advice what who is refused is told to look at
  */
-export function refuseOtherHosts(hosts: readonly string[], advice: string): (request: ServedRequest) => void {
+export function refuseOtherHosts(
+  hosts: readonly string[],
+  advice: string,
+): (request: Pick<ServedRequest, 'pathname' | 'headers'>) => void {
   const ours = new Set(hosts.map((host) => host.toLowerCase()));
   return ({ pathname, headers: { host = '' } }) => {
     if (FOR_ANYBODY.has(pathname)) return;
