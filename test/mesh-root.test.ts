@@ -5,12 +5,12 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { FakeRegistry } from '../../test/support/fake-registry.ts';
-import { errorOf, TestProxy } from '../../test/support/test-proxy.ts';
-import { digestOf } from '../oci/digest.ts';
-import { type Content, type JoinAnswer, joinAnswerSchema } from '../p2p/mesh-protocol.ts';
+import { digestOf } from '../src/oci/digest.ts';
+import { type Content, type JoinAnswer, joinAnswerSchema } from '../src/p2p/mesh-protocol.ts';
+import { FakeRegistry } from './support/fake-registry.ts';
+import { errorOf, TestProxy } from './support/test-proxy.ts';
 
-const MAIN = resolve(import.meta.dirname, 'main.ts');
+const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
 const TABLE = digestOf('a chunk table');
 
 let upstream: FakeRegistry;
