@@ -17,8 +17,11 @@ export class HostContent implements HeldContent {
   readonly blob: Digest;
   readonly table: ChunkedBlob['table'];
   readonly chunks = new Map<number, Buffer>();
+  readonly #coming = new Map<number, Promise<number[]>>();
   /** Before a chunk is given to others: a test may hold it up, or change it. */
   onGive: (index: number, bytes: Buffer) => Buffer | Promise<Buffer> = (_, bytes) => bytes;
+  /** Gives what the mesh does not. */
+  proxy: ((index: number) => Buffer) | null = null;
   readonly mesh: MeshBlob;
 
   constructor(blob: ChunkedBlob, mesh: MeshBlob) {
@@ -32,10 +35,22 @@ export class HostContent implements HeldContent {
   }
 
   async chunk(index: number, signal: AbortSignal): Promise<Buffer> {
-    if (!this.has(index)) await this.fetch(index, 1, signal);
-    const bytes = this.chunks.get(index);
+    signal.throwIfAborted();
+    if (!this.has(index)) await this.#get(index);
+    const bytes = this.chunks.get(index) ?? this.proxy?.(index);
     if (bytes === undefined) throw new Error(`chunk ${index} cannot be had`);
+    this.chunks.set(index, bytes);
     return this.onGive(index, bytes);
+  }
+
+  /** Once, for all who want it. */
+  #get(index: number): Promise<number[]> {
+    let coming = this.#coming.get(index);
+    if (coming === undefined) {
+      coming = this.fetch(index, 1).finally(() => this.#coming.delete(index));
+      this.#coming.set(index, coming);
+    }
+    return coming;
   }
 
   /** From the mesh alone; the indexes that did not come. */
