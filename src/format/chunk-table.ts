@@ -57,6 +57,14 @@ export function verifyChunk(table: ChunkTable, index: number, bytes: Buffer): bo
   return createHash('sha256').update(bytes).digest().equals(expected);
 }
 
+/** Bytes of one chunk: the last one may be short. */
+export function chunkLength(
+  { blobSize, chunkSize }: Pick<ChunkTable, 'blobSize' | 'chunkSize'>,
+  index: number,
+): number {
+  return Math.min(chunkSize, blobSize - index * chunkSize);
+}
+
 function checkTable({ chunkSize, blobSize, digests }: ChunkTable): void {
   const isPowerOfTwo = (chunkSize & (chunkSize - 1)) === 0;
   if (chunkSize < MIN_CHUNK_BYTES || chunkSize > MAX_CHUNK_BYTES || !isPowerOfTwo) {

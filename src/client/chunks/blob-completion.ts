@@ -1,10 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { chunkLength } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { ChunkDisk } from './chunk-disk.ts';
 import type { ReadActivity } from './read-activity.ts';
 import type { ReadStats } from './read-stats.ts';
 import type { SharedBlob } from './shared-blob.ts';
-import { chunkCount, chunkLength } from './table-record.ts';
+import { chunkCount } from './table-record.ts';
 
 /** One request, so that a read that comes in between does not wait for long. */
 const RUN_BYTES = 1024 * 1024;

@@ -1,9 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SourceError } from '../../format/byte-source.ts';
-import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import { type ChunkTable, chunkLength, verifyChunk } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { ReadStats } from './read-stats.ts';
-import { chunkLength } from './table-record.ts';
 
 /**
  * Gets exactly `length` bytes of the blob from `offset`, or rejects. The bytes need not be right. It need not try

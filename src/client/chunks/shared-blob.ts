@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import { type ChunkTable, chunkLength, verifyChunk } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { ChunkDisk } from './chunk-disk.ts';
 import { type BlobUser, fetchWithPeers, VERIFY_BYTES } from './chunk-fetcher.ts';
@@ -7,7 +7,6 @@ import { FetchQueue } from './fetch-queue.ts';
 import type { ReadActivity } from './read-activity.ts';
 import { newReadStats, type ReadStats } from './read-stats.ts';
 import type { TableFiles } from './table-files.ts';
-import { chunkLength } from './table-record.ts';
 
 /** A chunk that is being got, for all who want it. */
 interface Pending {

@@ -2,16 +2,10 @@ import { close, constants, fstat, ftruncate, open, read, rm, write } from 'node:
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { chunkLength } from '../../format/chunk-table.ts';
 import { type NativeCall, nativeCall } from '../../format/libc.ts';
 import { readCached } from '../../format/read-cached.ts';
-import {
-  chunkCount,
-  chunkLength,
-  decodeRecord,
-  encodeRecord,
-  RECORD_BYTES,
-  type TableRecord,
-} from './table-record.ts';
+import { chunkCount, decodeRecord, encodeRecord, RECORD_BYTES, type TableRecord } from './table-record.ts';
 
 const openAsync = promisify(open);
 const closeAsync = promisify(close);

@@ -44,11 +44,3 @@ export function decodeRecord(bytes: Buffer): TableRecord | null {
 export function chunkCount({ blobSize, chunkSize }: Pick<TableRecord, 'blobSize' | 'chunkSize'>): number {
   return Math.ceil(blobSize / chunkSize);
 }
-
-/** Bytes of one chunk: the last one may be short. */
-export function chunkLength(
-  { blobSize, chunkSize }: Pick<TableRecord, 'blobSize' | 'chunkSize'>,
-  index: number,
-): number {
-  return Math.min(chunkSize, blobSize - index * chunkSize);
-}

@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import { type Dispatcher, Pool } from 'undici';
 import { z } from 'zod';
+import { chunkLength } from '../../format/chunk-table.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { PEER_PATH, type Peer, peerSchema } from '../mesh-protocol.ts';
 import type { PeerTls } from './peer-security.ts';
@@ -204,13 +205,12 @@ class ChunkStream implements Dispatcher.DispatchHandler {
   }
 
   #cut(piece: Buffer): void {
-    const { chunkSize, blobSize } = this.#request.sizes;
     for (let at = 0; at < piece.length && !this.#isOver; ) {
       if (this.#index === this.#end) {
         this.#broke('ERR_PEER_ANSWER', 'sends more than was asked for');
         return;
       }
-      this.#chunk ??= Buffer.allocUnsafeSlow(Math.min(chunkSize, blobSize - this.#index * chunkSize));
+      this.#chunk ??= Buffer.allocUnsafeSlow(chunkLength(this.#request.sizes, this.#index));
       const copied = piece.copy(this.#chunk, this.#filled, at);
       this.#filled += copied;
       at += copied;

@@ -1,4 +1,4 @@
-import { type ChunkTable, verifyChunk } from '../../format/chunk-table.ts';
+import { type ChunkTable, chunkLength, verifyChunk } from '../../format/chunk-table.ts';
 import type { Lost, Peer, Place } from '../mesh-protocol.ts';
 import type { Clock } from './clock.ts';
 import type { Budgets } from './mesh.ts';
@@ -208,7 +208,7 @@ export class PeerRun {
     const nowMs = clock.now();
     standings.heard(peer.id);
     standings.sample(peer.id, nowMs - attempt.lastMs);
-    const lengthBytes = Math.min(table.chunkSize, table.blobSize - index * table.chunkSize);
+    const lengthBytes = chunkLength(table, index);
     edges.count(peer.id, lengthBytes, attempt.hasDelivered ? null : nowMs - attempt.sentMs!);
     attempt.lastMs = nowMs;
     attempt.hasDelivered = true;

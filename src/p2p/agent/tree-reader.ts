@@ -1,3 +1,4 @@
+import { chunkLength } from '../../format/chunk-table.ts';
 import type { MeshBlob } from './mesh-blob.ts';
 import { PeerRun, type RunParts } from './peer-run.ts';
 import type { Seat } from './seat.ts';
@@ -30,7 +31,7 @@ export class TreeReader implements MeshBlob {
       return Array.from({ length: count }, (_, at) => first + at);
     }
     const run = new PeerRun({ ...this.#parts, edges: seat.edges }, first, count, (index, bytes) => {
-      seat.meshBytes += Math.min(table.chunkSize, table.blobSize - index * table.chunkSize);
+      seat.meshBytes += chunkLength(table, index);
       deliver(index, bytes);
     });
     const missing = await run.get(signal);
