@@ -1,6 +1,6 @@
 /** A cluster's network out of network namespaces: hosts behind links of a given speed, in zones that can be cut off. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { run } from './processes.ts';
@@ -25,8 +25,9 @@ export interface HostTraffic {
 
 /** Of tbf: what may pass at once after a pause, and how long the rest may wait. */
 const BURST = ['burst', '64kb', 'latency', '200ms'];
-const NETWORK = '10.213';
 const PREFIX_LENGTH = 16;
+const FIRST_PREFIX = 200;
+const PREFIXES = 50;
 let made = 0;
 
 /**
@@ -34,7 +35,8 @@ let made = 0;
  * {@link ClusterNetwork.address}, without any limit. Needs root and iproute2.
  */
 export class ClusterNetwork {
-  readonly address = `${NETWORK}.255.1`;
+  readonly #prefix = freePrefix();
+  readonly address = `${this.#prefix}.255.1`;
   readonly #name = `dadi-${process.pid}-${made++}`;
   readonly #directory = mkdtempSync(join(tmpdir(), 'dadi-net-'));
   readonly #hosts: ClusterHost[] = [];
@@ -156,7 +158,7 @@ export class ClusterNetwork {
 
   #hostAt(name: string, index: number, zone: number): ClusterHost {
     const enter = ['nsenter', `--net=/run/netns/${this.#name}-${name}`, '--'];
-    return { name, zone, enter, address: `${NETWORK}.${Math.floor(index / 250)}.${(index % 250) + 1}` };
+    return { name, zone, enter, address: `${this.#prefix}.${Math.floor(index / 250)}.${(index % 250) + 1}` };
   }
 
   async #ip(lines: readonly string[], namespace: string | null = null): Promise<void> {
@@ -164,6 +166,16 @@ export class ClusterNetwork {
     writeFileSync(batch, `${lines.join('\n')}\n`);
     await run('ip', [...(namespace === null ? [] : ['-n', namespace]), '-batch', batch]);
   }
+}
+
+/** The first two numbers of addresses that no other cluster of this machine has. */
+function freePrefix(): string {
+  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
+  for (let at = 0; at < PREFIXES; at++) {
+    const prefix = `10.${FIRST_PREFIX + ((process.pid + at) % PREFIXES)}`;
+    if (!own.some(({ address }) => address.startsWith(`${prefix}.`))) return prefix;
+  }
+  throw new Error('all networks for clusters are taken');
 }
 
 function portOf(index: number): string {
