@@ -13,7 +13,7 @@ const CHUNKS = 8;
 const BLOBS = [chunkedBlob(CHUNKS, 21), chunkedBlob(CHUNKS, 22)] as const;
 const SECRET = { kind: 'shared-secret', secret: Buffer.from('what all the hosts know') } as const;
 /** The machine that runs these tests may have much else to do. */
-const PATIENT = { findMs: 5_000, readMs: 30_000 };
+const PATIENT = { joinMs: 5_000, findMs: 5_000, readMs: 30_000 };
 const WAIT = { timeout: 30_000, interval: 10 };
 
 /** A host that has both blobs open. */

@@ -126,7 +126,7 @@ function start(): { clock: VirtualClock; roots: Roots; membership: Membership } 
   const roots = new Roots(clock);
   const membership = new Membership({
     ...{ member: MEMBER, roots: URLS, transport: roots, clock },
-    ...{ findMs: 300, lingerMs: 60_000, onTrouble: () => {} },
+    ...{ joinMs: 300, lingerMs: 60_000, onTrouble: () => {} },
   });
   return { clock, roots, membership };
 }

@@ -14,7 +14,7 @@ export interface MembershipParts {
   readonly transport: RootTransport;
   readonly clock: Clock;
   /** How long reads wait for the first place. */
-  readonly findMs: number;
+  readonly joinMs: number;
   /** How long a content that nobody has open is kept. */
   readonly lingerMs: number;
   /** Told of each new place. */
@@ -91,9 +91,9 @@ export class Membership {
     const key = keyOf(content);
     let seat = this.#seats.get(key);
     if (seat === undefined) {
-      const { clock, findMs } = this.#parts;
+      const { clock, joinMs } = this.#parts;
       const lose = (from: Seat, lost: Peer, reason: Lost['reason']) => this.#lose(from, lost, reason);
-      seat = new Seat({ content, clock, findMs, lose });
+      seat = new Seat({ content, clock, joinMs, lose });
       this.#seats.set(key, seat);
     }
     return seat;

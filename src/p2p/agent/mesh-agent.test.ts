@@ -20,7 +20,7 @@ const BLOB = chunkedBlob(CHUNKS, 11);
 const ALL = Array.from({ length: CHUNKS }, (_, index) => index);
 const WAIT = { timeout: 30_000, interval: 5 };
 /** The machine that runs these tests may have much else to do. */
-const PATIENT = { findMs: 5_000, readMs: 30_000 };
+const PATIENT = { joinMs: 5_000, findMs: 5_000, readMs: 30_000 };
 const SECRET: PeerSecurity = { kind: 'shared-secret', secret: Buffer.from('what all the hosts know') };
 
 const roots: TestRoot[] = [];

@@ -76,7 +76,7 @@ export class MeshAgent implements Mesh {
       const member = { id: randomBytes(16).toString('hex'), address, zone, uploadBytesPerSecond };
       membership = new Membership({
         ...{ member, roots: urls, transport: roots, clock: systemClock },
-        ...{ findMs: budgets.findMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },
+        ...{ joinMs: budgets.joinMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },
         onPlace: ({ parent }) => void (parent !== null && meet(parent, peers, standings)),
         onTrouble: (root, err) => logger.warn({ root, err }, 'a root of the mesh is of no help'),
       });

@@ -45,6 +45,11 @@ export type PeerSecurity =
 
 /** How long a run of chunks waits for other hosts. */
 export interface Budgets {
+  /**
+   * Until a root has answered the first join: roots are slow when many hosts start at the same time, and then the proxies
+   * are still slower.
+   */
+  readonly joinMs: number;
   /** Until a peer says that it has the content; then another one is asked too. */
   readonly findMs: number;
   /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */

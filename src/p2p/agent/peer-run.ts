@@ -6,7 +6,7 @@ import type { EdgeCounts, MeshCounters } from './mesh-counts.ts';
 import type { PeerStandings } from './peer-standings.ts';
 import { PeerError, type PeerTransport } from './peer-transport.ts';
 
-export const DEFAULT_BUDGETS: Budgets = { findMs: 300, readMs: 2_000 };
+export const DEFAULT_BUDGETS: Budgets = { joinMs: 1_000, findMs: 300, readMs: 2_000 };
 
 /** This host's place in one tree, as far as a run looks at it. */
 export interface SeatView {

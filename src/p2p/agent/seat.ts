@@ -8,7 +8,7 @@ export interface SeatParts {
   readonly content: Content;
   readonly clock: Clock;
   /** How long reads wait for the first place. */
-  readonly findMs: number;
+  readonly joinMs: number;
   /** Tells the root; resolves when the seat has what came of it. */
   readonly lose: (seat: Seat, lost: Peer, reason: Lost['reason']) => Promise<void>;
 }
@@ -77,9 +77,9 @@ export class Seat implements SeatView {
   /** The place; if a join is under way, once its answer is there, or after the budget for finding. */
   async arrival(signal: AbortSignal): Promise<Place | null> {
     if (this.place !== null || this.#joining === null) return this.place;
-    const { clock, findMs } = this.#parts;
+    const { clock, joinMs } = this.#parts;
     const { promise, sinceMs } = this.#joining;
-    const leftMs = sinceMs + findMs - clock.now();
+    const leftMs = sinceMs + joinMs - clock.now();
     if (leftMs <= 0) return null;
     const waiting = new AbortController();
     const either = AbortSignal.any([signal, waiting.signal]);
