@@ -161,7 +161,7 @@ test('what has a seat is not joined again', async () => {
   expect(roots.asked).toEqual([]);
 });
 
-test('reads wait for the first place, but no longer than the budget for finding', async () => {
+test('reads wait for the first place, but no longer than the budget for joining', async () => {
   const { clock, roots, membership } = start();
   void membership.join(WHERE, [CONTENT]);
   const seat = membership.seat(CONTENT);

@@ -27,7 +27,10 @@ afterEach(async () => {
 });
 
 async function start(): Promise<MeshHost> {
-  const host = await MeshHost.start({ roots: [root.url], budgets: { joinMs: 5_000, findMs: 5_000, readMs: 30_000 } });
+  const host = await MeshHost.start({
+    roots: [root.url],
+    budgets: { joinMs: 5_000, findMs: 5_000, readMs: 30_000 },
+  });
   hosts.push(host);
   return host;
 }

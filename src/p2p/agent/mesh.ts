@@ -15,7 +15,7 @@ export interface Where {
 export interface Mesh {
   /**
    * One join for all of an image's contents; does not wait for the answer. Blobs opened meanwhile wait for it, up to
-   * the budget for finding. What is joined and not opened, or closed, is left after a while.
+   * the budget for joining. What is joined and not opened, or closed, is left after a while.
    */
   join(where: Where, contents: readonly Content[]): void;
   /**

@@ -74,7 +74,7 @@ export class Seat implements SeatView {
     });
   }
 
-  /** The place; if a join is under way, once its answer is there, or after the budget for finding. */
+  /** The place; if a join is under way, once its answer is there, or after the budget for joining. */
   async arrival(signal: AbortSignal): Promise<Place | null> {
     if (this.place !== null || this.#joining === null) return this.place;
     const { clock, joinMs } = this.#parts;
