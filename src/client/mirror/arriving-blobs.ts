@@ -12,6 +12,7 @@ import { conditionalAnswer } from '../../oci/serving/conditions.ts';
 import { ArrivingBlob } from './arriving-blob.ts';
 import { askForRight } from './ask-for-right.ts';
 import type { ChunkedBlobs } from './chunked-blobs.ts';
+import { ChunksToCome } from './chunks-to-come.ts';
 import { firstBytes } from './first-bytes.ts';
 import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
 import type { MirrorTarget } from './mirror-target.ts';
@@ -44,6 +45,8 @@ interface Arrival {
 
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2_000;
+/** A smaller blob is here before it is worth while to get the rest of it elsewhere. */
+const MIN_CHUNKED_BYTES = 8 * 1024 * 1024;
 /** Of the disk; below that, blobs are handed on without being kept. */
 const MIN_FREE_BYTES = 256 * 1024 * 1024;
 
@@ -174,9 +177,16 @@ export class ArrivingBlobs {
     const context = { host: answer.host, repository: target.repository, reference: digest };
     const first = bodyOf(answer, 0);
     if (!(await hasRoom(directory, first.sizeBytes))) return { kind: 'other', answer };
-    const resume = async (offset: number): Promise<BlobBody> => bodyOf(await get(offset), offset);
-    const fetch = async (offset: number) =>
-      offset === 0 ? first : this.#insist(() => resume(offset), signal);
+    const { chunked } = this.#parts;
+    const isLarge = first.sizeBytes >= MIN_CHUNKED_BYTES;
+    const chunks = chunked.hasPeers && isLarge ? new ChunksToCome(this.#parts, asked, digest, signal) : null;
+    const resume = async (offset: number): Promise<BlobBody> =>
+      (await chunks?.body(offset)) ?? bodyOf(await get(offset), offset);
+    const fetch = async (offset: number) => {
+      const answered = offset === 0 ? first : await this.#insist(() => resume(offset), signal);
+      chunks?.supersede(answered.body);
+      return answered;
+    };
     const body = await ResumedBody.begin({ start: 0 }, fetch, context, signal);
     return { kind: 'arriving', blob: await ArrivingBlob.begin(digest, directory, body, giveUp) };
   }

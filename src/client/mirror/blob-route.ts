@@ -1,10 +1,5 @@
-import { z } from 'zod';
 import type { ByteSource } from '../../format/byte-source.ts';
-import { decodeChunkTable } from '../../format/chunk-table.ts';
-import { FormatError } from '../../format/errors.ts';
-import { type Digest, matchesDigest } from '../../oci/digest.ts';
-import { contentDigest } from '../../oci/registry-answers.ts';
-import { discard, readUpTo } from '../../oci/registry-http.ts';
+import type { Digest } from '../../oci/digest.ts';
 import type { Answer } from '../../oci/serving/answer.ts';
 import { blobHeaders, streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
 import { conditionalAnswer } from '../../oci/serving/conditions.ts';
@@ -18,6 +13,7 @@ import type { KnownTable } from './known-content.ts';
 import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
 import { ProxiesAwayError } from './proxy-relay.ts';
 import { ReadAhead, type ReadAheadMemory } from './read-ahead.ts';
+import { requestTable } from './table-request.ts';
 
 export interface BlobRouteParts extends MirrorContext {
   readonly chunked: ChunkedBlobs;
@@ -30,12 +26,6 @@ export interface BlobRouteParts extends MirrorContext {
 const WAIT_SECONDS = 5;
 /** Clients wait 30 seconds for headers; what does not come within this is better had as it comes. */
 const MAX_WAIT_MS = 12_000;
-/** What a proxy says of a blob that it is fetching. */
-const fetchingSchema = z.looseObject({ isFirst: z.boolean() });
-
-/** Of a blob of 128 GiB in chunks of the usual size. */
-const MAX_TABLE_BYTES = 16 * 1024 * 1024;
-
 /** How a blob is read of which no chunks are known: all of it as it comes, or parts alone, here and there. */
 export type Reading = 'as a whole' | 'as parts';
 
@@ -112,48 +102,6 @@ async function tableAtOnce(parts: BlobRouteParts, asked: Asked, digest: Digest):
 async function relayPart(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<Answer> {
   const options = { method: 'GET', lane: 'bulk', headers: asked.request.headers } as const;
   return handBack(await askFor(parts, asked, `blobs/${digest}`, options), asked.request);
-}
-
-/** `on its way`: a proxy is fetching the blob, and gives it to another host as it comes. */
-async function requestTable(
-  { relay, rights, known, credentials }: BlobRouteParts,
-  { target, caller, request }: Asked,
-  digest: Digest,
-  wish: Readonly<Record<string, string>>,
-): Promise<KnownTable | 'on its way' | null> {
-  const { registry, repository } = target;
-  const query = new URLSearchParams({ repository, ns: registry, ...wish });
-  const headers: Record<string, string> =
-    caller.authorization === null ? {} : { authorization: caller.authorization };
-  const path = `dadi/v1/chunk-tables/${digest}?${query}`;
-  try {
-    const { response, host } = await relay.ask({
-      ...{ method: 'GET', path, headers, lane: 'small', repository, signal: request.signal },
-    });
-    if (response.statusCode === 202) {
-      const { isFirst } = fetchingSchema.parse(await response.body.json());
-      return isFirst ? null : 'on its way';
-    }
-    if (response.statusCode !== 200) {
-      discard(response.body);
-      return null;
-    }
-    const bytes = await readUpTo(response.body, MAX_TABLE_BYTES, { host, repository, reference: digest });
-    const named = contentDigest(response);
-    if (named !== null && !matchesDigest(bytes, named)) {
-      throw new FormatError('ERR_CHUNK_TABLE_CORRUPT', 'the chunk table was changed on its way');
-    }
-    const found = { table: decodeChunkTable(bytes), isProven: false };
-    known.putTable(digest, found);
-    rights.grant(caller, target, digest);
-    // Its chunks are asked for in the name of whoever was let in last.
-    if (caller.authorization !== null) credentials.remember(registry, repository, caller.authorization);
-    return found;
-  } catch {
-    request.signal.throwIfAborted();
-    // The blob itself is asked for next: what is wrong shows there.
-    return null;
-  }
 }
 
 /** Takes over the source. */
