@@ -39,6 +39,7 @@ const REQUIREMENTS = {
   registry: program('docker-registry', 'docker-registry'),
   htpasswd: program('htpasswd', 'apache2-utils'),
   openssl: program('openssl', 'openssl'),
+  iproute2: program('ip', 'iproute2'),
   skopeo: program('skopeo', 'skopeo'),
   umoci: program('umoci', 'umoci'),
   containerd: program('containerd', 'containerd'),

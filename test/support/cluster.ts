@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { chainIds } from '../../src/oci/chain-id.ts';
 import { type Digest, digestOf } from '../../src/oci/digest.ts';
 import { type ImageManifest, parseManifest } from '../../src/oci/manifest.ts';
+import type { Content } from '../../src/p2p/mesh-protocol.ts';
 import { type ClusterHost, ClusterNetwork } from './cluster-network.ts';
 import { LazyHost, type LazyImage } from './lazy-host.ts';
 import { run, type StartedProcess, start } from './processes.ts';
@@ -36,9 +37,25 @@ interface ServiceCommand {
   readonly readyPath: string;
 }
 
+interface ConversionAnswer {
+  readonly state: string;
+  /** Once it is done. */
+  readonly chains: readonly {
+    readonly converted: { readonly digest: Digest; readonly chunkTable: Digest; readonly size: number };
+  }[];
+}
+
 interface Running {
   readonly registry: ClusterService;
   readonly proxy: ClusterService;
+}
+
+export interface ClusterImage extends LazyImage {
+  readonly repository: string;
+  /** All layers together, as they are in the registry. */
+  readonly layerBytes: number;
+  /** Of the converted layers. */
+  readonly contents: readonly (Content & { readonly sizeBytes: number })[];
 }
 
 export interface ClusterOptions {
@@ -84,17 +101,18 @@ export class Cluster {
   }
 
   /** Copies an image of a layout on disk to the registry, and has the proxy convert it. */
-  async addImage(layout: string, repository: string): Promise<LazyImage & { readonly layerBytes: number }> {
+  async addImage(layout: string, repository: string): Promise<ClusterImage> {
     const to = `docker://${this.registry.host.address}:${REGISTRY_PORT}/${repository}:1`;
     await run('skopeo', ['--insecure-policy', 'copy', '--quiet', '--dest-tls-verify=false', layout, to]);
     const { manifest, digest } = await this.#manifest(repository);
-    await this.#converted(repository, digest);
+    const contents = await this.#converted(repository, digest);
     const config = await fetch(
       `${this.proxy.url}/v2/${repository}/blobs/${manifest.config.digest}?ns=${CLUSTER_REGISTRY}`,
     );
     const { rootfs } = (await config.json()) as { rootfs: { diff_ids: Digest[] } };
     const chains = chainIds(rootfs.diff_ids);
     return {
+      ...{ repository, contents },
       reference: `${CLUSTER_REGISTRY}/${repository}:1`,
       manifestDigest: digest,
       layers: manifest.layers.map((layer, at) => ({ digest: layer.digest, chainId: chains[at]! })),
@@ -200,12 +218,17 @@ export class Cluster {
     return { manifest, digest: digestOf(bytes) };
   }
 
-  async #converted(repository: string, digest: Digest): Promise<void> {
+  async #converted(repository: string, digest: Digest): Promise<ClusterImage['contents']> {
     const deadlineMs = performance.now() + PATIENCE_MS;
-    for (let state = ''; state !== 'done'; ) {
+    for (;;) {
       const query = `repository=${repository}&ns=${CLUSTER_REGISTRY}&wait=20`;
       const answer = await fetch(`${this.proxy.url}/dadi/v1/images/${digest}?${query}`);
-      ({ state } = (await answer.json()) as { state: string });
+      const { state, chains } = (await answer.json()) as ConversionAnswer;
+      if (state === 'done') {
+        return chains.map(({ converted: { digest: blob, chunkTable: table, size: sizeBytes } }) => {
+          return { blob, table, sizeBytes };
+        });
+      }
       if (state === 'failed' || performance.now() > deadlineMs) throw new Error(`${repository} is ${state}`);
       await sleep(10);
     }

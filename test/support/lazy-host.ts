@@ -42,6 +42,7 @@ export class LazyHost {
   readonly node: DadiNode;
   readonly #directory: string;
   readonly #client: SnapshotsClient;
+  #containers = 0;
 
   private constructor(host: ClusterHost, directory: string, node: DadiNode) {
     this.host = host;
@@ -61,12 +62,12 @@ export class LazyHost {
     return new LazyHost(host, directory, node);
   }
 
-  /** Pulls the image, and runs a program out of it to its end. Nothing of the image may be here yet. */
+  /** Pulls the image, if it is not here, and runs a program out of it to its end. One at a time. */
   async run(image: LazyImage, program: readonly string[], signal: AbortSignal): Promise<ContainerStart> {
     const startMs = performance.now();
     let parent = '';
     for (const { chainId } of image.layers) parent = await this.#pullLayer(image, chainId, parent, signal);
-    const mounts = await this.#client.prepare('container', parent, {}, signal);
+    const mounts = await this.#client.prepare(`container ${++this.#containers}`, parent, {}, signal);
     return await withMounted(mounts, join(this.#directory, 'root'), async () => {
       const mountedMs = performance.now() - startMs;
       const child = spawn('chroot', [join(this.#directory, 'root'), ...program], {
