@@ -115,6 +115,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('hosts in a mesh', 
     await vi.waitFor(async () => {
       const { mesh } = await statusOf(node);
       const open = mesh!.trees.filter(({ openings }) => openings > 0);
+      expect(open.length).toBeGreaterThan(0);
       expect(open.map(({ place }) => place?.parent != null)).toEqual(open.map(() => true));
     }, WAIT);
   }

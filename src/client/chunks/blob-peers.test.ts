@@ -189,6 +189,25 @@ test('what rotted on disk is never given to another host', async () => {
   await opened.close();
 });
 
+test('room that is made while other hosts read does not change what they are given', async () => {
+  const opened = await open();
+  await opened.read(0, Buffer.alloc(12 * CHUNK_BYTES));
+  await vi.waitFor(async () => expect((await cache.list())[0]?.heldChunks).toBe(12), 30_000);
+  const held = holder.find(table)!;
+  const signal = new AbortController().signal;
+  for (let round = 0; round < 5; round++) {
+    const given = Array.from({ length: 12 }, (_, index) => held.chunk(index, signal));
+    await cache.trim(0);
+    for (const [index, bytes] of (await Promise.all(given)).entries()) {
+      expect(bytes.equals(chunkOf(index))).toBe(true);
+    }
+  }
+  await cache.trim(0);
+  expect(cache.figures.evicted).toBeGreaterThanOrEqual(12);
+  expect(await held.chunk(3, signal)).toEqual(chunkOf(3));
+  await opened.close();
+});
+
 test('a blob with peers goes on for them after its last user has left, and ends with the cache', async () => {
   const { peers, mesh } = peersWith(() => false);
   const first = await open({ mesh });
