@@ -19,6 +19,8 @@ const REGISTRY_PORT = 5000;
 const PROXY_PORT = 5100;
 const ADMIN_PORT = 5101;
 const PATIENCE_MS = 600_000;
+/** Many programs start at once, on few processors. */
+const READY_MS = 180_000;
 
 /** A program in a namespace. */
 export interface ClusterService {
@@ -148,7 +150,10 @@ export class Cluster {
         started[at] = lazy;
       }
     };
-    await Promise.all(Array.from({ length: 4 }, startOne));
+    // All have started or failed when this ends: what is removed then stays so.
+    for (const ending of await Promise.allSettled(Array.from({ length: 4 }, startOne))) {
+      if (ending.status === 'rejected') throw ending.reason;
+    }
     return started;
   }
 
@@ -254,6 +259,7 @@ class Service implements ClusterService {
     const url = `${this.url}${this.#command.readyPath}`;
     this.#process = await start(program, args, {
       logPath: this.#logPath,
+      readyTimeoutMs: READY_MS,
       readyWhen: async () => (await fetch(url)).ok,
     });
   }

@@ -5,6 +5,8 @@ import process from 'node:process';
 import { run, type StartedProcess, start } from './processes.ts';
 
 const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
+/** Many may start at once, on few processors. */
+const READY_MS = 180_000;
 
 export interface DadiNodeOptions {
   /** Takes all its files; its path is short, since sockets stand in it. */
@@ -48,6 +50,7 @@ export class DadiNode {
     const command = [...this.#enter, process.execPath, MAIN, 'node', '--config', this.#configPath];
     this.#process = await start(command[0]!, command.slice(1), {
       logPath: this.logPath,
+      readyTimeoutMs: READY_MS,
       readyWhen: () => accepts(this.socketPath),
     });
   }

@@ -15,6 +15,7 @@ const LYING_HOST = resolve(import.meta.dirname, 'lying-host.ts');
 const PEER_PORT = 6011;
 const ROOT_PORT = 5110;
 const ROOT_ADMIN_PORT = 5111;
+const READY_MS = 180_000;
 
 export interface MeshClusterOptions {
   readonly zones: number;
@@ -92,6 +93,7 @@ export class MeshCluster {
     const logPath = join(this.cluster.directory, `${host.name}.log`);
     return start(program, [...enter, process.execPath, LYING_HOST, JSON.stringify(task)], {
       logPath,
+      readyTimeoutMs: READY_MS,
       readyWhen: () => readFileSync(logPath, 'utf8').includes('has its places'),
     });
   }
