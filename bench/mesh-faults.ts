@@ -91,8 +91,11 @@ const readBytes = Number(flags['read-mb']) * 1e6;
 const program = ['/usr/bin/python3', '-I', '-B', '-c', READER, String(readBytes)];
 const faults = FAULTS.filter((fault) => flags.fault.split(',').includes(fault));
 
+/** Fires when somebody stops it: what is under way ends, and all is taken down. */
+const stopping = new AbortController();
+for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stopping.abort());
 const report = (line: string) => process.stderr.write(`${line}\n`);
-const { layout } = await demoImage({ signal: new AbortController().signal, report });
+const { layout } = await demoImage({ signal: stopping.signal, report });
 report('reading the image without us');
 const expected = await readUnpacked();
 const uploadBytesPerSecond = rateMbit * 125_000;
@@ -113,6 +116,7 @@ try {
   await network.shape(cluster.proxy.host, { rate: `${flags['proxy-rate-mbit']}mbit` });
   for (const place of [...places, liar!]) await network.shape(place, rate);
   for (const fault of faults) {
+    if (stopping.signal.aborted) break;
     const round = await oneRound(fault, places, image, liar!);
     rounds.push(round);
     report(describe(round));
@@ -148,7 +152,7 @@ async function oneRound(
   image: ClusterImage,
   liar: ClusterHost,
 ): Promise<Round> {
-  const signal = AbortSignal.timeout(PATIENCE_MS);
+  const signal = AbortSignal.any([stopping.signal, AbortSignal.timeout(PATIENCE_MS)]);
   const lying = fault === 'liar' ? await mesh.startLiar(liar, image) : null;
   const hosts = await mesh.startHosts(places);
   try {
@@ -237,7 +241,10 @@ async function act(fault: Fault, scene: Scene): Promise<Outcome> {
       return { hit: top, below: [] };
     }
     case 'partition': {
+      const seats = await seatsOf(scene);
       const far = hosts.filter(({ host }) => host.zone !== 0);
+      const ids = far.map((host) => seats.get(host)?.id);
+      const below = exceptFor(hosts, far).filter((host) => ids.includes(seats.get(host)?.parent ?? ''));
       const reading = readAll(scene, hosts);
       await middle(scene, far[0]!);
       await network.setZoneConnected(1, false);
@@ -247,7 +254,7 @@ async function act(fault: Fault, scene: Scene): Promise<Outcome> {
         await network.setZoneConnected(1, true);
       }
       await reading;
-      return { hit: far, below: [] };
+      return { hit: far, below };
     }
     case 'slow-link': {
       const seats = await seatsOf(scene);
@@ -297,12 +304,14 @@ async function haveRead(
 }
 
 /** Until the host has received a good part of what it is to receive. */
-async function middle({ results }: Scene, { host }: LazyHost): Promise<void> {
+async function middle({ results, signal }: Scene, { host }: LazyHost): Promise<void> {
   const { receivedBytes } = await network.traffic(host);
   // What is read is compressed to about the half.
   const enoughBytes = receivedBytes + (MIDDLE * readBytes) / 2;
-  while ((await network.traffic(host)).receivedBytes < enoughBytes && results.size === 0)
+  while ((await network.traffic(host)).receivedBytes < enoughBytes && results.size === 0) {
+    signal.throwIfAborted();
     await sleep(POLL_MS);
+  }
 }
 
 /** By the word of the root. */

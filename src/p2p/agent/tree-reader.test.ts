@@ -26,7 +26,7 @@ class Child {
     const place = { ...placeBelow(BLOB, 'bc'), depth };
     const { blob, table } = place;
     const seat = new Seat({
-      ...{ content: { blob, table }, clock, findMs: DEFAULT_BUDGETS.findMs, joinMs: 1_000 },
+      ...{ content: { blob, table }, clock, joinMs: 1_000 },
       lose: async (_seat, { id }, reason) => void this.reports.push(`${id.charAt(0)} ${reason}`),
     });
     seat.take('http://root', place);
