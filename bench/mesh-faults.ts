@@ -160,6 +160,7 @@ async function oneRound(
     const before = await network.traffic(cluster.proxy.host);
     // So they stand in the trees, and it is known who is below whom.
     await Promise.all(hosts.map((host) => host.run(image, ['/usr/bin/true'], signal)));
+    report(`${fault}: all have joined`);
     const { hit, below } = await act(fault, scene);
     const { sentBytes } = await network.traffic(cluster.proxy.host);
     const spared = hosts.filter((host) => !hit.includes(host));

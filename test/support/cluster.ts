@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
+import pLimit from 'p-limit';
 import { chainIds } from '../../src/oci/chain-id.ts';
 import { type Digest, digestOf } from '../../src/oci/digest.ts';
 import { type ImageManifest, parseManifest } from '../../src/oci/manifest.ts';
@@ -21,6 +22,7 @@ const ADMIN_PORT = 5101;
 const PATIENCE_MS = 600_000;
 /** Many programs start at once, on few processors. */
 const READY_MS = 180_000;
+const AT_ONCE = 4;
 
 /** A program in a namespace. */
 export interface ClusterService {
@@ -136,32 +138,31 @@ export class Cluster {
     configOf: (host: ClusterHost) => object,
   ): Promise<LazyHost[]> {
     const started: LazyHost[] = [];
-    const left = hosts.map((host, at) => ({ host, at }));
-    const startOne = async () => {
-      for (let next = left.shift(); next !== undefined; next = left.shift()) {
-        const { host, at } = next;
-        const directory = join(this.directory, host.name);
+    const limit = pLimit(AT_ONCE);
+    const starting = hosts.map((host, at) =>
+      limit(async () => {
         const lazy = await LazyHost.start({
-          ...{ host, directory },
+          ...{ host, directory: join(this.directory, host.name) },
           proxies: [this.proxy.url],
           config: configOf(host),
         });
         this.#hosts.add(lazy);
         started[at] = lazy;
-      }
-    };
+      }),
+    );
     // All have started or failed when this ends: what is removed then stays so.
-    for (const ending of await Promise.allSettled(Array.from({ length: 4 }, startOne))) {
+    for (const ending of await Promise.allSettled(starting)) {
       if (ending.status === 'rejected') throw ending.reason;
     }
     return started;
   }
 
   async removeHosts(hosts: readonly LazyHost[]): Promise<void> {
-    for (const host of hosts) {
+    const limit = pLimit(AT_ONCE);
+    await limit.map(hosts, async (host) => {
       await host.remove();
       this.#hosts.delete(host);
-    }
+    });
   }
 
   async remove(): Promise<void> {

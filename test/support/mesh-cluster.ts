@@ -16,6 +16,8 @@ const PEER_PORT = 6011;
 const ROOT_PORT = 5110;
 const ROOT_ADMIN_PORT = 5111;
 const READY_MS = 180_000;
+/** Of node daemons: a machine that has much to do is no fault, and what is cut off waits until it is connected again. */
+const PATIENCE = { conversionWaitMs: 120_000, readTimeoutMs: 300_000 };
 
 export interface MeshClusterOptions {
   readonly zones: number;
@@ -72,6 +74,7 @@ export class MeshCluster {
 
   startHosts(hosts: readonly ClusterHost[]): Promise<LazyHost[]> {
     return this.cluster.startHosts(hosts, ({ address, zone }) => ({
+      ...PATIENCE,
       mesh: {
         secretFile: this.#secretFile,
         listen: `${address}:${PEER_PORT}`,
