@@ -29,8 +29,8 @@ export interface RunParts {
 /** How long a peer is left alone that was left, by the reason. What sends wrong bytes has bad memory, or bad intent. */
 const AVOID_MS = { unreachable: 10_000, slow: 10_000, refused: 5_000, 'wrong-bytes': 600_000 } as const;
 const AVOID_BUSY_MS = 300;
-/** A parent is left when it was slow so often, or busy so often, one time after the other. */
-export const SLOW_FAULTS = 2;
+/** A parent is left when another peer was faster so often, or when it was busy so often, one time after the other. */
+const SLOW_FAULTS = 2;
 const BUSY_FAULTS = 4;
 /** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
 const SILENT_FAULTS = 2;
@@ -78,7 +78,6 @@ export class PeerRun {
   #startMs: number;
   #lastMs: number;
   #forgivenMs = 0;
-  #stalled: { readonly peer: Peer; readonly sentMs: number } | null = null;
 
   constructor(
     parts: RunParts,
@@ -110,11 +109,6 @@ export class PeerRun {
     const missing: number[] = [];
     for (const [at, has] of this.#has.entries()) if (has === 0) missing.push(this.#first + at);
     return missing;
-  }
-
-  /** The parent, if it had said that it has the content, and gave nothing of it in time; when it was asked. */
-  get stalled(): { readonly peer: Peer; readonly sentMs: number } | null {
-    return this.#stalled;
   }
 
   /** Asks the next peer; ends the run when there is none and nothing is under way. */
@@ -280,8 +274,14 @@ export class PeerRun {
     }
   }
 
+  /** Not to be asked again for a while, by any run; the root is told. */
   #leave(attempt: Attempt, reason: Lost['reason']): void {
-    this.#moving = leavePeer(this.#parts, attempt.peer, reason);
+    const { standings, counters, seat } = this.#parts;
+    const { peer } = attempt;
+    const tree = reason === 'refused' ? seat.place?.table : '*';
+    if (tree !== undefined) standings.avoid(peer.id, tree, AVOID_MS[reason]);
+    counters.left[reason]++;
+    this.#moving = seat.lose(peer, reason);
     this.#drop(attempt);
     this.#goOn();
   }
@@ -361,7 +361,6 @@ export class PeerRun {
 
   #check(nowMs: number): void {
     if (nowMs >= this.#endMs) {
-      this.#noteStalled(nowMs);
       this.#done.resolve();
       return;
     }
@@ -379,14 +378,6 @@ export class PeerRun {
     if (peer === null) return;
     this.#parts.counters.hedges++;
     this.#start(peer, true);
-  }
-
-  #noteStalled(nowMs: number): void {
-    const parent = this.#parts.seat.place?.parent?.id;
-    for (const { peer, isFound, sentMs, lastMs } of this.#attempts) {
-      const isSilent = sentMs !== null && isFound && nowMs - lastMs >= this.#parts.budgets.readMs;
-      if (isSilent && peer.id === parent) this.#stalled = { peer, sentMs };
-    }
   }
 
   /** Another one is asked too. If that says something, this one is at fault; if nobody does, nobody can tell. */
@@ -422,16 +413,4 @@ export class PeerRun {
       if (attempt.sentMs !== null) attempt.sentMs += lateMs;
     }
   }
-}
-
-/** Not to be asked again for a while, by any run; the root is told. Resolves as {@link SeatView.lose}. */
-export function leavePeer(
-  { standings, counters, seat }: Pick<RunParts, 'standings' | 'counters' | 'seat'>,
-  peer: Peer,
-  reason: Lost['reason'],
-): Promise<void> {
-  const tree = reason === 'refused' ? seat.place?.table : '*';
-  if (tree !== undefined) standings.avoid(peer.id, tree, AVOID_MS[reason]);
-  counters.left[reason]++;
-  return seat.lose(peer, reason);
 }

@@ -1,6 +1,6 @@
 import { chunkLength } from '../../format/chunk-table.ts';
 import type { MeshBlob } from './mesh-blob.ts';
-import { leavePeer, PeerRun, type RunParts, SLOW_FAULTS } from './peer-run.ts';
+import { PeerRun, type RunParts } from './peer-run.ts';
 import type { Seat } from './seat.ts';
 
 export interface ReaderParts extends Omit<RunParts, 'seat' | 'edges'> {
@@ -12,8 +12,6 @@ export interface ReaderParts extends Omit<RunParts, 'seat' | 'edges'> {
 export class TreeReader implements MeshBlob {
   readonly #parts: ReaderParts;
   readonly #closed = new AbortController();
-  /** A parent at the top that has given nothing in time: how fast the proxies are, from which it reads, will show. */
-  #stalled: PeerRun['stalled'] = null;
 
   constructor(parts: ReaderParts) {
     this.#parts = parts;
@@ -38,14 +36,11 @@ export class TreeReader implements MeshBlob {
     });
     const missing = await run.get(signal);
     counters.missedChunks += missing.length;
-    // Of one further down nobody knows whether it waits itself.
-    if (place.depth === 2) this.#stalled ??= run.stalled;
     return missing;
   }
 
   countProxy(bytes: number, latencyMs: number): void {
-    const { seat, counters, budgets } = this.#parts;
-    if (latencyMs < budgets.readMs) this.#judge();
+    const { seat, counters } = this.#parts;
     seat.edges.count(null, bytes, latencyMs);
     seat.proxyBytes += bytes;
     counters.proxyBytes += bytes;
@@ -55,14 +50,5 @@ export class TreeReader implements MeshBlob {
     if (this.#closed.signal.aborted) return;
     this.#closed.abort();
     this.#parts.onClose();
-  }
-
-  /** The proxies are well: a parent that reads from them, and gave nothing in that time, is slow by itself. */
-  #judge(): void {
-    const { standings } = this.#parts;
-    const stalled = this.#stalled;
-    this.#stalled = null;
-    if (stalled === null || standings.fault(stalled.peer.id, 'slow', stalled.sentMs) < SLOW_FAULTS) return;
-    void leavePeer(this.#parts, stalled.peer, 'slow');
   }
 }
