@@ -80,7 +80,7 @@ export class Membership {
       seat.where = where;
       seat.refusal = null;
       if (seat.openings === 0) seat.idleSinceMs = this.#parts.clock.now();
-      if (seat.place === null && seat.joining === null) standing.push(seat);
+      if (seat.isToJoin) standing.push(seat);
     }
     await this.#sit(standing);
     void this.#beat();

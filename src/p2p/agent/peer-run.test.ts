@@ -205,6 +205,20 @@ test('a busy parent is not left: the alternate that it names is asked this time'
   expect(host.reports).toEqual([]);
 });
 
+test('hosts that send us from one to the next are not followed for long', async () => {
+  let named = 0;
+  const elsewhere: PeerScript = (...asked) => {
+    const others = Array.from({ length: 8 }, () => ({
+      id: `b${(++named).toString(16).padStart(31, '0')}`,
+      address: `192.0.2.1:${named}`,
+    }));
+    return fails('ERR_PEER_BUSY', others)(...asked);
+  };
+  const host = new Host('a', { a: elsewhere, b: elsewhere });
+  expect((await host.read()).missing).toEqual(ALL);
+  expect(host.peers.asked).toEqual(['a 0+4', ...Array(4).fill('b 0+4')]);
+});
+
 test('a parent that is busy again and again is given up', async () => {
   const host = new Host('b', { b: fails('ERR_PEER_BUSY') });
   for (let round = 0; round < 4; round++) {

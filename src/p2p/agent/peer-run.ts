@@ -35,6 +35,8 @@ const BUSY_FAULTS = 4;
 /** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
 const SILENT_FAULTS = 2;
 const MAX_HEDGES = 2;
+/** Of the hosts that busy ones name, so many are asked in one run: no host has another one ask anybody it likes. */
+const MAX_NAMED = 4;
 /** Peers that are asked in one run before one says that it has the content, and budgets that all of that may take. */
 const MAX_FINDING = 3;
 /** A timer that comes later than this tells of this process, not of the peers. */
@@ -261,7 +263,7 @@ export class PeerRun {
       case 'ERR_PEER_INCOMPLETE':
         return null;
       case 'ERR_PEER_BUSY':
-        this.#named.push(...error.alternates);
+        this.#named.push(...error.alternates.slice(0, MAX_NAMED - this.#named.length));
         standings.avoid(peer.id, '*', AVOID_BUSY_MS);
         return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
       case 'ERR_PEER_TICKET':
