@@ -139,6 +139,32 @@ test('when nobody has it the rest is left to the proxies, within 2 s', async () 
   expect(host.reports).toEqual([]);
 });
 
+test.each([
+  [2, 'at the top, is reported', ['b slow']],
+  [3, 'below others, is not', []],
+])(
+  'reads do not wait 2 s each for a parent that gives nothing (%i deep: %s)',
+  async (depth, _what, reports) => {
+    let isWell = false;
+    const host = new Host('b', { b: (...asked) => has(BLOB, isWell ? {} : { chunks: 0 })(...asked) });
+    host.place = { ...host.place!, depth };
+    let waitedMs = 0;
+    for (let read = 0; read < 60; read++) {
+      waitedMs += (await host.read()).tookMs;
+      await host.clock.run(host.clock.sleep(500));
+    }
+    expect(waitedMs).toBe(4 * 2_000);
+    expect(host.reports).toEqual(reports);
+    isWell = true;
+    await host.clock.run(host.clock.sleep(40_000));
+    expect((await host.read()).missing).toEqual([]);
+    // It begins anew.
+    isWell = false;
+    expect((await host.read()).tookMs).toBe(2_000);
+    expect((await host.read()).tookMs).toBe(2_000);
+  },
+);
+
 test('when nobody can be reached the proxies are asked within two budgets for finding; it may be this host that cannot', async () => {
   const host = new Host('bc', { b: dead, c: dead });
   expect(await host.read()).toEqual({ missing: ALL, tookMs: 600 });

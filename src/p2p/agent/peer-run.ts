@@ -34,6 +34,8 @@ const SLOW_FAULTS = 2;
 const BUSY_FAULTS = 4;
 /** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
 const SILENT_FAULTS = 2;
+/** Who stands at the top waits for no other host: so often it may give nothing of what it has, until it is reported. */
+const REPORTED_STALLS = 3;
 const MAX_HEDGES = 2;
 /** Of the hosts that busy ones name, so many are asked in one run: no host has another one ask anybody it likes. */
 const MAX_NAMED = 4;
@@ -199,7 +201,7 @@ export class PeerRun {
 
   #take(attempt: Attempt, index: number, bytes: Buffer): void {
     if (attempt.abort.signal.aborted) return;
-    const { table, clock, counters, edges, standings } = this.#parts;
+    const { table, clock, counters, edges, standings, seat } = this.#parts;
     const { peer } = attempt;
     const at = index - this.#first;
     if (!verifyChunk(table, index, bytes)) {
@@ -209,6 +211,7 @@ export class PeerRun {
     }
     const nowMs = clock.now();
     standings.heard(peer.id);
+    if (seat.place !== null) standings.flows(peer.id, seat.place.table);
     standings.sample(peer.id, nowMs - attempt.lastMs);
     const lengthBytes = chunkLength(table, index);
     edges.count(peer.id, lengthBytes, attempt.hasDelivered ? null : nowMs - attempt.sentMs!);
@@ -363,6 +366,7 @@ export class PeerRun {
 
   #check(nowMs: number): void {
     if (nowMs >= this.#endMs) {
+      if (nowMs >= this.#lastMs + this.#parts.budgets.readMs) this.#stalled(nowMs);
       this.#done.resolve();
       return;
     }
@@ -380,6 +384,21 @@ export class PeerRun {
     if (peer === null) return;
     this.#parts.counters.hedges++;
     this.#start(peer, true);
+  }
+
+  /** Nothing came. Whom all of them wait for is not known, but if the parent is at the top. */
+  #stalled(nowMs: number): void {
+    const { standings, seat, counters, budgets } = this.#parts;
+    const { place } = seat;
+    if (place === null) return;
+    for (const { peer, sentMs, lastMs } of this.#attempts) {
+      if (sentMs === null || nowMs - lastMs < budgets.readMs / 2) continue;
+      const stalls = standings.stalled(peer.id, place.table, sentMs);
+      const isAtTop = place.depth === 2 && peer.id === place.parent?.id;
+      if (!isAtTop || stalls !== REPORTED_STALLS) continue;
+      counters.left.slow++;
+      void seat.lose(peer, 'slow');
+    }
   }
 
   /** Another one is asked too. If that says something, this one is at fault; if nobody does, nobody can tell. */
