@@ -121,14 +121,15 @@ function letterOf(root: string): string {
   return new URL(root).hostname.slice(-1);
 }
 
-function start(): { clock: VirtualClock; roots: Roots; membership: Membership } {
+function start(): { clock: VirtualClock; roots: Roots; membership: Membership; troubles: string[] } {
   const clock = new VirtualClock();
+  const troubles: string[] = [];
   const roots = new Roots(clock);
   const membership = new Membership({
     ...{ member: MEMBER, roots: URLS, transport: roots, clock },
-    ...{ joinMs: 300, lingerMs: 60_000, onTrouble: () => {} },
+    ...{ joinMs: 300, lingerMs: 60_000, onTrouble: (root) => troubles.push(letterOf(root)) },
   });
-  return { clock, roots, membership };
+  return { clock, roots, membership, troubles };
 }
 
 /** Joined and opened. */
@@ -255,6 +256,18 @@ test('when a root fails its trees are joined at the next one, and again at the f
   await clock.run(clock.sleep(31_000));
   expect(roots.asked).toEqual(expect.arrayContaining(['a join 1', 'b leave 1']));
   expect(parentOf(seat)).toBe('a');
+});
+
+test('a root that is away for long is told of once', async () => {
+  const { clock, roots, troubles } = await startJoined();
+  for (const url of URLS) roots.down.add(url);
+  await clock.run(clock.sleep(600_000));
+  expect(troubles.toSorted()).toEqual(['a', 'b']);
+  roots.down.clear();
+  await clock.run(clock.sleep(60_000));
+  roots.down.add(URLS[0]!);
+  await clock.run(clock.sleep(60_000));
+  expect(troubles.toSorted()).toEqual(['a', 'a', 'b']);
 });
 
 test('a lost parent is reported once, however many runs lost it, and the new place is taken', async () => {
