@@ -36,6 +36,12 @@ const BUSY_FAULTS = 4;
 const SILENT_FAULTS = 2;
 /** Who stands at the top waits for no other host: so often it may give nothing of what it has, until it is reported. */
 const REPORTED_STALLS = 3;
+/**
+ * So much longer than those above it a host waits for the next chunk, by each level, up to so many: when the top stalls,
+ * those right below it ask the proxies, and all others have the chunk from them before they do the same.
+ */
+const LEVEL_MS = 150;
+const MAX_LEVELS = 5;
 const MAX_HEDGES = 2;
 /** Of the hosts that busy ones name, so many are asked in one run: no host has another one ask anybody it likes. */
 const MAX_NAMED = 4;
@@ -320,9 +326,14 @@ export class PeerRun {
     }
   }
 
+  get #readMs(): number {
+    const { seat, budgets } = this.#parts;
+    const levels = (seat.place?.depth ?? 2) - 2;
+    return budgets.readMs + LEVEL_MS * Math.min(Math.max(levels, 0), MAX_LEVELS);
+  }
+
   get #endMs(): number {
-    const { readMs } = this.#parts.budgets;
-    return Math.min(this.#lastMs + readMs, this.#startMs + 2 * readMs);
+    return Math.min(this.#lastMs + this.#readMs, this.#startMs + 2 * this.#parts.budgets.readMs);
   }
 
   #dueMs(): number {
@@ -366,7 +377,7 @@ export class PeerRun {
 
   #check(nowMs: number): void {
     if (nowMs >= this.#endMs) {
-      if (nowMs >= this.#lastMs + this.#parts.budgets.readMs) this.#stalled(nowMs);
+      if (nowMs >= this.#lastMs + this.#readMs) this.#stalled(nowMs);
       this.#done.resolve();
       return;
     }
