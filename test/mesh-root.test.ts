@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { digestOf } from '../src/oci/digest.ts';
+import { memberIdOf } from '../src/p2p/member-secret.ts';
 import { type Content, type JoinAnswer, joinAnswerSchema } from '../src/p2p/mesh-protocol.ts';
 import { FakeRegistry } from './support/fake-registry.ts';
 import { errorOf, TestProxy } from './support/test-proxy.ts';
@@ -99,13 +100,18 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
+function secretOf(number: number): string {
+  return number.toString(16).padStart(64, '0');
+}
+
 function askToJoin(number: number, name: string | null, repository = 'private/a'): Promise<Response> {
-  const id = number.toString(16).padStart(32, '0');
+  const secret = secretOf(number);
+  const id = memberIdOf(secret);
   const member = { id, address: `10.0.0.${number}:6012`, zone: '', uploadBytesPerSecond: 100_000_000 };
   return fetch(`${root.url}/dadi/v1/mesh/join?${new URLSearchParams({ repository, ns: 'reg.example' })}`, {
     method: 'POST',
     headers: name === null ? {} : { authorization: basic(name) },
-    body: JSON.stringify({ member, contents: [content] }),
+    body: JSON.stringify({ member, contents: [content], secret }),
   });
 }
 
@@ -138,7 +144,7 @@ test('sessions survive a restart of the root, and without the proxy nobody new g
   const leave = await fetch(`${root.url}/dadi/v1/mesh/leave`, {
     method: 'POST',
     headers: { authorization: `Bearer ${session}` },
-    body: JSON.stringify({ id: '1'.padStart(32, '0'), contents: [] }),
+    body: JSON.stringify({ id: memberIdOf(secretOf(1)), contents: [] }),
   });
   expect(leave.status).toBe(200);
   await proxy.stop();

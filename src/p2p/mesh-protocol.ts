@@ -7,7 +7,7 @@ export const ROOT_PATH = '/dadi/v1/mesh';
 export const PEER_PATH = '/dadi/v1/peer';
 
 const digest = z.custom<Digest>((value) => typeof value === 'string' && isDigest(value), 'is no digest');
-/** Of a host in the mesh: made anew by each start of its daemon, so that a restarted one is another one. */
+/** Of a host in the mesh: made anew by each start of its daemon (`memberIdOf`), so that a restarted one is another one. */
 const memberId = z.string().regex(/^[0-9a-f]{32}$/);
 /** HOST:PORT at which other hosts reach it. */
 const address = z
@@ -40,8 +40,11 @@ export type Content = Readonly<z.output<typeof contentSchema>>;
 export const joinRequestSchema = z.strictObject({
   member: announcementSchema,
   contents: z.array(contentSchema).min(1).max(256),
+  /** That the member's id is made of (`memberIdOf`): nobody else gets a session by that id, nor by it that one's tickets. */
+  secret: z.string().regex(/^[0-9a-f]{64}$/),
 });
-export type JoinRequest = z.output<typeof joinRequestSchema>;
+/** What it says but for the member's secret. */
+export type JoinRequest = Omit<z.output<typeof joinRequestSchema>, 'secret'>;
 
 /** Where a member stands in a tree. */
 export const placeSchema = z.strictObject({

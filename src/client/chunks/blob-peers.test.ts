@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -217,4 +217,19 @@ test('a blob with peers goes on for them after its last user has left, and ends 
   await cache.close();
   expect(peers.isClosed).toBe(true);
   await openCache();
+});
+
+test('a disk that fails when a blob is put away that nobody reads any more costs no more than a warning', async () => {
+  await cache.close();
+  const onWriteError = vi.fn();
+  const bound = { maxBytes: 64 * 1024 * 1024, minFreeBytes: 0 };
+  cache = await ChunkCache.open(directory, { bound, onWriteError, lingerMs: 1 });
+  const opened = await open({ mesh: peersWith(() => false).mesh });
+  // What cannot be removed as a file.
+  const path = join(directory, `${digestHex(table)}.table`);
+  rmSync(path);
+  mkdirSync(path);
+  await opened.close();
+  await vi.waitFor(() => expect(onWriteError).toHaveBeenCalledOnce(), 30_000);
+  expect(cache.figures.openBlobs).toBe(0);
 });

@@ -139,16 +139,17 @@ export class ChunkDisk {
     });
   }
 
-  /** To be called when nothing of it is read or stored any more. */
+  /** To be called when nothing of it is read or stored any more. What the disk does not do is told, as ever: nobody may wait. */
   release(files: TableFiles): Promise<void> {
     return this.#oneByOne(async () => {
       if (--files.openers > 0) return;
       const isOwned = this.#options.bound !== null;
-      if (isOwned) await files.saveUses().catch((error: unknown) => this.#tell(error));
-      await files.close();
+      const told = (error: unknown) => this.#tell(error);
+      if (isOwned) await files.saveUses().catch(told);
+      await files.close().catch(told);
       if (isOwned && files.heldChunks > 0) return;
       this.#tables.delete(files.name);
-      if (isOwned) await files.remove();
+      if (isOwned) await files.remove().catch(told);
     });
   }
 

@@ -43,10 +43,13 @@ interface Reply {
 /** Talks to roots by JSON over HTTP. */
 export class HttpRootTransport implements RootTransport {
   readonly #authorize: AuthorizeJoin;
+  readonly #secret: string;
   readonly #agent: Agent;
 
-  constructor(authorize: AuthorizeJoin, tls: RegistryTls | null) {
+  /** @param secret of the member in whose name roots are asked */
+  constructor(authorize: AuthorizeJoin, tls: RegistryTls | null, secret: string) {
     this.#authorize = authorize;
+    this.#secret = secret;
     const secure = tls === null ? {} : { secureContext: tls.own, rejectUnauthorized: !tls.skipVerify };
     this.#agent = new Agent({
       connections: CONNECTIONS,
@@ -58,8 +61,9 @@ export class HttpRootTransport implements RootTransport {
     });
   }
 
-  async join(root: string, where: Where, body: JoinRequest, signal: AbortSignal): Promise<JoinAnswer> {
+  async join(root: string, where: Where, request: JoinRequest, signal: AbortSignal): Promise<JoinAnswer> {
     const url = new URL(root);
+    const body = { ...request, secret: this.#secret };
     const { repository, registry } = where;
     const path = `/join?${new URLSearchParams({ repository, ns: registry })}`;
     const send = async (challenge: string | null) => {

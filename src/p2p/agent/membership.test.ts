@@ -121,14 +121,15 @@ function letterOf(root: string): string {
   return new URL(root).hostname.slice(-1);
 }
 
-function start(): { clock: VirtualClock; roots: Roots; membership: Membership } {
+function start(): { clock: VirtualClock; roots: Roots; membership: Membership; troubles: string[] } {
   const clock = new VirtualClock();
+  const troubles: string[] = [];
   const roots = new Roots(clock);
   const membership = new Membership({
     ...{ member: MEMBER, roots: URLS, transport: roots, clock },
-    ...{ joinMs: 300, lingerMs: 60_000, onTrouble: () => {} },
+    ...{ joinMs: 300, lingerMs: 60_000, onTrouble: (root) => troubles.push(letterOf(root)) },
   });
-  return { clock, roots, membership };
+  return { clock, roots, membership, troubles };
 }
 
 /** Joined and opened. */
@@ -176,6 +177,40 @@ test('reads wait for the first place, but no longer than the budget for joining'
   expect(roots.asked).toEqual(['a join 1']);
 });
 
+test('reads wait for the mesh once, not again with each new attempt at roots that do not answer', async () => {
+  const { clock, roots, membership } = start();
+  for (const url of URLS) roots.silent.add(url);
+  const seat = membership.open(CONTENT);
+  await clock.run(membership.join(WHERE, [CONTENT]));
+  let waitedMs = 0;
+  for (let read = 0; read < 600; read++) {
+    const startMs = clock.now();
+    await clock.run(seat.arrival(never));
+    waitedMs += clock.now() - startMs;
+    await clock.run(clock.sleep(100));
+  }
+  expect(roots.asked.length).toBeGreaterThan(6);
+  expect(waitedMs).toBe(0);
+  for (const url of URLS) roots.silent.delete(url);
+  await clock.run(clock.sleep(20_000));
+  expect(seat.place).not.toBeNull();
+});
+
+test('a content that is refused is not asked for by each read of it', async () => {
+  const { clock, roots, membership } = start();
+  roots.refused.add(CONTENT.table);
+  for (let read = 0; read < 200; read++) {
+    await clock.run(membership.join(WHERE, [CONTENT]));
+    await clock.run(clock.sleep(100));
+  }
+  // In 20 seconds: by a read or a heartbeat, each 5 seconds apart.
+  expect(roots.asked.length).toBeLessThan(12);
+  roots.refused.clear();
+  await clock.run(clock.sleep(6_000));
+  await clock.run(membership.join(WHERE, [CONTENT]));
+  expect(membership.seat(CONTENT).place).not.toBeNull();
+});
+
 test('when a root does not answer the next one is asked', async () => {
   const { clock, roots, membership } = start();
   roots.down.add(URLS[0]!);
@@ -221,6 +256,18 @@ test('when a root fails its trees are joined at the next one, and again at the f
   await clock.run(clock.sleep(31_000));
   expect(roots.asked).toEqual(expect.arrayContaining(['a join 1', 'b leave 1']));
   expect(parentOf(seat)).toBe('a');
+});
+
+test('a root that is away for long is told of once', async () => {
+  const { clock, roots, troubles } = await startJoined();
+  for (const url of URLS) roots.down.add(url);
+  await clock.run(clock.sleep(600_000));
+  expect(troubles.toSorted()).toEqual(['a', 'b']);
+  roots.down.clear();
+  await clock.run(clock.sleep(60_000));
+  roots.down.add(URLS[0]!);
+  await clock.run(clock.sleep(60_000));
+  expect(troubles.toSorted()).toEqual(['a', 'a', 'b']);
 });
 
 test('a lost parent is reported once, however many runs lost it, and the new place is taken', async () => {

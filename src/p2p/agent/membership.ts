@@ -19,7 +19,7 @@ export interface MembershipParts {
   readonly lingerMs: number;
   /** Told of each new place. */
   readonly onPlace?: (place: Place) => void;
-  /** Told of each failure of a root, once. */
+  /** Told when a root fails that was well before: the status tells the rest. */
   readonly onTrouble: (root: string, error: unknown) => void;
 }
 
@@ -80,7 +80,7 @@ export class Membership {
       seat.where = where;
       seat.refusal = null;
       if (seat.openings === 0) seat.idleSinceMs = this.#parts.clock.now();
-      if (seat.place === null && seat.joining === null) standing.push(seat);
+      if (seat.isToJoin) standing.push(seat);
     }
     await this.#sit(standing);
     void this.#beat();
@@ -335,8 +335,9 @@ export class Membership {
   #trouble(root: string, error: unknown): void {
     const state = this.#roots.get(root)!;
     state.restsUntilMs = this.#parts.clock.now() + REST_MS;
+    const isNews = state.lastError === null;
     state.lastError = error instanceof Error ? error.message : String(error);
-    this.#parts.onTrouble(root, error);
+    if (isNews) this.#parts.onTrouble(root, error);
   }
 
   #isWell(state: RootState): void {

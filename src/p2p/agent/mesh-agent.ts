@@ -1,8 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import type { ChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
 import { isLoopback } from '../../oci/registry-url.ts';
+import { memberIdOf, newMemberSecret } from '../member-secret.ts';
 import type { Announcement, Content, Peer } from '../mesh-protocol.ts';
 import { systemClock } from './clock.ts';
 import { HttpPeerTransport } from './http-peer-transport.ts';
@@ -59,7 +59,8 @@ export class MeshAgent implements Mesh {
     } = options;
     if (security.kind === 'plain') requireLoopback(listen.host);
     const tls = peerTls(security);
-    const roots = new HttpRootTransport(options.authorize, options.rootTls ?? null);
+    const secret = newMemberSecret();
+    const roots = new HttpRootTransport(options.authorize, options.rootTls ?? null, secret);
     const urls = options.roots.map(({ href }) => href);
     const counters = zeroCounters();
     const tickets = new TicketChecker(urls, roots, systemClock);
@@ -73,7 +74,7 @@ export class MeshAgent implements Mesh {
     });
     try {
       const address = advertised(options.advertise, server.address.port);
-      const member = { id: randomBytes(16).toString('hex'), address, zone, uploadBytesPerSecond };
+      const member = { id: memberIdOf(secret), address, zone, uploadBytesPerSecond };
       membership = new Membership({
         ...{ member, roots: urls, transport: roots, clock: systemClock },
         ...{ joinMs: budgets.joinMs, lingerMs: options.lingerMs ?? DEFAULT_LINGER_MS },

@@ -1,8 +1,12 @@
+import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { chunkedBlob } from '../../../test/support/chunked-blob.ts';
 import { contentOf, MeshHost } from '../../../test/support/mesh-host.ts';
 import { TestRoot } from '../../../test/support/test-root.ts';
 import { encodeChunkTable } from '../../format/chunk-table.ts';
+import { PEER_PATH } from '../mesh-protocol.ts';
+import { zeroCounters } from './mesh-counts.ts';
+import { PeerServer } from './peer-server.ts';
 
 const BLOB = chunkedBlob(8, 21);
 const CONTENT = contentOf(BLOB);
@@ -69,4 +73,37 @@ test('a host that does not have it, or is gone, costs little time and no error',
   await top.agent.close();
   hosts.shift();
   expect(await below.agent.table(CONTENT, SIGNAL)).toBeNull();
+});
+
+test('a table that the host above is getting itself is waited for nearly as long as a child waits', async () => {
+  const held = top.find(CONTENT.table)!;
+  let nowMs = 0;
+  const sleep = async (ms: number) => {
+    nowMs += ms;
+  };
+  const server = await PeerServer.start({
+    ...{
+      listen: { host: '127.0.0.1', port: 0 },
+      tls: null,
+      uploadBytesPerSecond: 1e9,
+      counters: zeroCounters(),
+    },
+    holder: { find: () => (nowMs % 1_000 >= 400 ? held : null) },
+    tickets: { check: async () => ({ ...CONTENT, member: 'f'.repeat(32), endsAtMs: Date.now() + 60_000 }) },
+    ...{ isComing: () => true, alternates: () => [], clock: { now: () => nowMs, sleep } },
+    logger: pino({ enabled: false }),
+  });
+  try {
+    const ask = (what: string) =>
+      fetch(`http://127.0.0.1:${server.address.port}${PEER_PATH}/${what}`, {
+        headers: { authorization: 'Dadi-Ticket a-ticket' },
+      });
+    const table = await ask(`tables/${CONTENT.table}`);
+    expect(Buffer.from(await table.arrayBuffer())).toEqual(encodeChunkTable(BLOB.table));
+    nowMs = 1_000;
+    const chunk = await ask(`chunks/${CONTENT.table}?first=0&count=1`);
+    expect([chunk.status, await chunk.text()]).toEqual([404, expect.stringContaining('BLOB_UNKNOWN')]);
+  } finally {
+    await server.close();
+  }
 });

@@ -10,6 +10,7 @@ import {
   ScriptedPeers,
 } from '../../../test/support/scripted-peers.ts';
 import { VirtualClock } from '../../../test/support/virtual-clock.ts';
+import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Place } from '../mesh-protocol.ts';
 import { EdgeCounts, zeroCounters } from './mesh-counts.ts';
 import { DEFAULT_BUDGETS, PeerRun } from './peer-run.ts';
@@ -139,6 +140,85 @@ test('when nobody has it the rest is left to the proxies, within 2 s', async () 
   expect(host.reports).toEqual([]);
 });
 
+test.each([
+  [2, 'at the top, is reported', ['b slow']],
+  [3, 'below others, is not', []],
+])(
+  'reads do not wait 2 s each for a parent that gives nothing (%i deep: %s)',
+  async (depth, _what, reports) => {
+    let isWell = false;
+    const host = new Host('b', { b: (...asked) => has(BLOB, isWell ? {} : { chunks: 0 })(...asked) });
+    host.place = { ...host.place!, depth };
+    let waitedMs = 0;
+    for (let read = 0; read < 60; read++) {
+      waitedMs += (await host.read()).tookMs;
+      await host.clock.run(host.clock.sleep(500));
+    }
+    const budgetMs = depth === 2 ? 2_000 : 2_150;
+    expect(waitedMs).toBe(4 * budgetMs);
+    expect(host.reports).toEqual(reports);
+    isWell = true;
+    await host.clock.run(host.clock.sleep(40_000));
+    expect((await host.read()).missing).toEqual([]);
+    // It begins anew.
+    isWell = false;
+    expect((await host.read()).tookMs).toBe(budgetMs);
+    expect((await host.read()).tookMs).toBe(budgetMs);
+  },
+);
+
+test('when the top of a tree stalls, those right below it ask the proxies, and the others get it from them', async () => {
+  const clock = new VirtualClock();
+  const signal = new AbortController().signal;
+  let askedProxies = 0;
+  type GetChunk = () => Promise<Buffer>;
+  const hostBelow = (parent: GetChunk, depth: number): GetChunk => {
+    const peers = new ScriptedPeers(clock, {
+      b: async (_request, on, _clock, ends) => {
+        await clock.sleep(1, ends);
+        on.found();
+        on.deliver(0, await unlessAborted(parent(), ends));
+      },
+    });
+    const get = async () => {
+      const seat = { place: { ...placeBelow(BLOB, 'b'), depth }, lose: async () => {} };
+      const counted = {
+        counters: zeroCounters(),
+        edges: new EdgeCounts(),
+        standings: new PeerStandings(clock),
+      };
+      const parts = {
+        seat,
+        clock,
+        ...counted,
+        transport: peers,
+        budgets: DEFAULT_BUDGETS,
+        table: BLOB.table,
+      };
+      const missing = await new PeerRun(parts, 0, 1, () => {}).get(signal);
+      if (missing.length > 0) {
+        askedProxies++;
+        await clock.sleep(50);
+      }
+      return Buffer.from(BLOB.bytes.subarray(0, BLOB.table.chunkSize));
+    };
+    let coming: Promise<Buffer> | null = null;
+    return () => {
+      coming ??= get();
+      return coming;
+    };
+  };
+  let level: GetChunk[] = [() => new Promise(() => {})];
+  const hosts: GetChunk[] = [];
+  for (let depth = 2; depth <= 4; depth++) {
+    level = level.flatMap((above) => Array.from({ length: 4 }, () => hostBelow(above, depth)));
+    hosts.push(...level);
+  }
+  await clock.run(Promise.all(hosts.map((get) => get())));
+  expect(hosts.length).toBe(84);
+  expect(askedProxies).toBe(4);
+});
+
 test('when nobody can be reached the proxies are asked within two budgets for finding; it may be this host that cannot', async () => {
   const host = new Host('bc', { b: dead, c: dead });
   expect(await host.read()).toEqual({ missing: ALL, tookMs: 600 });
@@ -203,6 +283,20 @@ test('a busy parent is not left: the alternate that it names is asked this time'
   expect((await host.read()).missing).toEqual([]);
   expect(host.peers.asked).toEqual(['b 0+4', 'e 0+4']);
   expect(host.reports).toEqual([]);
+});
+
+test('hosts that send us from one to the next are not followed for long', async () => {
+  let named = 0;
+  const elsewhere: PeerScript = (...asked) => {
+    const others = Array.from({ length: 8 }, () => ({
+      id: `b${(++named).toString(16).padStart(31, '0')}`,
+      address: `192.0.2.1:${named}`,
+    }));
+    return fails('ERR_PEER_BUSY', others)(...asked);
+  };
+  const host = new Host('a', { a: elsewhere, b: elsewhere });
+  expect((await host.read()).missing).toEqual(ALL);
+  expect(host.peers.asked).toEqual(['a 0+4', ...Array(4).fill('b 0+4')]);
 });
 
 test('a parent that is busy again and again is given up', async () => {

@@ -34,7 +34,17 @@ const SLOW_FAULTS = 2;
 const BUSY_FAULTS = 4;
 /** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
 const SILENT_FAULTS = 2;
+/** Who stands at the top waits for no other host: so often it may give nothing of what it has, until it is reported. */
+const REPORTED_STALLS = 3;
+/**
+ * So much longer than those above it a host waits for the next chunk, by each level, up to so many: when the top stalls,
+ * those right below it ask the proxies, and all others have the chunk from them before they do the same.
+ */
+const LEVEL_MS = 150;
+const MAX_LEVELS = 5;
 const MAX_HEDGES = 2;
+/** Of the hosts that busy ones name, so many are asked in one run: no host has another one ask anybody it likes. */
+const MAX_NAMED = 4;
 /** Peers that are asked in one run before one says that it has the content, and budgets that all of that may take. */
 const MAX_FINDING = 3;
 /** A timer that comes later than this tells of this process, not of the peers. */
@@ -197,7 +207,7 @@ export class PeerRun {
 
   #take(attempt: Attempt, index: number, bytes: Buffer): void {
     if (attempt.abort.signal.aborted) return;
-    const { table, clock, counters, edges, standings } = this.#parts;
+    const { table, clock, counters, edges, standings, seat } = this.#parts;
     const { peer } = attempt;
     const at = index - this.#first;
     if (!verifyChunk(table, index, bytes)) {
@@ -207,6 +217,7 @@ export class PeerRun {
     }
     const nowMs = clock.now();
     standings.heard(peer.id);
+    if (seat.place !== null) standings.flows(peer.id, seat.place.table);
     standings.sample(peer.id, nowMs - attempt.lastMs);
     const lengthBytes = chunkLength(table, index);
     edges.count(peer.id, lengthBytes, attempt.hasDelivered ? null : nowMs - attempt.sentMs!);
@@ -261,7 +272,7 @@ export class PeerRun {
       case 'ERR_PEER_INCOMPLETE':
         return null;
       case 'ERR_PEER_BUSY':
-        this.#named.push(...error.alternates);
+        this.#named.push(...error.alternates.slice(0, MAX_NAMED - this.#named.length));
         standings.avoid(peer.id, '*', AVOID_BUSY_MS);
         return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
       case 'ERR_PEER_TICKET':
@@ -315,9 +326,14 @@ export class PeerRun {
     }
   }
 
+  get #readMs(): number {
+    const { seat, budgets } = this.#parts;
+    const levels = (seat.place?.depth ?? 2) - 2;
+    return budgets.readMs + LEVEL_MS * Math.min(Math.max(levels, 0), MAX_LEVELS);
+  }
+
   get #endMs(): number {
-    const { readMs } = this.#parts.budgets;
-    return Math.min(this.#lastMs + readMs, this.#startMs + 2 * readMs);
+    return Math.min(this.#lastMs + this.#readMs, this.#startMs + 2 * this.#parts.budgets.readMs);
   }
 
   #dueMs(): number {
@@ -361,6 +377,7 @@ export class PeerRun {
 
   #check(nowMs: number): void {
     if (nowMs >= this.#endMs) {
+      if (nowMs >= this.#lastMs + this.#readMs) this.#stalled(nowMs);
       this.#done.resolve();
       return;
     }
@@ -378,6 +395,21 @@ export class PeerRun {
     if (peer === null) return;
     this.#parts.counters.hedges++;
     this.#start(peer, true);
+  }
+
+  /** Nothing came. Whom all of them wait for is not known, but if the parent is at the top. */
+  #stalled(nowMs: number): void {
+    const { standings, seat, counters, budgets } = this.#parts;
+    const { place } = seat;
+    if (place === null) return;
+    for (const { peer, sentMs, lastMs } of this.#attempts) {
+      if (sentMs === null || nowMs - lastMs < budgets.readMs / 2) continue;
+      const stalls = standings.stalled(peer.id, place.table, sentMs);
+      const isAtTop = place.depth === 2 && peer.id === place.parent?.id;
+      if (!isAtTop || stalls !== REPORTED_STALLS) continue;
+      counters.left.slow++;
+      void seat.lose(peer, 'slow');
+    }
   }
 
   /** Another one is asked too. If that says something, this one is at fault; if nobody does, nobody can tell. */

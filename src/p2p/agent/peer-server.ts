@@ -40,8 +40,11 @@ const MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024;
 const MAX_ALTERNATES = 4;
 const LIMITS = { max: 1024, requestTimeoutMs: 10_000, stalledClientMs: 5_000 };
 const DRAIN_MS = 500;
-/** A host that has joined for an image is about to open it: its children may be a little ahead. */
-const COMING_MS = 250;
+/**
+ * A host that has joined for an image is about to open it: its children may be a little ahead. When many hosts start at
+ * once all wait for the first one's chunk table, nearly as long as they are given for it: else all ask the proxies.
+ */
+const COMING_MS = { chunks: 250, tables: 450 } as const;
 const COMING_POLL_MS = 10;
 const BYTES = { 'content-type': 'application/octet-stream' };
 
@@ -91,7 +94,7 @@ export class PeerServer {
 
   #routes(): readonly Route[] {
     const route = (
-      kind: string,
+      kind: keyof typeof COMING_MS,
       answer: (request: ServedRequest, held: HeldContent, ticket: Ticket) => Answer,
     ): Route => ({
       path: `${PEER_PATH}/${kind}/:table`,
@@ -99,7 +102,7 @@ export class PeerServer {
       kind: `peer ${kind}`,
       handle: async (request, { table = '' }) => {
         const ticket = await this.#ticket(request, table);
-        return answer(request, await this.#held(ticket, request.signal), ticket);
+        return answer(request, await this.#held(ticket, COMING_MS[kind], request.signal), ticket);
       },
     });
     return [
@@ -138,9 +141,9 @@ export class PeerServer {
     }
   }
 
-  async #held({ table, blob }: Ticket, signal: AbortSignal): Promise<HeldContent> {
+  async #held({ table, blob }: Ticket, comingMs: number, signal: AbortSignal): Promise<HeldContent> {
     const { holder, isComing, clock, counters } = this.#parts;
-    const untilMs = clock.now() + COMING_MS;
+    const untilMs = clock.now() + comingMs;
     let held = holder.find(table);
     while (held === null && isComing(table) && clock.now() < untilMs) {
       await clock.sleep(COMING_POLL_MS, signal);

@@ -13,13 +13,17 @@ const MAX_PATIENCE_MS = 1_000;
 const MEAN_WEIGHT = 1 / 8;
 const DEVIATION_WEIGHT = 1 / 4;
 const DEVIATIONS = 4;
-/** Faults of a kind that only counts when it comes again so soon. */
-const FAULT_MEMORY_MS = 10_000;
+/** Who has a content and gave nothing of it in so many runs is left alone in that tree, each time for twice as long. */
+const MAX_STALLS = 2;
+const AVOID_STALLED_MS = 5_000;
+const MAX_AVOID_STALLED_MS = 40_000;
+/** Faults of a kind that only counts when it comes again so soon. Who stalls is left alone for long in between. */
+const FAULT_MEMORY_MS = { slow: 10_000, busy: 10_000, silent: 10_000, stalled: 90_000 } as const;
 /** A host from which something came so lately is there, whatever it is busy with. */
 const HEARD_MS = 10_000;
 
 /** What a peer may do once or twice. */
-export type Fault = 'slow' | 'busy' | 'silent';
+export type Fault = keyof typeof FAULT_MEMORY_MS;
 
 interface Waiter {
   readonly chunks: number;
@@ -88,11 +92,30 @@ export class PeerStandings {
     const { faults } = this.#of(id);
     const nowMs = this.#clock.now();
     const before = faults.get(kind);
-    const isFresh = before !== undefined && nowMs - before.lastMs < FAULT_MEMORY_MS;
+    const isFresh = before !== undefined && nowMs - before.lastMs < FAULT_MEMORY_MS[kind];
     if (isFresh && sentMs < before.lastMs) return before.count;
     const count = isFresh ? before.count + 1 : 1;
     faults.set(kind, { count, lastMs: nowMs });
     return count;
+  }
+
+  /**
+   * It has a content, and gave nothing of it in all of a run's time: it waits for it in vain, or pretends. Reads must not
+   * wait for it one after the other.
+   * @returns how often, with this time
+   */
+  stalled(id: string, tree: Digest, sentMs: number): number {
+    const stalls = this.fault(inTree(id, tree), 'stalled', sentMs);
+    if (stalls >= MAX_STALLS) {
+      const forMs = AVOID_STALLED_MS * 2 ** (stalls - MAX_STALLS);
+      this.avoid(id, tree, Math.min(forMs, MAX_AVOID_STALLED_MS));
+    }
+    return stalls;
+  }
+
+  /** A chunk of that content came from it. */
+  flows(id: string, tree: Digest): void {
+    this.absolve(inTree(id, tree), 'stalled');
   }
 
   /** Something came from it. */
@@ -106,7 +129,7 @@ export class PeerStandings {
 
   /** It did what it should. */
   absolve(id: string, kind: Fault): void {
-    this.#of(id).faults.delete(kind);
+    this.#peers.get(id)?.faults.delete(kind);
   }
 
   /**
@@ -153,4 +176,8 @@ export class PeerStandings {
     }
     return standing;
   }
+}
+
+function inTree(id: string, tree: Digest): string {
+  return `${id} ${tree}`;
 }

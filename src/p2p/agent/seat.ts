@@ -13,6 +13,9 @@ export interface SeatParts {
   readonly lose: (seat: Seat, lost: Peer, reason: Lost['reason']) => Promise<void>;
 }
 
+/** A join that came to nothing is not made again at once, however often the content is opened. */
+const REJOIN_MS = 5_000;
+
 /** This host in one tree: where it stands, by whose word. */
 export class Seat implements SeatView {
   readonly content: Content;
@@ -33,6 +36,8 @@ export class Seat implements SeatView {
   #place: Place | null = null;
   #ticketEndMs = 0;
   #joining: { readonly promise: Promise<void>; readonly sinceMs: number } | null = null;
+  /** When the last join came to nothing; null if it gave a place. */
+  #fruitlessMs: number | null = null;
   readonly #losing = new Map<string, Promise<void>>();
 
   constructor(parts: SeatParts) {
@@ -51,7 +56,14 @@ export class Seat implements SeatView {
     return this.#joining?.promise ?? null;
   }
 
+  /** Whether it has no place, and asking for one may help now. */
+  get isToJoin(): boolean {
+    if (this.place !== null || this.#joining !== null) return false;
+    return this.#fruitlessMs === null || this.#parts.clock.now() - this.#fruitlessMs >= REJOIN_MS;
+  }
+
   take(root: string, place: Place): void {
+    this.#fruitlessMs = null;
     this.root = root;
     this.refusal = null;
     this.#place = place;
@@ -70,13 +82,18 @@ export class Seat implements SeatView {
     const joining = { promise, sinceMs: this.#parts.clock.now() };
     this.#joining = joining;
     void promise.then(() => {
-      if (this.#joining === joining) this.#joining = null;
+      if (this.#joining !== joining) return;
+      this.#joining = null;
+      this.#fruitlessMs = this.place === null ? this.#parts.clock.now() : null;
     });
   }
 
-  /** The place; if a join is under way, once its answer is there, or after the budget for joining. */
+  /**
+   * The place; if a join is under way, once its answer is there, or after the budget for joining. When the one before
+   * came to nothing, reads are not held up again.
+   */
   async arrival(signal: AbortSignal): Promise<Place | null> {
-    if (this.place !== null || this.#joining === null) return this.place;
+    if (this.place !== null || this.#joining === null || this.#fruitlessMs !== null) return this.place;
     const { clock, joinMs } = this.#parts;
     const { promise, sinceMs } = this.#joining;
     const leftMs = sinceMs + joinMs - clock.now();

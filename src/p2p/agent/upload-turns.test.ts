@@ -70,3 +70,11 @@ test('who is gone does not hold up the others', async () => {
   await clock.run(Promise.all([first, last]));
   expect(sent.map(([child]) => child)).toEqual(['a', 'c']);
 });
+
+test('a child that takes nothing any more does not hold up the others, however much it has asked for', async () => {
+  const { clock, turns, send, sent } = start(1e12, { maxInFlightBytes: 1_000, heldMs: 10 });
+  const stuck = Array.from({ length: 40 }, () => turns.take('stuck', 50, never));
+  await clock.run(send('well', 50, 20));
+  expect(sent.length).toBe(20);
+  expect(await Promise.all(stuck.slice(0, 5))).toHaveLength(5);
+});

@@ -9,6 +9,9 @@ export interface UploadLimits {
 /** What may go out at once after a pause. */
 const BURST_MS = 50;
 
+/** Of what may be in flight, no child has more than this part: one that takes nothing any more must not hold up all. */
+const CHILD_SHARE = 1 / 4;
+
 interface Waiter {
   readonly bytes: number;
   readonly start: () => void;
@@ -23,6 +26,8 @@ export class UploadTurns {
   #balanceBytes: number;
   #balancedMs: number;
   #inFlightBytes = 0;
+  /** The same by child; none without. */
+  readonly #inFlight = new Map<string, number>();
   #isResting = false;
 
   constructor(limits: UploadLimits, clock: Clock) {
@@ -55,17 +60,16 @@ export class UploadTurns {
     return () => {
       if (isBack) return;
       isBack = true;
-      this.#inFlightBytes -= bytes;
+      this.#count(child, -bytes);
       this.#pump();
     };
   }
 
   #pump(): void {
     for (;;) {
-      const [turn] = this.#waiting;
-      if (turn === undefined || this.#isResting) return;
-      const [child, queue] = turn;
-      const waiter = queue[0]!;
+      const turn = this.#next();
+      if (turn === null || this.#isResting) return;
+      const { child, queue, waiter } = turn;
       const isFull = this.#inFlightBytes + waiter.bytes > this.#limits.maxInFlightBytes;
       if (isFull && this.#inFlightBytes > 0) return;
       this.#refill();
@@ -75,12 +79,30 @@ export class UploadTurns {
         return;
       }
       this.#balanceBytes -= waiter.bytes;
-      this.#inFlightBytes += waiter.bytes;
+      this.#count(child, waiter.bytes);
       queue.shift();
       this.#waiting.delete(child);
       if (queue.length > 0) this.#waiting.set(child, queue);
       waiter.start();
     }
+  }
+
+  /** The first in turn that has not too much in flight. */
+  #next(): { readonly child: string; readonly queue: Waiter[]; readonly waiter: Waiter } | null {
+    const maxBytes = CHILD_SHARE * this.#limits.maxInFlightBytes;
+    for (const [child, queue] of this.#waiting) {
+      const waiter = queue[0]!;
+      const bytes = this.#inFlight.get(child) ?? 0;
+      if (bytes === 0 || bytes + waiter.bytes <= maxBytes) return { child, queue, waiter };
+    }
+    return null;
+  }
+
+  #count(child: string, bytes: number): void {
+    this.#inFlightBytes += bytes;
+    const ofChild = (this.#inFlight.get(child) ?? 0) + bytes;
+    if (ofChild === 0) this.#inFlight.delete(child);
+    else this.#inFlight.set(child, ofChild);
   }
 
   async #rest(): Promise<void> {

@@ -4,6 +4,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
 import { READING, type Route } from '../../oci/serving/http-side.ts';
 import { RequestError } from '../../oci/serving/request-error.ts';
+import { memberIdOf } from '../member-secret.ts';
 import {
   type Content,
   heartbeatSchema,
@@ -110,7 +111,8 @@ async function answerJoin({ root, rights }: RootParts, request: ServedRequest): 
   const { query } = request;
   const repository = query.get('repository');
   if (repository === null) throw new RequestError('NAME_INVALID', 'the parameter repository is missing');
-  const { member, contents } = parse(joinRequestSchema, await request.body.json(MAX_JOIN_BYTES));
+  const { member, contents, secret } = parse(joinRequestSchema, await request.body.json(MAX_JOIN_BYTES));
+  if (memberIdOf(secret) !== member.id) throw new RequestError('DENIED', `${member.id} is another host`);
   const where = { repository, ns: query.get('ns') };
   const limit = pLimit(CHECKS_AT_ONCE);
   const blobs = [...new Set(contents.map(({ blob }) => blob))];

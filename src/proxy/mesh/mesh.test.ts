@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { FakeRegistry } from '../../../test/support/fake-registry.ts';
 import { errorOf, TestProxy } from '../../../test/support/test-proxy.ts';
 import { digestOf } from '../../oci/digest.ts';
+import { memberIdOf } from '../../p2p/member-secret.ts';
 import {
   type Announcement,
   type Content,
@@ -47,8 +48,12 @@ function basic(name: string): string {
 }
 
 function host(number: number): Announcement {
-  const id = number.toString(16).padStart(32, '0');
+  const id = memberIdOf(secretOf(number));
   return { id, address: `10.0.0.${number}:6012`, zone: '', uploadBytesPerSecond: 100_000_000 };
+}
+
+function secretOf(number: number): string {
+  return number.toString(16).padStart(64, '0');
 }
 
 function post(path: string, body: unknown, authorization?: string): Promise<Response> {
@@ -59,9 +64,15 @@ function post(path: string, body: unknown, authorization?: string): Promise<Resp
   return proxy.fetch(`/dadi/v1/mesh/${path}`, { method: 'POST', headers, body: JSON.stringify(body) });
 }
 
-function askToJoin(number: number, authorization?: string, contents = [content], repository = 'lib/a') {
+function askToJoin(
+  number: number,
+  authorization?: string,
+  contents = [content],
+  repository = 'lib/a',
+  secret = secretOf(number),
+) {
   const query = `repository=${repository}&ns=reg.example`;
-  return post(`join?${query}`, { member: host(number), contents }, authorization);
+  return post(`join?${query}`, { member: host(number), contents, secret }, authorization);
 }
 
 async function joined(...asked: Parameters<typeof askToJoin>): Promise<JoinAnswer> {
@@ -170,6 +181,17 @@ test("where rights are upstream's, who may not read there gets no ticket, also o
   expect(await joined(2, BOB, [content], 'bobs/a')).toMatchObject({ places: [], refused: [content] });
 });
 
+test("nobody gets another host's session, and with it that one's tickets, by joining under its id", async () => {
+  upstream.intercept = rules;
+  await start({ access: { mode: 'passthrough' } });
+  const asAlice = await joined(1, ALICE, [content], 'private/a');
+  expect(asAlice.places).toHaveLength(1);
+  // What Bob knows of alice's host: it was the parent of his own in another tree.
+  const stolen = await askToJoin(1, BOB, [content], 'bobs/a', secretOf(2));
+  expect(await errorOf(stolen)).toMatchObject({ status: 403, message: `${host(1).id} is another host` });
+  expect((await joined(1, ALICE, [content], 'private/a')).places).toHaveLength(1);
+});
+
 test('when rights cannot be found out now the whole join fails, so that another root is asked', async () => {
   await start({ access: { mode: 'passthrough' } });
   upstream.intercept = (_request, response) => {
@@ -214,7 +236,9 @@ test('what is no such request is refused, and what it may cost is bounded', asyn
   });
   const many = Array.from({ length: 257 }, () => content);
   expect((await askToJoin(1, undefined, many)).status).toBe(400);
-  expect((await post('join', { member: host(1), contents: [content] })).status).toBe(400);
+  expect((await post('join', { member: host(1), contents: [content], secret: secretOf(1) })).status).toBe(
+    400,
+  );
   expect((await proxy.fetch(path)).status).toBe(405);
   // By length unknown, too.
   const answer = await new Promise<number | undefined>((resolve, reject) => {
