@@ -143,9 +143,16 @@ export class ArrivingBlobs {
     if (this.#arrivals.get(key) === arrival) this.#arrivals.delete(key);
   }
 
-  async #seeThrough({ begun }: Arrival, target: MirrorTarget, digest: Digest): Promise<void> {
-    const found = await begun;
-    if (found.kind === 'arriving') await this.#keep(found.blob, target, digest);
+  async #seeThrough({ begun, giveUp }: Arrival, target: MirrorTarget, digest: Digest): Promise<void> {
+    let isOther = false;
+    try {
+      const found = await begun;
+      isOther = found.kind === 'other';
+      if (found.kind === 'arriving') await this.#keep(found.blob, target, digest);
+    } finally {
+      // It has arrived, or never will: proxies are not asked any more how it stands with it.
+      if (!isOther) giveUp.abort(new Error('the blob is not on its way any more'));
+    }
   }
 
   /** Until that is done, who asks for the blob joins it. */

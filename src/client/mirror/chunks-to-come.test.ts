@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { FakeRegistry } from '../../../test/support/fake-registry.ts';
 import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
@@ -75,4 +76,22 @@ test('what no host has of the rest comes from the proxy', async () => {
   const answer = await mirror.fetch(`/v2/lib/a/blobs/${digest}?ns=reg.example`);
   expect((await bytesOf(answer)).equals(BLOB)).toBe(true);
   expect(givenBytes).toBeGreaterThan(1024 * 1024);
+});
+
+test('proxies are not asked for the chunks of a blob any more that did not arrive', async () => {
+  await mirror.remove();
+  mirror = await TestMirror.start([relay.url], { mesh: otherHosts(), readTimeoutMs: 300 });
+  const digest = upstream.putBlob(BLOB);
+  let answers = 0;
+  relay.fault = (path) => {
+    if (path.includes('/chunk-tables/')) return { kind: 'status', status: 404 };
+    if (!path.includes('/blobs/')) return null;
+    return answers++ === 0 ? { kind: 'cut', afterBytes: 2_000_000 } : { kind: 'status', status: 404 };
+  };
+  const answer = await mirror.fetch(`/v2/lib/a/blobs/${digest}?ns=reg.example`);
+  await expect(bytesOf(answer)).rejects.toThrow();
+  const asked = relay.count('/chunk-tables/');
+  // It would be asked for each second.
+  await sleep(1_500);
+  expect(relay.count('/chunk-tables/')).toBe(asked);
 });
