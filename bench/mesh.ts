@@ -9,7 +9,7 @@
  * Needs root, docker-registry, skopeo, curl, iproute2 and what mounting needs.
  */
 import { randomBytes } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -20,6 +20,8 @@ import { CLUSTER_REGISTRY, Cluster } from '../test/support/cluster.ts';
 import type { ClusterHost } from '../test/support/cluster-network.ts';
 import type { LazyImage } from '../test/support/lazy-host.ts';
 import { run } from '../test/support/processes.ts';
+import { TraceRecorder } from './start-trace.ts';
+import type { Trace } from './swarm/swarm.ts';
 
 const REPOSITORY = 'lib/demo';
 const PATIENCE_MS = 900_000;
@@ -41,6 +43,8 @@ interface Round {
   readonly receivedBytesPerHost: number;
   /** Of the deepest tree; 0 without the mesh. */
   readonly depth: number;
+  /** Of all programs of the machine together. */
+  readonly cpuMs: number;
 }
 
 const { values: flags } = parseArgs({
@@ -61,8 +65,11 @@ const modes = MODES.filter((mode) => flags.modes.split(',').includes(mode));
 const program = PROGRAMS[flags.program];
 if (program === undefined) throw new Error(`--program is one of ${Object.keys(PROGRAMS).join(', ')}`);
 
-const cluster = await Cluster.start();
+// Two children a host: each gets half of what it sends.
+const mesh = { bytesPerSecondPerChild: bytesPerSecond(flags.rate) / 2 };
+const cluster = await Cluster.start({ proxy: { mesh } });
 const rounds: Round[] = [];
+let trace: Trace = { blobChunks: [], steps: [] };
 try {
   const secretFile = join(cluster.directory, 'secret');
   writeFileSync(secretFile, randomBytes(32).toString('hex'), { mode: 0o600 });
@@ -72,6 +79,7 @@ try {
   const image = await cluster.addImage(`oci:${layout}:latest`, REPOSITORY);
   await cluster.network.shape(cluster.proxy.host, { rate: flags['proxy-rate'] });
   for (const host of hosts) await cluster.network.shape(host, { rate: flags.rate });
+  trace = await record(hosts[0]!, image);
   for (const count of counts) {
     for (const mode of modes) {
       const round = await oneRound(mode, hosts.slice(0, count), image, secretFile);
@@ -84,6 +92,18 @@ try {
 }
 print();
 
+/** What the program reads, on a host alone. */
+async function record(host: ClusterHost, image: LazyImage): Promise<Trace> {
+  const recorder = await TraceRecorder.start(cluster.network.address, cluster.proxy.url);
+  const [daemon] = await cluster.startHosts([host], () => ({ proxies: [recorder.url] }));
+  try {
+    await daemon!.run(image, program!, AbortSignal.timeout(PATIENCE_MS));
+  } finally {
+    await cluster.removeHosts([daemon!]);
+  }
+  return recorder.stop();
+}
+
 async function oneRound(
   mode: Mode,
   hosts: readonly ClusterHost[],
@@ -92,15 +112,16 @@ async function oneRound(
 ): Promise<Round> {
   const { network, proxy, registry } = cluster;
   const traffic = (of: readonly ClusterHost[]) => Promise.all(of.map((host) => network.traffic(host)));
-  const mesh = (host: ClusterHost) => ({
+  const joined = (host: ClusterHost) => ({
     ...{ secretFile, listen: `${host.address}:6011`, advertise: `${host.address}:6011` },
     uploadBytesPerSecond: bytesPerSecond(flags.rate),
   });
-  const config = (host: ClusterHost) => (mode === 'mesh' ? { mesh: mesh(host) } : {});
+  const config = (host: ClusterHost) => (mode === 'mesh' ? { mesh: joined(host) } : {});
   const daemons = mode === 'pull' ? [] : await cluster.startHosts(hosts, config);
   try {
     const served = [proxy.host, registry.host];
     const before = await traffic([...served, ...hosts]);
+    const cpuBeforeMs = cpuMs();
     const signal = AbortSignal.timeout(PATIENCE_MS);
     const seconds =
       mode === 'pull'
@@ -108,6 +129,7 @@ async function oneRound(
         : await Promise.all(
             daemons.map(async (host) => (await host.run(image, program!, signal)).firstOutputMs / 1000),
           );
+    const usedMs = cpuMs() - cpuBeforeMs;
     const after = await traffic([...served, ...hosts]);
     const sent = (at: number) => after[at]!.sentBytes - before[at]!.sentBytes;
     const received = after
@@ -121,6 +143,7 @@ async function oneRound(
       registrySentBytes: sent(1),
       receivedBytesPerHost: received.reduce((sum, bytes) => sum + bytes, 0) / hosts.length,
       depth: mode === 'mesh' ? await deepest() : 0,
+      cpuMs: usedMs,
     };
   } finally {
     await cluster.removeHosts(daemons);
@@ -146,6 +169,17 @@ async function deepest(): Promise<number> {
   return Math.max(0, ...trees.map(({ depth }) => depth));
 }
 
+/** That the machine's processors have worked since it was started. */
+function cpuMs(): number {
+  // proc(5), "stat": user, nice, system, idle, iowait, irq, softirq, steal; in hundredths of a second.
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = readFileSync('/proc/stat', 'utf8')
+    .slice('cpu'.length)
+    .trim()
+    .split(/\s+/)
+    .map(Number);
+  return 10 * (user + nice + system + irq + softirq);
+}
+
 function bytesPerSecond(rate: string): number {
   const [, number = '', unit = ''] = /^(\d+)(k|m|g)bit$/.exec(rate) ?? [];
   const factor = { k: 1e3, m: 1e6, g: 1e9 }[unit];
@@ -162,7 +196,7 @@ function print(): void {
   const machine = `${cpus().length} x ${cpus()[0]?.model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}`;
   const settings = { rate: flags.rate, proxyRate: flags['proxy-rate'], program: flags.program };
   if (flags.json) {
-    printJson({ machine, ...settings, rounds });
+    printJson({ machine, cores: cpus().length, ...settings, trace, rounds });
     return;
   }
   console.log(
