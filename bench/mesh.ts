@@ -18,7 +18,7 @@ import { PROGRAM } from '../demo/recipe.ts';
 import { formatTable, printJson } from '../src/cli/output.ts';
 import { CLUSTER_REGISTRY, Cluster } from '../test/support/cluster.ts';
 import type { ClusterHost } from '../test/support/cluster-network.ts';
-import type { LazyImage } from '../test/support/lazy-host.ts';
+import type { LazyImage } from '../test/support/lazy-pull.ts';
 import { run } from '../test/support/processes.ts';
 import { TraceRecorder } from './start-trace.ts';
 import type { Trace } from './swarm/swarm.ts';

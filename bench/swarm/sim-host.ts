@@ -1,10 +1,10 @@
 /** A host of the simulation: the real rules of an agent, on simulated links, processors and disks. */
 import { Membership } from '../../src/p2p/agent/membership.ts';
 import { type MeshCounters, zeroCounters } from '../../src/p2p/agent/mesh-counts.ts';
-import { DEFAULT_BUDGETS } from '../../src/p2p/agent/peer-run.ts';
 import { PeerStandings } from '../../src/p2p/agent/peer-standings.ts';
 import type { PeerTransport } from '../../src/p2p/agent/peer-transport.ts';
 import type { RootTransport } from '../../src/p2p/agent/root-transport.ts';
+import { DEFAULT_BUDGETS } from '../../src/p2p/agent/run-time.ts';
 import { TreeReader } from '../../src/p2p/agent/tree-reader.ts';
 import { UploadTurns } from '../../src/p2p/agent/upload-turns.ts';
 import type { Announcement } from '../../src/p2p/mesh-protocol.ts';

@@ -12,10 +12,10 @@ import type { Budgets, Mesh, MeshAgentOptions, MeshStatus, TreeStatus, Where } f
 import type { MeshBlob } from './mesh-blob.ts';
 import { type MeshCounters, zeroCounters } from './mesh-counts.ts';
 import { MeshError } from './mesh-error.ts';
-import { DEFAULT_BUDGETS } from './peer-run.ts';
 import { peerTls } from './peer-security.ts';
 import { PeerServer } from './peer-server.ts';
 import { PeerStandings } from './peer-standings.ts';
+import { DEFAULT_BUDGETS } from './run-time.ts';
 import type { Seat } from './seat.ts';
 import { TicketChecker } from './ticket-checker.ts';
 import { withinMs } from './time-limit.ts';

@@ -13,8 +13,9 @@ import { VirtualClock } from '../../../test/support/virtual-clock.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Place } from '../mesh-protocol.ts';
 import { EdgeCounts, zeroCounters } from './mesh-counts.ts';
-import { DEFAULT_BUDGETS, PeerRun } from './peer-run.ts';
+import { PeerRun } from './peer-run.ts';
 import { PeerStandings } from './peer-standings.ts';
+import { DEFAULT_BUDGETS } from './run-time.ts';
 
 const COUNT = 4;
 const BLOB = chunkedBlob(COUNT, 7);

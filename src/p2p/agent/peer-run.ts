@@ -3,10 +3,10 @@ import type { Lost, Peer, Place } from '../mesh-protocol.ts';
 import type { Clock } from './clock.ts';
 import type { Budgets } from './mesh.ts';
 import type { EdgeCounts, MeshCounters } from './mesh-counts.ts';
+import { type Attempt, isFinding, newAttempt, putOff } from './peer-attempt.ts';
 import type { PeerStandings } from './peer-standings.ts';
 import { PeerError, type PeerTransport } from './peer-transport.ts';
-
-export const DEFAULT_BUDGETS: Budgets = { joinMs: 1_000, findMs: 300, readMs: 2_000 };
+import { RunTime } from './run-time.ts';
 
 /** This host's place in one tree, as far as a run looks at it. */
 export interface SeatView {
@@ -36,36 +36,11 @@ const BUSY_FAULTS = 4;
 const SILENT_FAULTS = 2;
 /** Who stands at the top waits for no other host: so often it may give nothing of what it has, until it is reported. */
 const REPORTED_STALLS = 3;
-/**
- * So much longer than those above it a host waits for the next chunk, by each level, up to so many: when the top stalls,
- * those right below it ask the proxies, and all others have the chunk from them before they do the same.
- */
-const LEVEL_MS = 150;
-const MAX_LEVELS = 5;
 const MAX_HEDGES = 2;
 /** Of the hosts that busy ones name, so many are asked in one run: no host has another one ask anybody it likes. */
 const MAX_NAMED = 4;
-/** Peers that are asked in one run before one says that it has the content, and budgets that all of that may take. */
+/** Peers that are asked in one run before one says that it has the content. */
 const MAX_FINDING = 3;
-/** A timer that comes later than this tells of this process, not of the peers. */
-const LATE_MS = 5;
-/** So that a short hold-up is noticed, whatever is being waited for. */
-const LONGEST_SLEEP_MS = 50;
-
-interface Attempt {
-  readonly peer: Peer;
-  readonly abort: AbortController;
-  /** Begun because another one was slow, and not ahead of it yet. */
-  isHedge: boolean;
-  /** Null while it waits for its turn. */
-  sentMs: number | null;
-  isFound: boolean;
-  /** It has had its time to say that it has the content. */
-  isLate: boolean;
-  hasDelivered: boolean;
-  /** When it was begun, or a chunk came last. */
-  lastMs: number;
-}
 
 /**
  * One run of neighbouring chunks: from the parent, if that fails or is slow from the alternates, within the budgets.
@@ -85,9 +60,7 @@ export class PeerRun {
   readonly #done = Promise.withResolvers<void>();
   #moving: Promise<void> | null = null;
   #hedges = 0;
-  #startMs: number;
-  #lastMs: number;
-  #forgivenMs = 0;
+  readonly #time: RunTime;
 
   constructor(
     parts: RunParts,
@@ -100,8 +73,7 @@ export class PeerRun {
     this.#deliver = deliver;
     this.#has = new Uint8Array(count);
     this.#missing = count;
-    this.#startMs = parts.clock.now();
-    this.#lastMs = this.#startMs;
+    this.#time = new RunTime(parts.clock, parts.budgets, () => parts.seat.place?.depth ?? null);
   }
 
   /** The indexes that did not come. To be called once. @throws the signal's reason */
@@ -153,10 +125,7 @@ export class PeerRun {
 
   #start(peer: Peer, isHedge: boolean): void {
     this.#tried.add(peer.id);
-    const attempt: Attempt = {
-      ...{ peer, isHedge, abort: new AbortController(), sentMs: null },
-      ...{ isFound: false, isLate: false, hasDelivered: false, lastMs: this.#parts.clock.now() },
-    };
+    const attempt = newAttempt(peer, isHedge, this.#parts.clock.now());
     this.#attempts.add(attempt);
     void this.#ask(attempt);
   }
@@ -227,7 +196,7 @@ export class PeerRun {
     if (this.#has[at] !== 0) return;
     this.#has[at] = 1;
     this.#missing--;
-    this.#lastMs = nowMs;
+    this.#time.progressed(nowMs);
     counters.receivedChunks++;
     if (attempt.isHedge) this.#won(attempt);
     this.#deliver(index, bytes);
@@ -310,36 +279,25 @@ export class PeerRun {
 
   /** Looks at what is under way whenever a budget may have run out. */
   async #watch(): Promise<void> {
-    const { clock } = this.#parts;
     for (;;) {
-      const beginMs = clock.now();
-      const sleepMs = Math.min(Math.max(this.#dueMs() - beginMs, 1), LONGEST_SLEEP_MS);
+      let heldUpMs: number;
       try {
-        await clock.sleep(sleepMs, this.#over.signal);
+        heldUpMs = await this.#time.until(this.#dueMs(), this.#over.signal);
       } catch {
         return;
       }
-      const lateMs = clock.now() - beginMs - sleepMs;
       // What came meanwhile has not been looked at yet: it is, before anyone is judged.
-      if (lateMs > LATE_MS && this.#forgivenMs < this.#parts.budgets.readMs) this.#forgive(lateMs);
-      else this.#check(clock.now());
+      for (const attempt of this.#attempts) putOff(attempt, heldUpMs);
+      if (heldUpMs === 0) this.#check(this.#parts.clock.now());
     }
   }
 
-  get #readMs(): number {
-    const { seat, budgets } = this.#parts;
-    const levels = (seat.place?.depth ?? 2) - 2;
-    return budgets.readMs + LEVEL_MS * Math.min(Math.max(levels, 0), MAX_LEVELS);
-  }
-
-  get #endMs(): number {
-    return Math.min(this.#lastMs + this.#readMs, this.#startMs + 2 * this.#parts.budgets.readMs);
-  }
-
   #dueMs(): number {
-    let dueMs = this.#isUnheard ? Math.min(this.#endMs, this.#giveUpMs) : this.#endMs;
+    const { endMs } = this.#time;
+    const { findMs } = this.#parts.budgets;
+    let dueMs = this.#isUnheard ? Math.min(endMs, this.#giveUpMs) : endMs;
     for (const attempt of this.#attempts) {
-      if (this.#isFinding(attempt)) dueMs = Math.min(dueMs, this.#lateMs(attempt));
+      if (isFinding(attempt)) dueMs = Math.min(dueMs, attempt.sentMs + findMs);
       if (this.#mayHedge) dueMs = Math.min(dueMs, this.#hedgeMs(attempt));
     }
     return dueMs;
@@ -353,18 +311,10 @@ export class PeerRun {
 
   /** Hosts that were there a moment ago get more time: they may have much to do. */
   get #giveUpMs(): number {
-    const { standings, budgets } = this.#parts;
+    const { standings } = this.#parts;
     let isThere = false;
     for (const { peer } of this.#attempts) isThere ||= standings.isThere(peer.id);
-    return this.#startMs + (isThere ? MAX_FINDING * budgets.findMs : 0);
-  }
-
-  #isFinding({ sentMs, isFound, isLate }: Attempt): boolean {
-    return sentMs !== null && !isFound && !isLate;
-  }
-
-  #lateMs({ sentMs }: Attempt): number {
-    return sentMs! + this.#parts.budgets.findMs;
+    return this.#time.giveUpMs(isThere);
   }
 
   get #mayHedge(): boolean {
@@ -376,13 +326,14 @@ export class PeerRun {
   }
 
   #check(nowMs: number): void {
-    if (nowMs >= this.#endMs) {
-      if (nowMs >= this.#lastMs + this.#readMs) this.#stalled(nowMs);
+    const { findMs } = this.#parts.budgets;
+    if (nowMs >= this.#time.endMs) {
+      if (nowMs >= this.#time.stallMs) this.#stalled(nowMs);
       this.#done.resolve();
       return;
     }
     for (const attempt of this.#attempts) {
-      if (this.#isFinding(attempt) && nowMs >= this.#lateMs(attempt)) this.#late(attempt);
+      if (isFinding(attempt) && nowMs >= attempt.sentMs + findMs) this.#late(attempt);
     }
     if (this.#isUnheard && nowMs >= this.#giveUpMs) {
       this.#nobody();
@@ -434,15 +385,5 @@ export class PeerRun {
     for (const attempt of once) this.#drop(attempt);
     for (const attempt of again) this.#leave(attempt, 'unreachable');
     if (again.length === 0) this.#done.resolve();
-  }
-
-  #forgive(lateMs: number): void {
-    this.#forgivenMs += lateMs;
-    this.#startMs += lateMs;
-    this.#lastMs += lateMs;
-    for (const attempt of this.#attempts) {
-      attempt.lastMs += lateMs;
-      if (attempt.sentMs !== null) attempt.sentMs += lateMs;
-    }
   }
 }
