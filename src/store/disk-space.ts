@@ -1,10 +1,8 @@
 import { statfs } from 'node:fs/promises';
 import pLimit, { type LimitFunction } from 'p-limit';
-import { type NativeCall, nativeCall } from '../format/libc.ts';
+import { reserveRoom } from '../format/fallocate.ts';
 import { errnoOf, ioError, StoreError } from './errors.ts';
 
-/** fallocate(2): the file's size stays what was written. */
-const FALLOC_FL_KEEP_SIZE = 1;
 /** Of file systems that cannot reserve space (ENOSYS: some in user space). */
 const UNSUPPORTED = new Set(['EOPNOTSUPP', 'ENOSYS']);
 
@@ -45,13 +43,10 @@ export class DiskSpace {
   }
 }
 
-let fallocate: NativeCall | undefined;
-
 async function allocate(fd: number, sizeBytes: number): Promise<void> {
-  fallocate ??= nativeCall('fallocate', 'int fallocate(int fd, int mode, int64_t offset, int64_t length)');
   while (true) {
     try {
-      return await fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, sizeBytes);
+      return await reserveRoom(fd, 0, sizeBytes);
     } catch (cause) {
       const errno = errnoOf(cause) ?? '';
       if (UNSUPPORTED.has(errno)) return;

@@ -5,9 +5,10 @@ import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { type Digest, digestHex, digestOf } from '../../oci/digest.ts';
 import { oldestChunks, type Victim } from './oldest-chunks.ts';
-import { TableFiles, UseClock } from './table-files.ts';
+import { TableFiles } from './table-files.ts';
 import type { TableRecord } from './table-record.ts';
 import { tablesIn } from './table-scan.ts';
+import { UseClock } from './use-clock.ts';
 
 /** How much of a disk a cache may use. */
 export interface CacheBound {

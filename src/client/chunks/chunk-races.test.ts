@@ -10,7 +10,8 @@ import { type CachedTable, ChunkCache } from './chunk-cache.ts';
 import { FetchRefusedError } from './chunk-fetcher.ts';
 import { FetchQueue } from './fetch-queue.ts';
 import { newReadStats } from './read-stats.ts';
-import { TableFiles, UseClock } from './table-files.ts';
+import { TableFiles } from './table-files.ts';
+import { UseClock } from './use-clock.ts';
 
 const CHUNKS = 60;
 const CHUNK_BYTES = 262_144;

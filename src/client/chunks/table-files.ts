@@ -3,9 +3,11 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { chunkLength } from '../../format/chunk-table.ts';
-import { type NativeCall, nativeCall } from '../../format/libc.ts';
+import { punchHole } from '../../format/fallocate.ts';
 import { readCached } from '../../format/read-cached.ts';
+import { Counts } from './counts.ts';
 import { chunkCount, decodeRecord, encodeRecord, RECORD_BYTES, type TableRecord } from './table-record.ts';
+import type { UseClock } from './use-clock.ts';
 
 const openAsync = promisify(open);
 const closeAsync = promisify(close);
@@ -22,31 +24,9 @@ const MAX_TIME = 2 ** 40;
 const BLOCK_BYTES = 4096;
 /** The unit of `st_blocks`, whatever the file system. */
 const STAT_BLOCK_BYTES = 512;
-/** fallocate(2) */
-const FALLOC_FL_KEEP_SIZE = 1;
-const FALLOC_FL_PUNCH_HOLE = 2;
-
-let fallocate: NativeCall | undefined;
-
 interface Descriptors {
   readonly data: number;
   readonly uses: number;
-}
-
-/** Tells when something is used: seconds since 1970, but never the same twice and never backwards. */
-export class UseClock {
-  #last = 0;
-
-  now(): number {
-    // A double has room for a million uses a second.
-    this.#last = Math.max(this.#last + 2 ** -20, Date.now() / 1000);
-    return this.#last;
-  }
-
-  /** From here on later than `time`: what an earlier process wrote down stays older. */
-  follow(time: number): void {
-    this.#last = Math.max(this.#last, time);
-  }
 }
 
 /**
@@ -79,11 +59,10 @@ export class TableFiles {
   readonly #isShared: boolean;
   #descriptors: Descriptors | null = null;
   #marksAreKnown = false;
-  /** How many are reading a chunk's bytes just now. */
-  readonly #readers = new Map<number, number>();
-  readonly #pins = new Map<number, number>();
+  readonly #readers = new Counts();
+  readonly #pins = new Counts();
   readonly #underway = new Set<Promise<unknown>>();
-  readonly #storing = new Map<number, number>();
+  readonly #storing = new Counts();
   readonly #leaving = new Map<number, Promise<void>>();
 
   constructor(directory: string, name: string, record: TableRecord, clock: UseClock, isShared: boolean) {
@@ -207,13 +186,13 @@ export class TableFiles {
     const now = this.#clock.now();
     for (let index = first; index <= last; index++) {
       if (this.lastUse[index]! > 0) this.lastUse[index] = now;
-      increase(this.#readers, index);
+      this.#readers.increase(index);
     }
     this.usesAreNew = true;
     try {
       await this.#during(this.#readAll(offset, target));
     } finally {
-      for (let index = first; index <= last; index++) decrease(this.#readers, index);
+      for (let index = first; index <= last; index++) this.#readers.decrease(index);
     }
   }
 
@@ -241,12 +220,12 @@ export class TableFiles {
 
   /** Puts a verified chunk on disk: its bytes, then its mark. Rejects if the disk does not take it. */
   async store(index: number, bytes: Buffer): Promise<void> {
-    increase(this.#storing, index);
+    this.#storing.increase(index);
     try {
       await this.#leaving.get(index);
       await this.#during(this.#store(index, bytes));
     } finally {
-      decrease(this.#storing, index);
+      this.#storing.decrease(index);
     }
   }
 
@@ -285,11 +264,11 @@ export class TableFiles {
 
   /** Keeps a chunk from being dropped, until it has been unpinned as often. */
   pin(index: number): void {
-    increase(this.#pins, index);
+    this.#pins.increase(index);
   }
 
   unpin(index: number): void {
-    decrease(this.#pins, index);
+    this.#pins.decrease(index);
   }
 
   get pinnedChunks(): number {
@@ -348,8 +327,7 @@ export class TableFiles {
 
   async #punch(data: number, first: number, count: number): Promise<void> {
     const { chunkSize } = this.record;
-    fallocate ??= nativeCall('fallocate', 'int fallocate(int fd, int mode, int64_t offset, int64_t length)');
-    await fallocate(data, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first * chunkSize, count * chunkSize);
+    await punchHole(data, first * chunkSize, count * chunkSize);
   }
 
   /** Asks the file system how much the chunks take. */
@@ -413,16 +391,6 @@ async function closeBoth({ data, uses }: Descriptors): Promise<void> {
 
 function onDisk(lengthBytes: number): number {
   return Math.ceil(lengthBytes / BLOCK_BYTES) * BLOCK_BYTES;
-}
-
-function increase(counts: Map<number, number>, key: number): void {
-  counts.set(key, (counts.get(key) ?? 0) + 1);
-}
-
-function decrease(counts: Map<number, number>, key: number): void {
-  const count = counts.get(key) ?? 0;
-  if (count > 1) counts.set(key, count - 1);
-  else counts.delete(key);
 }
 
 async function writeAll(fd: number, bytes: Buffer, position: number): Promise<void> {

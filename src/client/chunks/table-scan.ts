@@ -1,7 +1,8 @@
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { TableFiles, type UseClock } from './table-files.ts';
+import { TableFiles } from './table-files.ts';
 import { decodeRecord, RECORD_BYTES } from './table-record.ts';
+import type { UseClock } from './use-clock.ts';
 
 /**
  * The tables whose chunks a cache's directory holds, none of them open, and what of each is there.

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
 import { access, mkdtemp, open, rm, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { nativeCall } from '../../format/libc.ts';
+import { punchHole } from '../../format/fallocate.ts';
 import { type Finding, good, limited, missing } from './finding.ts';
 
 /** statfs(2) */
@@ -17,8 +17,6 @@ const FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 ]);
 const TRIAL_BYTES = 1024 * 1024;
 const BLOCK_BYTES = 4096;
-const FALLOC_FL_KEEP_SIZE = 1;
-const FALLOC_FL_PUNCH_HOLE = 2;
 
 /** What the file system does that a directory is on, or will be. */
 interface Place {
@@ -113,9 +111,7 @@ async function tryFiles(directory: string): Promise<string | null> {
       await file.write(Buffer.alloc(BLOCK_BYTES, 1), 0, BLOCK_BYTES, TRIAL_BYTES / 2);
       await file.sync();
       if ((await file.stat()).blocks * 512 >= TRIAL_BYTES) return 'files there have no holes';
-      const punch = nativeCall('fallocate', 'int fallocate(int, int, int64_t, int64_t)');
-      const how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-      return await punch(file.fd, how, TRIAL_BYTES / 2, BLOCK_BYTES).then(
+      return await punchHole(file.fd, TRIAL_BYTES / 2, BLOCK_BYTES).then(
         () => null,
         () => 'no holes can be made in files there',
       );
