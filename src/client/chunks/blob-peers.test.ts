@@ -5,8 +5,8 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { CHUNK_BYTES, type ChunkedBlob, chunkedBlob } from '../../../test/support/chunked-blob.ts';
 import { encodeChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, digestHex, digestOf } from '../../oci/digest.ts';
+import type { MeshBlob } from '../../p2p/agent/mesh-blob.ts';
 import { type BlobOptions, ChunkCache } from './chunk-cache.ts';
-import type { BlobPeers } from './chunk-fetcher.ts';
 import { PeerChunks } from './peer-chunks.ts';
 import { newReadStats } from './read-stats.ts';
 
@@ -49,7 +49,7 @@ function chunkOf(index: number): Buffer {
 /** Other hosts that have some of the chunks. */
 function peersWith(has: (index: number) => boolean) {
   const asked: [number, number][] = [];
-  const peers: BlobPeers & { isClosed: boolean; proxyBytes: number } = {
+  const peers: MeshBlob & { isClosed: boolean; proxyBytes: number } = {
     isClosed: false,
     proxyBytes: 0,
     fetchRun: async (first, count, _signal, deliver) => {

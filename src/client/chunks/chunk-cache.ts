@@ -1,9 +1,10 @@
 import { type ChunkTable, decodeChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, digestHex, digestOf, shortDigest } from '../../oci/digest.ts';
+import type { Mesh } from '../../p2p/agent/mesh.ts';
 import { makePrivateDirectory } from '../mount/private-directory.ts';
 import { CachedBlob } from './cached-blob.ts';
 import { type CacheBound, type CacheCounts, ChunkDisk } from './chunk-disk.ts';
-import type { BlobPeers, BlobUser } from './chunk-fetcher.ts';
+import type { BlobUser } from './chunk-fetcher.ts';
 import { DirectoryLock } from './directory-lock.ts';
 import { ReadActivity } from './read-activity.ts';
 import { SharedBlob } from './shared-blob.ts';
@@ -27,16 +28,8 @@ export interface ChunkCacheOptions {
   readonly lingerMs?: number;
 }
 
-/** Where blobs are read from other hosts; the mesh is one. */
-export interface PeerSource {
-  /** The encoded chunk table, if they give it at once; it matches its digest. Rejects only with the signal's reason. */
-  table(
-    content: { readonly blob: Digest; readonly table: Digest },
-    signal: AbortSignal,
-  ): Promise<Buffer | null>;
-  /** To be closed. */
-  open(content: { readonly blob: Digest; readonly table: Digest }, table: ChunkTable): BlobPeers;
-}
+/** Where blobs are read from other hosts. */
+export type PeerSource = Pick<Mesh, 'table' | 'open'>;
 
 export interface BlobOptions extends Omit<BlobUser, 'peers'> {
   readonly digest: Digest;

@@ -2,6 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SourceError } from '../../format/byte-source.ts';
 import { type ChunkTable, chunkLength, verifyChunk } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
+import type { MeshBlob } from '../../p2p/agent/mesh-blob.ts';
 import type { ReadStats } from './read-stats.ts';
 
 /**
@@ -17,23 +18,6 @@ export class FetchRefusedError extends Error {
   readonly code = 'ERR_FETCH_REFUSED';
 }
 
-/** Other hosts that have the blob, or are getting it; the mesh's `MeshBlob` is one. */
-export interface BlobPeers {
-  /**
-   * Gets what it can of neighbouring chunks, without making anybody wait for long; returns the indexes of those that
-   * did not come. `deliver` gets only chunks that are right. Rejects only with the signal's reason.
-   */
-  fetchRun(
-    first: number,
-    count: number,
-    signal: AbortSignal,
-    deliver: (index: number, bytes: Buffer) => void,
-  ): Promise<number[]>;
-  /** To be told what came from elsewhere after all, and how long that took. */
-  countProxy(bytes: number, latencyMs: number): void;
-  close(): Promise<void>;
-}
-
 /** In whose name, and for whose account, a blob is fetched. */
 export interface BlobUser {
   readonly fetch: FetchRange;
@@ -41,7 +25,7 @@ export interface BlobUser {
   /** Told of what `fetch` gave, if a chunk of it is wrong. */
   readonly onWrongBytes?: (bytes: Buffer) => void;
   /** Asked before `fetch`. */
-  readonly peers?: BlobPeers;
+  readonly peers?: MeshBlob;
 }
 
 /** The same as {@link fetchRun}, but what the user's peers have comes from them. */
@@ -69,7 +53,7 @@ export async function fetchWithPeers(
   });
 }
 
-function countingFetch(fetch: FetchRange, peers: BlobPeers): FetchRange {
+function countingFetch(fetch: FetchRange, peers: MeshBlob): FetchRange {
   return async (offset, length, signal) => {
     const startMs = performance.now();
     const bytes = await fetch(offset, length, signal);

@@ -1,7 +1,7 @@
 import type { ByteSource } from '../../format/byte-source.ts';
 import { type ChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
-import type { Content } from '../../p2p/mesh-protocol.ts';
+import type { Mesh } from '../../p2p/agent/mesh.ts';
 import type { ChunkCache, PeerSource } from '../chunks/chunk-cache.ts';
 import { type FetchRange, FetchRefusedError } from '../chunks/chunk-fetcher.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
@@ -13,10 +13,8 @@ export interface BlobParts {
   fetchRange(registry: string, repository: string, digest: Digest): FetchRange;
 }
 
-/** Other hosts, each in the right of a repository; the mesh is one. */
-export interface BlobMesh extends PeerSource {
-  join(where: MirrorTarget, contents: readonly Content[]): void;
-}
+/** Other hosts, each in the right of a repository. */
+export type BlobMesh = PeerSource & Pick<Mesh, 'join'>;
 
 /** Read through the cache at once. */
 const STEP_BYTES = 4 * 1024 * 1024;

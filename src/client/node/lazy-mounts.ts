@@ -356,7 +356,7 @@ async function removeRemains(records: MountRecords, paths: MountPaths): Promise<
   await records.remove(paths);
 }
 
-/** By the kernel's list: a look at the mount itself would need this process to answer, and may fail as any read. */
+/** By the kernel's list of mounts. To look at the mount itself is a read, which this process answers and which may fail. */
 async function isThere({ isServed, paths }: Mounted): Promise<boolean> {
   return isServed && (await listSystemMounts()).some(({ target }) => target === paths.target);
 }
