@@ -13,35 +13,26 @@ import {
 } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import process from 'node:process';
 import { buffer } from 'node:stream/consumers';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { askDaemon } from '../src/client/node/admin-client.ts';
 import type { MountStatus, NodeStatus } from '../src/client/node/node-status.ts';
-import { chainIds } from '../src/oci/chain-id.ts';
-import { type Digest, digestOf } from '../src/oci/digest.ts';
+import { digestOf } from '../src/oci/digest.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { DadiNode } from './support/dadi-node.ts';
 import { FakeRegistry } from './support/fake-registry.ts';
 import { FaultyRelay } from './support/faulty-relay.ts';
+import { imageDirectory, pullLazily } from './support/lazy-pull.ts';
 import { ProcessError, run } from './support/processes.ts';
-import { randomBytes } from './support/random-bytes.ts';
 import { SnapshotsClient } from './support/snapshots-client.ts';
-import { pullLabels } from './support/snapshotter.ts';
-import { END_BLOCKS, tarMember } from './support/tar-blocks.ts';
 import { TestProxy } from './support/test-proxy.ts';
+import { putTwoFileImage, type TwoFileImage } from './support/two-file-image.ts';
 
 const MAIN = join(import.meta.dirname, '../src/cli/main.ts');
 const FILE_BYTES = 4 * 1024 * 1024;
-
-/** An image of its own, of two layers with a file each. */
-interface TestImage {
-  readonly digest: Digest;
-  readonly files: readonly Buffer[];
-  readonly chains: readonly Digest[];
-}
 
 const WAIT = { timeout: 30_000 };
 
@@ -85,35 +76,14 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
 
   const adminSocket = () => join(node.runDirectory, 'node.sock');
 
-  function makeImage(): TestImage {
-    images++;
-    const files = [1, 2].map((file) => randomBytes(FILE_BYTES, 10 * images + file));
-    const layers = files.map((bytes, index) =>
-      Buffer.concat([tarMember({ path: `file${index + 1}` }, bytes), END_BLOCKS]),
-    );
-    const { digest } = upstream.putImage(layers, String(images));
-    return { digest, files, chains: chainIds(layers.map((bytes) => digestOf(bytes))) };
-  }
+  const makeImage = () => putTwoFileImage(upstream, ++images, FILE_BYTES);
 
   /** Asks for a container's root file system as containerd does after a pull; the directory of the image's files. */
-  async function prepared({ digest, chains }: TestImage, key: string): Promise<string> {
+  async function prepared(image: TwoFileImage, key: string): Promise<string> {
     const client = new SnapshotsClient(node.socketPath);
     try {
-      let parent = '';
-      for (const chainId of chains) {
-        const labels = {
-          ...pullLabels(chainId),
-          'containerd.io/snapshot/cri.image-ref': 'reg.example/lib/a:1',
-          'containerd.io/snapshot/cri.manifest-digest': digest,
-        };
-        const pulled = client.prepare(`pull ${key} ${chainId}`, parent, labels);
-        await expect(pulled).rejects.toMatchObject({ code: status.ALREADY_EXISTS });
-        const [found] = await client.list(`labels."containerd.io/snapshot.ref"==${chainId}`);
-        parent = found?.name ?? '';
-      }
-      const [mount] = await client.prepare(`${key} of ${digest}`, parent);
-      const lower = mount?.options.find((option) => option.startsWith('lowerdir='));
-      return lower?.slice('lowerdir='.length) ?? '';
+      const parent = await pullLazily(client, image);
+      return imageDirectory(await client.prepare(`${key} of ${image.manifestDigest}`, parent));
     } finally {
       client.close();
     }
@@ -123,9 +93,9 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     return run(process.execPath, [MAIN, 'node', ...args, '--config', join(node.directory, 'node.json')]);
   }
 
-  async function mountOf({ chains }: TestImage): Promise<MountStatus | undefined> {
+  async function mountOf({ layers }: TwoFileImage): Promise<MountStatus | undefined> {
     const { mounts } = (await askDaemon(adminSocket(), 'GET', '/status')) as NodeStatus;
-    return mounts.find(({ chainId }) => chainId === chains.at(-1));
+    return mounts.find(({ chainId }) => chainId === layers.at(-1)?.chainId);
   }
 
   test('mounts a chain once for all who ask for it, reads what is read of it, and says so', async () => {
@@ -138,7 +108,13 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     expect(readiness.isReady).toBe(true);
     expect(proxies).toMatchObject([{ restingMs: 0, lastError: null }]);
     expect(mounts).toMatchObject([
-      { chainId: image.chains[1], image: 'reg.example/lib/a', isOpen: true, layers: 2, readErrors: 0 },
+      {
+        chainId: image.layers[1]?.chainId,
+        image: 'reg.example/lib/a',
+        isOpen: true,
+        layers: 2,
+        readErrors: 0,
+      },
     ]);
     expect(mounts[0]?.bytesFetched).toBeGreaterThan(FILE_BYTES);
     expect(mounts[0]?.bytesFetched).toBeLessThan(mounts[0]!.imageBytes - FILE_BYTES / 2);
@@ -217,8 +193,8 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
   test('a mount that cannot be taken up now stays, and its readers wait until it is', async () => {
     const image = makeImage();
     const directory = await prepared(image, 'a');
-    const record = join(directory, '../mount.json');
-    const holder = join(directory, '../work/holder');
+    const record = join(dirname(directory), 'mount.json');
+    const holder = join(dirname(directory), 'work', 'holder');
     await node.kill();
     // Neither can be read, nor told to be missing.
     renameSync(record, join(scratch, 'record'));
@@ -243,7 +219,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
   test('a mount that somebody else took down is made anew for who asks next', async () => {
     const image = makeImage();
     const directory = await prepared(image, 'a');
-    await expect(run('umount', ['-f', join(directory, '../work/device')])).rejects.toThrow('busy');
+    await expect(run('umount', ['-f', join(dirname(directory), 'work', 'device')])).rejects.toThrow('busy');
     await vi.waitFor(async () => expect(await mountOf(image)).toBe(undefined), WAIT);
     expect(node.mounts()).not.toContain(directory);
     expect(await prepared(image, 'b')).toBe(directory);
@@ -304,7 +280,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('dadi node', () => 
     await prepared(image, 'a');
     const { mirrorUrl } = (await askDaemon(adminSocket(), 'GET', '/status')) as NodeStatus;
     const path = (name: string) => `/v2/lib/a/${name}?ns=reg.example`;
-    for (const name of [`manifests/${image.digest}`, `blobs/${digestOf('none')}`]) {
+    for (const name of [`manifests/${image.manifestDigest}`, `blobs/${digestOf('none')}`]) {
       await (await fetch(new URL(path(name), mirrorUrl ?? ''))).arrayBuffer();
     }
     // A request is counted when its connection is done with it.

@@ -3,34 +3,24 @@ import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
-import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { askDaemon } from '../src/client/node/admin-client.ts';
 import type { MountStatus, NodeStatus } from '../src/client/node/node-status.ts';
-import { chainIds } from '../src/oci/chain-id.ts';
-import { type Digest, digestOf } from '../src/oci/digest.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { DadiNode } from './support/dadi-node.ts';
 import { FakeRegistry } from './support/fake-registry.ts';
 import { FaultyRelay } from './support/faulty-relay.ts';
+import { imageDirectory, pullLazily } from './support/lazy-pull.ts';
 import { run } from './support/processes.ts';
 import { randomBytes } from './support/random-bytes.ts';
 import { SnapshotsClient } from './support/snapshots-client.ts';
-import { pullLabels } from './support/snapshotter.ts';
-import { END_BLOCKS, tarMember } from './support/tar-blocks.ts';
 import { TestProxy } from './support/test-proxy.ts';
+import { putTwoFileImage, type TwoFileImage } from './support/two-file-image.ts';
 
 const MAIN = join(import.meta.dirname, '../src/cli/main.ts');
 const HOSTS = 3;
 const FILE_BYTES = 6 * 1024 * 1024;
 const WAIT = { timeout: 60_000, interval: 100 };
-
-interface TestImage {
-  readonly digest: Digest;
-  readonly files: readonly Buffer[];
-  readonly layers: readonly Digest[];
-  readonly chains: readonly Digest[];
-}
 
 let images = 0;
 
@@ -70,44 +60,22 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('hosts in a mesh', 
   const statusOf = async (node: DadiNode) =>
     (await askDaemon(join(node.runDirectory, 'node.sock'), 'GET', '/status')) as NodeStatus;
 
-  function makeImage(): TestImage {
-    images++;
-    const files = [1, 2].map((file) => randomBytes(FILE_BYTES, 90 * images + file));
-    const layers = files.map((bytes, index) =>
-      Buffer.concat([tarMember({ path: `file${index + 1}` }, bytes), END_BLOCKS]),
-    );
-    const { digest } = upstream.putImage(layers, String(images));
-    const digests = layers.map((bytes) => digestOf(bytes));
-    return { digest, files, layers: digests, chains: chainIds(digests) };
-  }
+  const makeImage = () => putTwoFileImage(upstream, ++images, FILE_BYTES);
 
   /** Has a host mount the image, as containerd does after a pull; the directory of the image's files. */
-  async function mounted(node: DadiNode, { digest, chains }: TestImage): Promise<string> {
+  async function mounted(node: DadiNode, image: TwoFileImage): Promise<string> {
     const client = new SnapshotsClient(node.socketPath);
     try {
-      let parent = '';
-      for (const chainId of chains) {
-        const labels = {
-          ...pullLabels(chainId),
-          'containerd.io/snapshot/cri.image-ref': 'reg.example/lib/a:1',
-          'containerd.io/snapshot/cri.manifest-digest': digest,
-        };
-        const pulled = client.prepare(`pull ${chainId}`, parent, labels);
-        await expect(pulled).rejects.toMatchObject({ code: status.ALREADY_EXISTS });
-        const [found] = await client.list(`labels."containerd.io/snapshot.ref"==${chainId}`);
-        parent = found?.name ?? '';
-      }
-      const [mount] = await client.prepare(`container of ${digest}`, parent);
-      const lower = mount?.options.find((option) => option.startsWith('lowerdir='));
-      return lower?.slice('lowerdir='.length) ?? '';
+      const parent = await pullLazily(client, image);
+      return imageDirectory(await client.prepare(`container of ${image.manifestDigest}`, parent));
     } finally {
       client.close();
     }
   }
 
-  async function mountOf(node: DadiNode, { chains }: TestImage): Promise<MountStatus> {
+  async function mountOf(node: DadiNode, { layers }: TwoFileImage): Promise<MountStatus> {
     const { mounts } = await statusOf(node);
-    return mounts.find(({ chainId }) => chainId === chains.at(-1))!;
+    return mounts.find(({ chainId }) => chainId === layers.at(-1)?.chainId)!;
   }
 
   /** Waits until the host has another one above it in both trees of an image. */
@@ -194,7 +162,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs'))('hosts in a mesh', 
     }
     const dadi = (...args: readonly string[]) => run(process.execPath, [MAIN, ...args]);
     const flags = ['--proxy', proxy.adminUrl, '--through', proxy.url];
-    const reference = `reg.example/lib/a@${image.digest}`;
+    const reference = `reg.example/lib/a@${image.manifestDigest}`;
     await vi.waitFor(async () => {
       const { stdout } = await dadi('mesh', reference, ...flags);
       expect(stdout.match(/^layer sha256:\w{64} \(3 hosts, depth \d\)$/gm)).toHaveLength(2);

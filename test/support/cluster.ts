@@ -10,7 +10,8 @@ import { type Digest, digestOf } from '../../src/oci/digest.ts';
 import { type ImageManifest, parseManifest } from '../../src/oci/manifest.ts';
 import type { Content } from '../../src/p2p/mesh-protocol.ts';
 import { type ClusterHost, ClusterNetwork } from './cluster-network.ts';
-import { LazyHost, type LazyImage } from './lazy-host.ts';
+import { LazyHost } from './lazy-host.ts';
+import type { LazyImage } from './lazy-pull.ts';
 import { run, type StartedProcess, start } from './processes.ts';
 
 const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
