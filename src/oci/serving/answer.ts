@@ -70,7 +70,16 @@ export function bufferAnswer(
   return { status, headers: { ...headers, 'content-length': String(body.length) }, body };
 }
 
-/** Writes an answer out. Rejects when a body fails on its way: the connection is destroyed by then. */
+/** An answer whose client went away before it had all of it. */
+export class ClientGoneError extends Error {
+  override readonly name = 'ClientGoneError';
+  readonly code = 'ERR_CLIENT_GONE';
+}
+
+/**
+ * Writes an answer out. When it rejects the connection is destroyed.
+ * @throws ClientGoneError if the connection had failed by itself, whatever that made of the body; what a body rejects with
+ */
 export async function writeAnswer(
   outgoing: ServerResponse,
   { status, headers, body }: Answer,
@@ -85,8 +94,10 @@ export async function writeAnswer(
     outgoing.flushHeaders();
     await body.send(outgoing, request.signal);
   } catch (error) {
+    // What is written fails some time before the end of the connection is told of.
+    const { destroyed, errored } = outgoing.req.socket;
     outgoing.destroy();
-    throw error;
+    throw destroyed || errored !== null ? new ClientGoneError('the client is gone', { cause: error }) : error;
   } finally {
     if (body !== null && !Buffer.isBuffer(body)) await body.close();
   }

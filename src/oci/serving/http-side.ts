@@ -4,7 +4,14 @@ import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { Hono } from 'hono';
 import type { Logger } from 'pino';
-import { type Answer, bufferAnswer, RequestNotes, type ServedRequest, writeAnswer } from './answer.ts';
+import {
+  type Answer,
+  bufferAnswer,
+  ClientGoneError,
+  RequestNotes,
+  type ServedRequest,
+  writeAnswer,
+} from './answer.ts';
 import { onConnectionEnd } from './connection-end.ts';
 import type { ErrorAnswerer } from './error-answer.ts';
 import { unknownCode } from './paths.ts';
@@ -93,7 +100,7 @@ export class HttpSide {
       if (isClosed) return;
       isClosed = true;
       takeBack();
-      if (!outgoing.writableFinished) gone.abort(new Error('the client is gone'));
+      if (!outgoing.writableFinished) gone.abort(new ClientGoneError('the client is gone'));
       const status = outgoing.headersSent ? outgoing.statusCode : null;
       const sentBytes = socket.bytesWritten - bytesBefore;
       const durationMs = performance.now() - startedMs;
@@ -122,7 +129,8 @@ export class HttpSide {
     try {
       await writeAnswer(outgoing, { ...answer, headers: { ...answer.headers, ...common } }, request);
     } catch (error) {
-      if (!gone.signal.aborted) log.warn({ err: error }, 'an answer broke off: the connection is destroyed');
+      if (gone.signal.aborted || error instanceof ClientGoneError) return;
+      log.warn({ err: error }, 'an answer broke off: the connection is destroyed');
     }
   }
 

@@ -41,7 +41,7 @@ export async function sendRange(
     await source.read(offset, piece, signal);
     // The piece before must be out before its buffer comes round again.
     await unlessAborted(written, signal);
-    written = write(outgoing, piece);
+    written = writePiece(outgoing, piece);
     // Awaited a round later; a failure in between must not count as unhandled.
     written.catch(() => {});
     offset += length;
@@ -60,7 +60,8 @@ function takeBuffer(pieces: Buffer[], turn: number, length: number): Buffer {
   return buffer.subarray(0, length);
 }
 
-function write(outgoing: ServerResponse, piece: Buffer): Promise<void> {
+/** Resolves when the kernel has it: the buffer may be filled anew. */
+export function writePiece(outgoing: ServerResponse, piece: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     outgoing.write(piece, (error) => (error ? reject(error) : resolve()));
   });

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { StreamedBody } from '../../oci/serving/answer.ts';
+import { writePiece } from '../../oci/serving/stream.ts';
 import type { HeldContent } from './chunk-holder.ts';
 import type { MeshCounters } from './mesh-counts.ts';
 import type { UploadTurns } from './upload-turns.ts';
@@ -74,9 +75,7 @@ export class ChunkAnswer implements StreamedBody {
     const { turns, child, counters } = this.#parts;
     const done = await turns.take(child, bytes.length, signal);
     try {
-      await new Promise<void>((resolve, reject) => {
-        outgoing.write(bytes, (error) => (error ? reject(error) : resolve()));
-      });
+      await writePiece(outgoing, bytes);
       counters.sentBytes += bytes.length;
       counters.sentChunks++;
     } finally {

@@ -1,0 +1,88 @@
+import { once } from 'node:events';
+import type { ServerResponse } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import { pino } from 'pino';
+import { afterEach, expect, test, vi } from 'vitest';
+import type { StreamedBody } from './answer.ts';
+import { HttpSide, READING } from './http-side.ts';
+import { Listener } from './listener.ts';
+import { writePiece } from './stream.ts';
+
+const WAIT = { timeout: 30_000, interval: 5 };
+const PIECE = Buffer.alloc(64 * 1024, 1);
+const WARNING = 40;
+
+let listener: Listener;
+
+afterEach(() => listener.close(0));
+
+/** Answers all that is asked with this body. @returns what is logged, as it comes */
+async function serve(body: StreamedBody): Promise<Record<string, unknown>[]> {
+  const logged: Record<string, unknown>[] = [];
+  const write = (line: string) => void logged.push(JSON.parse(line));
+  const route = { path: '/', methods: READING, kind: 'test', handle: () => ({ status: 200, headers: {}, body }) };
+  const http = new HttpSide([route], {
+    log: pino({ level: 'info' }, { write }),
+    onEnd: () => {},
+    errorAnswer: (error) => ({ status: 500, headers: {}, body: String(error), isFault: true }),
+  });
+  const limits = { tls: null, max: 10, requestTimeoutMs: 30_000, stalledClientMs: 30_000 };
+  listener = await Listener.open(http, { host: '127.0.0.1', port: 0 }, limits);
+  return logged;
+}
+
+/** A client that has got the headers. */
+async function ask(): Promise<Socket> {
+  const socket = connect(listener.address.port, '127.0.0.1');
+  socket.on('error', () => {});
+  socket.write('GET / HTTP/1.1\r\nHost: here\r\n\r\n');
+  await once(socket, 'data');
+  return socket;
+}
+
+/** Writes when it is told to, for as long as that can be done. */
+function endless(begin: Promise<void>, prepare: (outgoing: ServerResponse) => void = () => {}): StreamedBody {
+  return {
+    send: async (outgoing) => {
+      outgoing.write('the first piece');
+      await begin;
+      prepare(outgoing);
+      for (;;) await writePiece(outgoing, PIECE);
+    },
+    close: async () => {},
+  };
+}
+
+test('a client that resets its connection is no warning, though writing fails before its end is told', async () => {
+  const begin = Promise.withResolvers<void>();
+  const logged = await serve(endless(begin.promise));
+  const client = await ask();
+  client.once('close', () => begin.resolve());
+  client.resetAndDestroy();
+  await vi.waitFor(() => expect(logged).toHaveLength(1), WAIT);
+  expect(logged[0]).toMatchObject({ level: 30, status: 200, broken: true });
+});
+
+test('nor is a connection that was given up here', async () => {
+  const begin = Promise.withResolvers<void>();
+  const logged = await serve(endless(begin.promise, ({ req }) => req.socket.destroy()));
+  await ask();
+  begin.resolve();
+  await vi.waitFor(() => expect(logged).toHaveLength(1), WAIT);
+  expect(logged[0]).toMatchObject({ level: 30, broken: true });
+});
+
+test('a body that fails is a warning, and the client sees that it has not all', async () => {
+  const begin = Promise.withResolvers<void>();
+  const fails = () => {
+    throw new Error('the disk is gone');
+  };
+  const logged = await serve(endless(begin.promise, fails));
+  const client = await ask();
+  const end = once(client, 'close');
+  begin.resolve();
+  await end;
+  await vi.waitFor(() => expect(logged).toHaveLength(2), WAIT);
+  const warning = logged.find(({ level }) => level === WARNING);
+  expect(warning).toMatchObject({ err: { message: 'the disk is gone' } });
+});
