@@ -1,11 +1,15 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { FakeRegistry } from '../../../test/support/fake-registry.ts';
 import { FaultyRelay } from '../../../test/support/faulty-relay.ts';
 import { randomBytes } from '../../../test/support/random-bytes.ts';
 import { TestMirror } from '../../../test/support/test-mirror.ts';
 import { bytesOf, TestProxy } from '../../../test/support/test-proxy.ts';
 import { type ChunkTable, DEFAULT_CHUNK_BYTES } from '../../format/chunk-table.ts';
+import { ChunkCache } from '../chunks/chunk-cache.ts';
 import type { BlobMesh } from './chunked-blobs.ts';
 
 const BLOB = randomBytes(9 * 1024 * 1024, 977);
@@ -16,10 +20,13 @@ let relay: FaultyRelay;
 let mirror: TestMirror;
 let givenBytes: number;
 let has: (index: number) => boolean;
+/** Openings that are not closed. */
+let openings: number;
 
 beforeEach(async () => {
   givenBytes = 0;
   has = () => true;
+  openings = 0;
   upstream = await FakeRegistry.start();
   proxy = await TestProxy.start({
     upstreams: [{ name: 'reg.example', url: upstream.url }],
@@ -43,18 +50,23 @@ function otherHosts(): BlobMesh {
   return {
     join: () => {},
     table: async () => null,
-    open: (_content: object, _table: ChunkTable) => ({
-      fetchRun: async (first, count, _signal, deliver) => {
-        const all = Array.from({ length: count }, (_, at) => first + at);
-        for (const index of all.filter(has)) {
-          givenBytes += chunkOf(index).length;
-          deliver(index, chunkOf(index));
-        }
-        return all.filter((index) => !has(index));
-      },
-      countProxy: () => {},
-      close: async () => {},
-    }),
+    open: (_content: object, _table: ChunkTable) => {
+      openings++;
+      return {
+        fetchRun: async (first, count, _signal, deliver) => {
+          const all = Array.from({ length: count }, (_, at) => first + at);
+          for (const index of all.filter(has)) {
+            givenBytes += chunkOf(index).length;
+            deliver(index, chunkOf(index));
+          }
+          return all.filter((index) => !has(index));
+        },
+        countProxy: () => {},
+        close: async () => {
+          openings--;
+        },
+      };
+    },
   };
 }
 
@@ -94,4 +106,26 @@ test('proxies are not asked for the chunks of a blob any more that did not arriv
   // It would be asked for each second.
   await sleep(1_500);
   expect(relay.count('/chunk-tables/')).toBe(asked);
+});
+
+test('a chunk table of another blob breaks the blob off, and leaves nothing open', async () => {
+  await mirror.remove();
+  const directory = mkdtempSync(join(tmpdir(), 'dadi-chunks-'));
+  const cache = await ChunkCache.open(directory, { lingerMs: 1 });
+  const mesh = otherHosts();
+  const open = vi.spyOn(mesh, 'open');
+  mirror = await TestMirror.start([relay.url], { mesh, cache });
+  const digest = upstream.putBlob(BLOB);
+  const other = upstream.putBlob(BLOB.subarray(1));
+  await bytesOf(await proxy.fetch(`/v2/lib/a/blobs/${other}?ns=reg.example`));
+  relay.fault = (path) => (path.includes('/blobs/') ? { kind: 'stall', afterBytes: 2_000_000 } : null);
+  relay.reroute = (path) =>
+    path.includes('/chunk-tables/') && relay.count('/blobs/') > 0 ? path.replace(digest, other) : path;
+  const answer = await mirror.fetch(`/v2/lib/a/blobs/${digest}?ns=reg.example`);
+  await expect(bytesOf(answer)).rejects.toThrow();
+  await vi.waitFor(() => expect(openings).toBe(0), 30_000);
+  expect(open).toHaveBeenCalled();
+  await mirror.stop();
+  await cache.close();
+  rmSync(directory, { recursive: true });
 });

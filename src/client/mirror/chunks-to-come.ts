@@ -47,11 +47,10 @@ export class ChunksToCome {
     this.#known = null;
     if (known === null) return null;
     const source = await this.#parts.chunked.open(this.#asked.target, this.#digest, known.table);
-    return {
-      sizeBytes: source.size,
-      offsetBytes: offset,
-      body: Readable.from(piecesOf(source, offset, this.#signal), { objectMode: false }),
-    };
+    const body = Readable.from(piecesOf(source, offset, this.#signal), { objectMode: false });
+    // Also of a body that nobody begins to read: its generator would not come to an end.
+    body.once('close', () => void source.close().catch(() => {}));
+    return { sizeBytes: source.size, offsetBytes: offset, body };
   }
 
   /** This answer is broken off when the chunks are known. */
@@ -82,14 +81,10 @@ export class ChunksToCome {
 
 /** The cache reads ahead of who walks forward. */
 async function* piecesOf(source: ByteSource, start: number, signal: AbortSignal) {
-  try {
-    for (let offset = start; offset < source.size; ) {
-      const piece = Buffer.allocUnsafe(Math.min(source.size - offset, PIECE_BYTES));
-      await source.read(offset, piece, signal);
-      offset += piece.length;
-      yield piece;
-    }
-  } finally {
-    await source.close();
+  for (let offset = start; offset < source.size; ) {
+    const piece = Buffer.allocUnsafe(Math.min(source.size - offset, PIECE_BYTES));
+    await source.read(offset, piece, signal);
+    offset += piece.length;
+    yield piece;
   }
 }
