@@ -2,13 +2,16 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
+import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { rootConfigSchema, startRoot } from '../src/p2p/root/root-server.ts';
 import { requireCapability } from './support/capabilities.ts';
 import { FakeRegistry } from './support/fake-registry.ts';
 import { run } from './support/processes.ts';
 import { TestProxy } from './support/test-proxy.ts';
 
 const canRun = requireCapability('openssl', 'skopeo');
+const patiently = { timeout: 30_000, interval: 200 };
 
 let scratch: string;
 let cert: string;
@@ -46,8 +49,8 @@ async function makeCertificate(name: string): Promise<void> {
 }
 
 /** The name in the certificate that a new connection is shown. */
-async function shownName(): Promise<unknown> {
-  const [host, port] = proxy.host.split(':');
+async function shownName(address = proxy.host): Promise<unknown> {
+  const [host, port] = address.split(':');
   return new Promise((resolve, reject) => {
     const socket = connect({ host, port: Number(port), rejectUnauthorized: false }, () => {
       resolve(socket.getPeerCertificate().subject.CN);
@@ -73,12 +76,25 @@ describe.skipIf(!canRun)('with a certificate of its own', () => {
   test('new connections are shown the certificate that replaced it, and one that is broken changes nothing', async () => {
     expect(await shownName()).toBe('first');
     await makeCertificate('second');
-    const patiently = { timeout: 30_000, interval: 200 };
     await vi.waitFor(async () => expect(await shownName()).toBe('second'), patiently);
     writeFileSync(cert, 'no certificate');
     const complaint = () => proxy.logged.find(({ level }) => level === 50);
     await vi.waitFor(() => expect(JSON.stringify(complaint())).toContain('cannot be used'), patiently);
     expect(await shownName()).toBe('second');
+  });
+
+  test('nor does a root of the mesh that runs alone have to be started again for a new certificate', async () => {
+    const listen = '127.0.0.1:0';
+    const settings = { listen, admin: null, proxy: proxy.url, tls: { cert, key }, dataDirectory: scratch };
+    const root = await startRoot(rootConfigSchema.parse(settings), pino({ level: 'silent' }));
+    try {
+      const { host, port } = root.address;
+      expect(await shownName(`${host}:${port}`)).toBe('first');
+      await makeCertificate('second');
+      await vi.waitFor(async () => expect(await shownName(`${host}:${port}`)).toBe('second'), patiently);
+    } finally {
+      await root.close();
+    }
   });
 
   test('a certificate that cannot be used keeps the proxy from starting', async () => {

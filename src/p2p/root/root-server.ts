@@ -3,15 +3,14 @@ import type { Logger } from 'pino';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import { z } from 'zod';
 import { hostAndPort, LOG_LEVELS } from '../../config/common-values.ts';
-import { ConfigError } from '../../config/errors.ts';
 import { readRegistryTls } from '../../oci/registry-tls.ts';
-import { jsonAnswer } from '../../oci/serving/answer.ts';
+import { bufferAnswer, jsonAnswer } from '../../oci/serving/answer.ts';
+import { type ConfiguredListener, openListener } from '../../oci/serving/configured-listener.ts';
 import { type ErrorAnswer, errorAnswer, requestErrorAnswer } from '../../oci/serving/error-answer.ts';
 import { HttpSide, READING, type Route } from '../../oci/serving/http-side.ts';
-import { type Address, Listener, type ListenerOptions } from '../../oci/serving/listener.ts';
+import type { Address } from '../../oci/serving/listener.ts';
 import { refuseOtherHosts } from '../../oci/serving/own-hosts.ts';
 import { RequestError } from '../../oci/serving/request-error.ts';
-import { readTls } from '../../oci/serving/tls-files.ts';
 import { watchMesh } from './mesh-metrics.ts';
 import { MeshRoot } from './mesh-root.ts';
 import { ProxyRights } from './proxy-rights.ts';
@@ -55,27 +54,26 @@ const DRAIN_MS = 1_000;
 export async function startRoot(config: RootConfig, log: Logger): Promise<RunningRoot> {
   const key = await RootKey.open(join(config.dataDirectory, 'mesh-key.pem'));
   const proxyTls = config.proxyCa === undefined ? null : readRegistryTls({ ca: config.proxyCa });
-  const tls = config.tls === null ? null : await readTls(config.tls);
   const root = new MeshRoot({ settings: config.trees, key, now: Date.now });
   const rights = new ProxyRights(new URL(config.proxy), proxyTls);
   const parts = { log, onEnd: () => {}, errorAnswer: answerOf };
   const routes = [...rootRoutes({ root, key, rights, now: Date.now }), HEALTH];
-  const opened: Listener[] = [];
+  const opened: ConfiguredListener[] = [];
   const close = async () => {
     await Promise.all(opened.map((listener) => listener.close(DRAIN_MS)));
     await rights.close();
   };
   try {
-    const clients = await listen(new HttpSide(routes, parts), config.listen, 'listen', {
-      tls,
+    const { listen, tls, admin } = config;
+    const clients = await openListener(new HttpSide(routes, parts), listen, 'listen', {
+      ...{ log, tls },
       ...CONNECTIONS,
     });
     opened.push(clients);
-    const { admin } = config;
     if (admin !== null) {
       const refuse = refuseOtherHosts([admin.host], 'ask by an address');
       const side = new HttpSide([...rootStatusRoutes(root), metricsOf(root), HEALTH], { ...parts, refuse });
-      opened.push(await listen(side, admin, 'admin', { tls: null, ...CONNECTIONS }));
+      opened.push(await openListener(side, admin, 'admin', { log, tls: null, ...CONNECTIONS }));
     }
     const adminAddress = opened[1]?.address ?? null;
     log.info({ ...clients.address, admin: adminAddress, proxy: config.proxy }, 'root is listening');
@@ -99,28 +97,9 @@ function metricsOf(root: MeshRoot): Route {
   watchMesh(registry, 'dadi_root_', root);
   const handle = async () => {
     const body = Buffer.from(await registry.metrics());
-    return {
-      status: 200,
-      headers: { 'content-type': registry.contentType, 'content-length': String(body.length) },
-      body,
-    };
+    return bufferAnswer(200, body, { 'content-type': registry.contentType });
   };
   return { path: '/metrics', methods: READING, kind: 'metrics', handle };
-}
-
-async function listen(
-  side: HttpSide,
-  address: Address,
-  key: string,
-  options: ListenerOptions,
-): Promise<Listener> {
-  try {
-    return await Listener.open(side, address, options);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    const where = `${address.host}:${address.port}`;
-    throw new ConfigError(`${key}: cannot listen on ${where} (${reason}); choose another address`, { cause });
-  }
 }
 
 function answerOf(error: unknown): ErrorAnswer {

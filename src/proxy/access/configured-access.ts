@@ -1,11 +1,11 @@
 import { isIP } from 'node:net';
 import type { Logger } from 'pino';
+import { watchFiles } from '../../config/watched-files.ts';
 import { isLoopback } from '../../oci/registry-url.ts';
 import type { ProxyConfig } from '../config.ts';
 import type { Opened } from '../opened.ts';
 import type { Outages } from '../upstream/outages.ts';
 import type { Upstreams } from '../upstream/upstreams.ts';
-import { watchFiles } from '../watched-files.ts';
 import { type Access, OpenAccess } from './access.ts';
 import { BasicAccess } from './basic-access.ts';
 import { PassthroughAccess } from './passthrough-access.ts';

@@ -1,7 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { ExchangeObserver } from '../../oci/exchange-observer.ts';
 import type { RegistryQuota } from '../../oci/rate-limits.ts';
-import type { Answer } from '../../oci/serving/answer.ts';
+import { type Answer, bufferAnswer } from '../../oci/serving/answer.ts';
 import type { EndedRequest } from '../../oci/serving/http-side.ts';
 import { watchMesh } from '../../p2p/root/mesh-metrics.ts';
 import type { MeshRoot } from '../../p2p/root/mesh-root.ts';
@@ -180,8 +180,7 @@ export class Metrics {
   /** GET /metrics, in Prometheus' text format. */
   async answer(): Promise<Answer> {
     const body = Buffer.from(await this.#registry.metrics());
-    const headers = { 'content-type': this.#registry.contentType, 'content-length': String(body.length) };
-    return { status: 200, headers, body };
+    return bufferAnswer(200, body, { 'content-type': this.#registry.contentType });
   }
 
   /** Answered GET requests so far that found what they asked for here, and that did not. */

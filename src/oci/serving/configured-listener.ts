@@ -1,15 +1,18 @@
 import type { Logger } from 'pino';
 import { ConfigError } from '../../config/errors.ts';
-import type { HttpSide } from '../../oci/serving/http-side.ts';
-import { type Address, Listener, type ListenerOptions } from '../../oci/serving/listener.ts';
-import { readTls, type TlsFiles } from '../../oci/serving/tls-files.ts';
-import { watchFiles } from '../watched-files.ts';
+import { watchFiles } from '../../config/watched-files.ts';
+import type { HttpSide } from './http-side.ts';
+import { type Address, Listener, type ListenerOptions } from './listener.ts';
+import { readTls, type TlsFiles } from './tls-files.ts';
 
-interface ProxyListenerOptions extends Omit<ListenerOptions, 'tls'> {
+interface ConfiguredListenerOptions extends Omit<ListenerOptions, 'tls'> {
   readonly log: Logger;
   /** Null for plain HTTP. The files are read again when they change. */
   readonly tls: TlsFiles | null;
 }
+
+/** A {@link Listener} whose certificate is that of the files. */
+export type ConfiguredListener = Pick<Listener, 'address' | 'close'>;
 
 /**
  * @param key of the configuration that names the address
@@ -19,8 +22,8 @@ export async function openListener(
   http: HttpSide,
   address: Address,
   key: string,
-  options: ProxyListenerOptions,
-): Promise<Pick<Listener, 'address' | 'close'>> {
+  options: ConfiguredListenerOptions,
+): Promise<ConfiguredListener> {
   const tls = options.tls === null ? null : await readTls(options.tls);
   const listener = await listen(http, address, key, { ...options, tls });
   const unwatch = watchTls(listener, options);
@@ -49,7 +52,7 @@ async function listen(
 }
 
 /** A certificate that cannot be used leaves the old one in place. */
-function watchTls(listener: Listener, { tls, log }: ProxyListenerOptions): () => void {
+function watchTls(listener: Listener, { tls, log }: ConfiguredListenerOptions): () => void {
   if (tls === null) return () => {};
   const reload = () =>
     readTls(tls).then(
