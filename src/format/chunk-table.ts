@@ -4,6 +4,9 @@ import { FormatError } from './errors.ts';
 /** The unit in which blobs are fetched, cached and verified, if nothing else is asked for. */
 export const DEFAULT_CHUNK_BYTES = 262_144;
 
+/** Of a table whose blob's size is not known: it is of 128 GiB, in chunks of that size. */
+export const MAX_CHUNK_TABLE_BYTES = 16 * 1024 * 1024;
+
 /** What lets every chunk of a blob be verified on its own. */
 export interface ChunkTable {
   /** Bytes of each chunk but the last. */

@@ -6,7 +6,7 @@ import { type HttpProxies, proxyFor } from './http-proxies.ts';
 import { type ProgressLimits, progressGuard } from './progress-guard.ts';
 import type { AuthMethod } from './registry-auth.ts';
 import { exchange, type HttpRequest, type HttpResponse } from './registry-http.ts';
-import type { RegistryTls } from './registry-tls.ts';
+import { ownTlsOptions, type RegistryTls } from './registry-tls.ts';
 import { AddressGuard, type Reach } from './registry-url.ts';
 
 export interface RegistryTimeouts extends ProgressLimits {
@@ -101,12 +101,7 @@ export class RegistryConnections {
     const { connectMs, headersMs, bodyMs } = this.#timeouts;
     const { tls = null, maxConnections = DEFAULT_MAX_CONNECTIONS } = this.#options;
     // The client certificate, and the trust in whatever comes, are for the registry's own address alone.
-    const secure =
-      tls === null
-        ? {}
-        : isOwn
-          ? { secureContext: tls.own, rejectUnauthorized: !tls.skipVerify }
-          : { secureContext: tls.others };
+    const secure = isOwn || tls === null ? ownTlsOptions(tls) : { secureContext: tls.others };
     const options = {
       headersTimeout: headersMs,
       bodyTimeout: bodyMs,

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { type Dispatcher, request } from 'undici';
+import { readAtMost } from './bounded-body.ts';
 import { parseErrorBody, type RegistryContext, RegistryError, type RegistryErrorCode } from './errors.ts';
 import { ForbiddenAddressError } from './registry-url.ts';
 
@@ -75,6 +76,11 @@ export function errorCode(error: unknown): string | null {
 export function header(response: HttpResponse, name: string): string | null {
   const value = response.headers[name];
   return (Array.isArray(value) ? value[0] : value) ?? null;
+}
+
+/** All challenges of an answer, as they came. */
+export function challengeOf(response: HttpResponse): string | null {
+  return [response.headers['www-authenticate'] ?? []].flat().join(', ') || null;
 }
 
 /** A header that holds a number of bytes; null if it is missing or something else. */
@@ -172,11 +178,15 @@ export async function readExactly(
 ): Promise<Buffer> {
   const target = Buffer.allocUnsafe(lengthBytes);
   let filled = 0;
-  await eachPiece(body, context, (piece) => {
-    if (filled + piece.length > lengthBytes)
-      throw wrongLength(context, `more than ${lengthBytes}`, lengthBytes);
-    filled += piece.copy(target, filled);
-  });
+  try {
+    for await (const piece of body) {
+      if (filled + piece.length > lengthBytes)
+        throw wrongLength(context, `more than ${lengthBytes}`, lengthBytes);
+      filled += piece.copy(target, filled);
+    }
+  } catch (cause) {
+    throw cause instanceof RegistryError ? cause : brokenOff(context, cause);
+  }
   if (filled !== lengthBytes) throw wrongLength(context, String(filled), lengthBytes);
   return target;
 }
@@ -186,14 +196,14 @@ export async function readExactly(
  * @throws RegistryError ERR_REGISTRY_TOO_BIG, ERR_REGISTRY_BODY
  */
 export async function readUpTo(body: Readable, maxBytes: number, context: RegistryContext): Promise<Buffer> {
-  const pieces: Buffer[] = [];
-  let bytes = 0;
-  await eachPiece(body, context, (piece) => {
-    bytes += piece.length;
-    if (bytes > maxBytes) throw tooBig(context, `more than ${maxBytes}`, maxBytes);
-    pieces.push(piece);
-  });
-  return Buffer.concat(pieces, bytes);
+  let bytes: Buffer | null;
+  try {
+    bytes = await readAtMost(body, maxBytes);
+  } catch (cause) {
+    throw brokenOff(context, cause);
+  }
+  if (bytes === null) throw tooBig(context, `more than ${maxBytes}`, maxBytes);
+  return bytes;
 }
 
 export function tooBig(context: RegistryContext, bytes: string, maxBytes: number): RegistryError {
@@ -208,17 +218,7 @@ function wrongLength(context: RegistryContext, got: string, expected: number): R
   return new RegistryError('ERR_REGISTRY_BODY', context, `the answer has ${got} bytes, not ${expected}`);
 }
 
-async function eachPiece(
-  body: Readable,
-  context: RegistryContext,
-  take: (piece: Buffer) => void,
-): Promise<void> {
-  try {
-    for await (const piece of body) take(piece);
-  } catch (cause) {
-    if (cause instanceof RegistryError) throw cause;
-    throw new RegistryError('ERR_REGISTRY_BODY', context, `the answer broke off: ${describeCause(cause)}`, {
-      cause,
-    });
-  }
+function brokenOff(context: RegistryContext, cause: unknown): RegistryError {
+  const message = `the answer broke off: ${describeCause(cause)}`;
+  return new RegistryError('ERR_REGISTRY_BODY', context, message, { cause });
 }

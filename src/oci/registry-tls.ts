@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
+import { type ConnectionOptions, createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
 import { OciError } from './errors.ts';
 
 /** PEM files that decide how a registry is reached by https. */
@@ -19,6 +19,13 @@ export interface RegistryTls {
   readonly others: SecureContext;
   /** Takes any certificate of the registry itself for good: whoever is in between can read and change everything. */
   readonly skipVerify: boolean;
+}
+
+/** How a connection to the registry itself is made: what undici's `connect` and node:https take. */
+export function ownTlsOptions(
+  tls: RegistryTls | null,
+): Pick<ConnectionOptions, 'secureContext' | 'rejectUnauthorized'> {
+  return tls === null ? {} : { secureContext: tls.own, rejectUnauthorized: !tls.skipVerify };
 }
 
 /**

@@ -3,7 +3,7 @@ import { type RegistryContext, RegistryError } from './errors.ts';
 import { RateLimits } from './rate-limits.ts';
 import { RegistryAuth } from './registry-auth.ts';
 import type { RegistryConnections } from './registry-connections.ts';
-import { forbidden, type HttpResponse, header, responseError } from './registry-http.ts';
+import { challengeOf, forbidden, type HttpResponse, header, responseError } from './registry-http.ts';
 import { ForbiddenAddressError } from './registry-url.ts';
 
 const MAX_REDIRECTS = 5;
@@ -124,11 +124,6 @@ export class RegistryTransport {
       throw error instanceof ForbiddenAddressError ? forbidden(error, context) : error;
     }
   }
-}
-
-/** All challenges of an answer, as they came. */
-function challengeOf(response: HttpResponse): string | null {
-  return [response.headers['www-authenticate'] ?? []].flat().join(', ') || null;
 }
 
 function protocolError(context: RegistryContext, message: string): RegistryError {

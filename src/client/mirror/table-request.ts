@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { decodeChunkTable } from '../../format/chunk-table.ts';
+import { decodeChunkTable, MAX_CHUNK_TABLE_BYTES } from '../../format/chunk-table.ts';
 import { FormatError } from '../../format/errors.ts';
 import { type Digest, matchesDigest } from '../../oci/digest.ts';
 import { contentDigest } from '../../oci/registry-answers.ts';
@@ -7,8 +7,6 @@ import { discard, readUpTo } from '../../oci/registry-http.ts';
 import type { KnownTable } from './known-content.ts';
 import type { Asked, MirrorContext } from './mirror-context.ts';
 
-/** Of a blob of 128 GiB in chunks of the usual size. */
-const MAX_TABLE_BYTES = 16 * 1024 * 1024;
 /** What a proxy says of a blob that it is fetching. */
 const fetchingSchema = z.looseObject({ isFirst: z.boolean() });
 
@@ -36,7 +34,11 @@ export async function requestTable(
       discard(response.body);
       return null;
     }
-    const bytes = await readUpTo(response.body, MAX_TABLE_BYTES, { host, repository, reference: digest });
+    const bytes = await readUpTo(response.body, MAX_CHUNK_TABLE_BYTES, {
+      host,
+      repository,
+      reference: digest,
+    });
     const named = contentDigest(response);
     if (named !== null && !matchesDigest(bytes, named)) {
       throw new FormatError('ERR_CHUNK_TABLE_CORRUPT', 'the chunk table was changed on its way');

@@ -1,6 +1,6 @@
 import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
-import type { RegistryTls } from '../../oci/registry-tls.ts';
+import { ownTlsOptions, type RegistryTls } from '../../oci/registry-tls.ts';
 
 const TIMEOUT_MS = 5_000;
 
@@ -15,10 +15,7 @@ export function probeProxy(url: URL, tls: RegistryTls | null): Promise<string | 
     const options = { method: 'GET', signal: AbortSignal.timeout(TIMEOUT_MS), agent: false } as const;
     const outgoing =
       url.protocol === 'https:'
-        ? requestHttps(target, {
-            ...options,
-            ...(tls === null ? {} : { secureContext: tls.own, rejectUnauthorized: !tls.skipVerify }),
-          })
+        ? requestHttps(target, { ...options, ...ownTlsOptions(tls) })
         : requestHttp(target, options);
     outgoing.once('response', (incoming) => {
       incoming.destroy();

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MAX_CHUNK_TABLE_BYTES } from '../../format/chunk-table.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { RegistryError } from '../../oci/errors.ts';
 import type { RegistryClient } from '../../oci/registry-client.ts';
@@ -6,8 +7,6 @@ import type { RegistryClient } from '../../oci/registry-client.ts';
 /** Of a chunk table: its header, and 32 bytes for each of the smallest chunks that there may be. */
 export const maxChunkTableBytes = (blobBytes: number): number => 64 + 32 * Math.ceil(blobBytes / 4096);
 
-/** Of a blob of 128 GiB, in the chunks that proxies make tables of. */
-const MAX_TABLE_BYTES = 16 * 1024 * 1024;
 /** How long one question may wait for a blob that is on its way to the proxy. */
 const WAIT_SECONDS = 5;
 /** Such a wait takes minutes: one broken connection does not end it. */
@@ -28,7 +27,7 @@ export async function askForChunkTable(
   const { repository } = blob;
   const query = new URLSearchParams({ repository, fetch: '1', wait: String(WAIT_SECONDS) });
   const path = `dadi/v1/chunk-tables/${blob.digest}?${query}`;
-  const limits = { maxBytes: MAX_TABLE_BYTES, signal };
+  const limits = { maxBytes: MAX_CHUNK_TABLE_BYTES, signal };
   for (let failures = 0; ; ) {
     const askedAtMs = performance.now();
     try {

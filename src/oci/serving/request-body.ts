@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { readAtMost } from '../bounded-body.ts';
 import { RequestError } from './request-error.ts';
 
 /** A request's body, which is read only if its handler wants it. */
@@ -21,18 +22,13 @@ export class RequestBody {
    * @throws RequestError SIZE_INVALID (more bytes than these), NAME_INVALID (not JSON)
    */
   async json(maxBytes: number): Promise<unknown> {
-    const tooBig = () => new RequestError('SIZE_INVALID', `a body may have ${maxBytes} bytes here`);
-    if (Number(this.#incoming.headers['content-length'] ?? 0) > maxBytes) throw tooBig();
-    const pieces: Buffer[] = [];
-    let bytes = 0;
+    const isTooBig = Number(this.#incoming.headers['content-length'] ?? 0) > maxBytes;
     // What is not read here the listener's time-out for requests ends.
-    for await (const piece of this.#incoming.iterator({ destroyOnReturn: false })) {
-      pieces.push(piece);
-      bytes += piece.length;
-      if (bytes > maxBytes) throw tooBig();
-    }
+    const body = this.#incoming.iterator({ destroyOnReturn: false });
+    const bytes = isTooBig ? null : await readAtMost(body, maxBytes);
+    if (bytes === null) throw new RequestError('SIZE_INVALID', `a body may have ${maxBytes} bytes here`);
     try {
-      return JSON.parse(Buffer.concat(pieces).toString('utf8'));
+      return JSON.parse(bytes.toString('utf8'));
     } catch {
       throw new RequestError('NAME_INVALID', 'the body is not JSON');
     }

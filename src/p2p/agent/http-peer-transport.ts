@@ -1,7 +1,8 @@
 import { LRUCache } from 'lru-cache';
 import { type Dispatcher, Pool } from 'undici';
 import { z } from 'zod';
-import { chunkLength } from '../../format/chunk-table.ts';
+import { chunkLength, MAX_CHUNK_TABLE_BYTES } from '../../format/chunk-table.ts';
+import { readAtMost } from '../../oci/bounded-body.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { PEER_PATH, type Peer, peerSchema } from '../mesh-protocol.ts';
 import type { PeerTls } from './peer-security.ts';
@@ -21,8 +22,6 @@ const CONNECT_MS = 2_000;
 const SILENCE_MS = 10_000;
 const KEEP_ALIVE_MS = 30_000;
 const MAX_REFUSAL_BYTES = 16 * 1024;
-/** Of a blob of 128 GiB in chunks of the usual size. */
-const MAX_TABLE_BYTES = 16 * 1024 * 1024;
 
 /** What a busy peer answers. */
 export const refusalSchema = z.strictObject({ alternates: z.array(peerSchema).max(8) });
@@ -79,14 +78,9 @@ export class HttpPeerTransport implements PeerTransport {
         headers: { authorization: `Dadi-Ticket ${ticket}` },
         signal,
       });
-      const pieces: Buffer[] = [];
-      let bytes = 0;
-      for await (const piece of body) {
-        pieces.push(piece);
-        bytes += piece.length;
-        if (bytes > MAX_TABLE_BYTES) throw fail('ERR_PEER_ANSWER', 'its chunk table has no end');
-      }
-      if (statusCode === 200) return Buffer.concat(pieces);
+      const bytes = await readAtMost(body, MAX_CHUNK_TABLE_BYTES);
+      if (bytes === null) throw fail('ERR_PEER_ANSWER', 'its chunk table has no end');
+      if (statusCode === 200) return bytes;
       throw fail('ERR_PEER_UNKNOWN_CONTENT', `it answered ${statusCode} for a chunk table`);
     } catch (error) {
       signal.throwIfAborted();

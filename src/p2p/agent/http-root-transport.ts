@@ -1,6 +1,8 @@
-import { Agent, type Dispatcher, request } from 'undici';
+import { Agent, request } from 'undici';
 import type { z } from 'zod';
-import type { RegistryTls } from '../../oci/registry-tls.ts';
+import { readAtMost } from '../../oci/bounded-body.ts';
+import { challengeOf } from '../../oci/registry-http.ts';
+import { ownTlsOptions, type RegistryTls } from '../../oci/registry-tls.ts';
 import {
   type Heartbeat,
   type HeartbeatAnswer,
@@ -50,14 +52,13 @@ export class HttpRootTransport implements RootTransport {
   constructor(authorize: AuthorizeJoin, tls: RegistryTls | null, secret: string) {
     this.#authorize = authorize;
     this.#secret = secret;
-    const secure = tls === null ? {} : { secureContext: tls.own, rejectUnauthorized: !tls.skipVerify };
     this.#agent = new Agent({
       connections: CONNECTIONS,
       allowH2: false,
       headersTimeout: SILENCE_MS,
       bodyTimeout: SILENCE_MS,
       keepAliveTimeout: KEEP_ALIVE_MS,
-      connect: { timeout: CONNECT_MS, ...secure },
+      connect: { timeout: CONNECT_MS, ...ownTlsOptions(tls) },
     });
   }
 
@@ -123,25 +124,15 @@ export class HttpRootTransport implements RootTransport {
         signal,
         ...(body !== undefined && { body: JSON.stringify(body) }),
       });
-      const challenge = [response.headers['www-authenticate'] ?? []].flat().join(', ') || null;
-      return { status: response.statusCode, challenge, body: await readBody(root, response.body) };
+      const bytes = await readAtMost(response.body, MAX_ANSWER_BYTES);
+      if (bytes === null) throw new RootError('ERR_ROOT_ANSWER', `the root ${root} answers too much`);
+      return { status: response.statusCode, challenge: challengeOf(response), body: bytes };
     } catch (cause) {
       if (cause instanceof RootError) throw cause;
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new RootError('ERR_ROOT_UNREACHABLE', `no answer from the root ${root}: ${why}`, { cause });
     }
   }
-}
-
-async function readBody(root: string, body: Dispatcher.ResponseData['body']): Promise<Buffer> {
-  const pieces: Buffer[] = [];
-  let bytes = 0;
-  for await (const piece of body) {
-    pieces.push(piece);
-    bytes += piece.length;
-    if (bytes > MAX_ANSWER_BYTES) throw new RootError('ERR_ROOT_ANSWER', `the root ${root} answers too much`);
-  }
-  return Buffer.concat(pieces);
 }
 
 const CODES: ReadonlyMap<number, RootErrorCode> = new Map([

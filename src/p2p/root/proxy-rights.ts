@@ -2,7 +2,8 @@ import { createHmac, randomBytes } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { Digest } from '../../oci/digest.ts';
-import type { RegistryTls } from '../../oci/registry-tls.ts';
+import { challengeOf } from '../../oci/registry-http.ts';
+import { ownTlsOptions, type RegistryTls } from '../../oci/registry-tls.ts';
 import type { ServedRequest } from '../../oci/serving/answer.ts';
 import { RequestError } from '../../oci/serving/request-error.ts';
 import type { MeshRepository, MeshRights } from './root-routes.ts';
@@ -31,7 +32,7 @@ export class ProxyRights implements MeshRights {
       connections: CONNECTIONS,
       headersTimeout: ANSWER_MS,
       bodyTimeout: ANSWER_MS,
-      connect: { timeout: CONNECT_MS, ...(tls === null ? {} : { secureContext: tls.own }) },
+      connect: { timeout: CONNECT_MS, ...ownTlsOptions(tls) },
     });
   }
 
@@ -80,11 +81,7 @@ export class ProxyRights implements MeshRights {
       throw new RequestError('UNAVAILABLE', `the proxy cannot be asked who may read: ${reason}`);
     }
     await answer.body.dump();
-    const challenge = answer.headers['www-authenticate'] ?? null;
-    return {
-      status: answer.statusCode,
-      challenge: Array.isArray(challenge) ? challenge.join(', ') : challenge,
-    };
+    return { status: answer.statusCode, challenge: challengeOf(answer) };
   }
 }
 
