@@ -12,8 +12,9 @@ import type {
   RootKeys,
 } from '../../src/p2p/mesh-protocol.ts';
 import { MeshRoot } from '../../src/p2p/root/mesh-root.ts';
+import { MeshRootError } from '../../src/p2p/root/mesh-root-error.ts';
 import type { RootKey } from '../../src/p2p/root/root-key.ts';
-import { MeshRootError, type TreeSettings } from '../../src/p2p/root/root-limits.ts';
+import type { TreeSettings } from '../../src/p2p/root/root-limits.ts';
 import type { Costs } from './costs.ts';
 import { Cpu } from './cpu.ts';
 import type { VirtualTime } from './virtual-time.ts';

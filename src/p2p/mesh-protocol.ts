@@ -36,10 +36,18 @@ export type Announcement = Readonly<z.output<typeof announcementSchema>>;
 export const contentSchema = z.strictObject({ blob: digest, table: digest });
 export type Content = Readonly<z.output<typeof contentSchema>>;
 
+/** What names a content in maps. */
+export function contentKey({ blob, table }: Content): string {
+  return `${blob} ${table}`;
+}
+
+/** Contents in one join: more are asked for by several. */
+export const MAX_JOINED = 256;
+
 /** POST ROOT_PATH/join?repository=NAME[&ns=REGISTRY], in the name of whoever may read the blobs. */
 export const joinRequestSchema = z.strictObject({
   member: announcementSchema,
-  contents: z.array(contentSchema).min(1).max(256),
+  contents: z.array(contentSchema).min(1).max(MAX_JOINED),
   /** That the member's id is made of (`memberIdOf`): nobody else gets a session by that id, nor by it that one's tickets. */
   secret: z.string().regex(/^[0-9a-f]{64}$/),
 });
@@ -114,6 +122,9 @@ export type Lost = z.output<typeof lostSchema>;
 /** POST ROOT_PATH/leave: of these contents; of all, if there are none. */
 export const leaveSchema = z.strictObject({ id: memberId, contents: z.array(contentSchema).max(4096) });
 export type Leave = z.output<typeof leaveSchema>;
+
+/** What a host answers that sends as much as it can: who else may have the content. */
+export const busySchema = z.strictObject({ alternates: z.array(peerSchema).max(8) });
 
 /** GET ROOT_PATH/keys: public keys (Ed25519, as JWK) that tickets of this root are checked with. */
 export const keysSchema = z.strictObject({

@@ -1,10 +1,9 @@
 import { LRUCache } from 'lru-cache';
 import { type Dispatcher, Pool } from 'undici';
-import { z } from 'zod';
 import { chunkLength, MAX_CHUNK_TABLE_BYTES } from '../../format/chunk-table.ts';
 import { readAtMost } from '../../oci/bounded-body.ts';
 import type { Digest } from '../../oci/digest.ts';
-import { PEER_PATH, type Peer, peerSchema } from '../mesh-protocol.ts';
+import { busySchema, PEER_PATH, type Peer } from '../mesh-protocol.ts';
 import type { PeerTls } from './peer-security.ts';
 import { MAX_REQUESTS_PER_PEER } from './peer-standings.ts';
 import {
@@ -22,9 +21,6 @@ const CONNECT_MS = 2_000;
 const SILENCE_MS = 10_000;
 const KEEP_ALIVE_MS = 30_000;
 const MAX_REFUSAL_BYTES = 16 * 1024;
-
-/** What a busy peer answers. */
-export const refusalSchema = z.strictObject({ alternates: z.array(peerSchema).max(8) });
 
 const REFUSALS: ReadonlyMap<number, { readonly code: PeerErrorCode; readonly what: string }> = new Map([
   [401, { code: 'ERR_PEER_TICKET', what: 'does not take the ticket' }],
@@ -244,7 +240,7 @@ function asError(reason: unknown): Error {
 
 function alternatesIn(body: readonly Buffer[]): readonly Peer[] {
   try {
-    return refusalSchema.parse(JSON.parse(Buffer.concat(body).toString('utf8'))).alternates;
+    return busySchema.parse(JSON.parse(Buffer.concat(body).toString('utf8'))).alternates;
   } catch {
     return [];
   }

@@ -1,5 +1,14 @@
 import type { Digest } from '../../oci/digest.ts';
-import type { Announcement, Content, JoinAnswer, Lost, Peer, Place } from '../mesh-protocol.ts';
+import {
+  type Announcement,
+  type Content,
+  contentKey,
+  type JoinAnswer,
+  type Lost,
+  MAX_JOINED,
+  type Peer,
+  type Place,
+} from '../mesh-protocol.ts';
 import { rootOrder } from '../root-order.ts';
 import type { Clock } from './clock.ts';
 import type { Where } from './mesh.ts';
@@ -35,7 +44,6 @@ const REST_MS = 10_000;
 const FAILED_BEATS = 2;
 /** Heartbeats between attempts to go back to the root that comes first. */
 const RETURN_BEATS = 6;
-const MAX_JOINED = 256;
 
 interface RootState {
   session: string | null;
@@ -88,7 +96,7 @@ export class Membership {
 
   /** The seat for a content, joined or not. */
   seat(content: Content): Seat {
-    const key = keyOf(content);
+    const key = contentKey(content);
     let seat = this.#seats.get(key);
     if (seat === undefined) {
       const { clock, joinMs } = this.#parts;
@@ -197,9 +205,9 @@ export class Membership {
     this.#isWell(state);
     this.#heartbeatMs = heartbeatMs;
     const before = new Map(seats.map((seat) => [seat, seat.root]));
-    for (const place of places) this.#take(this.#seats.get(keyOf(place)), root, place);
+    for (const place of places) this.#take(this.#seats.get(contentKey(place)), root, place);
     for (const { reason, ...content } of refused) {
-      const seat = this.#seats.get(keyOf(content));
+      const seat = this.#seats.get(contentKey(content));
       seat?.refuse(reason);
     }
     for (const [seat, old] of before) {
@@ -277,7 +285,7 @@ export class Membership {
       );
       this.#isWell(state);
       for (const place of places) {
-        const seat = this.#seats.get(keyOf(place));
+        const seat = this.#seats.get(contentKey(place));
         if (seat?.root === root) this.#take(seat, root, place);
       }
       this.#sitAgain(root, unknown);
@@ -291,7 +299,7 @@ export class Membership {
   }
 
   #sitAgain(root: string, contents: readonly Content[]): void {
-    const seats = contents.flatMap((content) => this.#seats.get(keyOf(content)) ?? []);
+    const seats = contents.flatMap((content) => this.#seats.get(contentKey(content)) ?? []);
     void this.#sit(seats.filter((seat) => seat.root === root && seat.joining === null));
   }
 
@@ -345,10 +353,6 @@ export class Membership {
     state.lastError = null;
     state.restsUntilMs = Number.NEGATIVE_INFINITY;
   }
-}
-
-function keyOf({ blob, table }: Content): string {
-  return `${blob} ${table}`;
 }
 
 /** The root does not know the member any more: it answers, but has to be joined again. */

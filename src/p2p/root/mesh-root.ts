@@ -1,13 +1,14 @@
-import type {
-  Announcement,
-  Content,
-  Heartbeat,
-  HeartbeatAnswer,
-  JoinAnswer,
-  Leave,
-  Lost,
-  Peer,
-  Place,
+import {
+  type Announcement,
+  type Content,
+  contentKey,
+  type Heartbeat,
+  type HeartbeatAnswer,
+  type JoinAnswer,
+  type Leave,
+  type Lost,
+  type Peer,
+  type Place,
 } from '../mesh-protocol.ts';
 import { issueTicket } from '../tickets.ts';
 import { slotsFor } from '../topology/slots.ts';
@@ -15,11 +16,12 @@ import { Tree } from '../topology/tree.ts';
 import { Complaints, SUSPECT_MS } from './complaints.ts';
 import { type Member, Members } from './members.ts';
 import { type MeshOverview, type MeshTree, overviewOf, treeOf } from './mesh-overview.ts';
+import { MeshRootError } from './mesh-root-error.ts';
 import { Rebuilding } from './rebuilding.ts';
 import { noCounts, type RootCounts } from './root-counts.ts';
 import type { RootKey } from './root-key.ts';
-import { DEFAULT_LIMITS, MeshRootError, type RootLimits, type TreeSettings } from './root-limits.ts';
-import { type ContentTree, contentKey, countEdge, type Seat } from './seats.ts';
+import { DEFAULT_LIMITS, type RootLimits, type TreeSettings } from './root-limits.ts';
+import { type ContentTree, countEdge, type Seat } from './seats.ts';
 
 const ALTERNATES = 3;
 const SILENT_BEATS = 3;
@@ -93,7 +95,7 @@ export class MeshRoot {
     return { places, session, heartbeatMs };
   }
 
-  /** The member is there. It leaves what it does not name. @throws MeshRootError ERR_MESH_FULL */
+  /** The member is there. It leaves what it does not name. */
   heartbeat(beat: Heartbeat): HeartbeatAnswer {
     const nowMs = this.#sweep();
     const { member: announcement, contents, edges } = beat;

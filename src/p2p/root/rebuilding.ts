@@ -1,5 +1,4 @@
-import type { Content, Heartbeat } from '../mesh-protocol.ts';
-import { contentKey } from './seats.ts';
+import { type Content, contentKey, type Heartbeat } from '../mesh-protocol.ts';
 
 /** How many heartbeats long a root that has started learns what trees there were: a level of each with every one of them. */
 const REBUILDING_BEATS = 12;

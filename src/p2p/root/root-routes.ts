@@ -15,8 +15,8 @@ import {
 } from '../mesh-protocol.ts';
 import { TokenError } from '../signed-tokens.ts';
 import type { MeshRoot } from './mesh-root.ts';
+import { MeshRootError, type MeshRootErrorCode } from './mesh-root-error.ts';
 import type { RootKey } from './root-key.ts';
-import { MeshRootError, type MeshRootErrorCode } from './root-limits.ts';
 
 /** Who may join which tree. */
 export interface MeshRights {

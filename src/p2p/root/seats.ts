@@ -43,8 +43,3 @@ export function countEdge({ edges }: Seat, { from, bytes, latencyMs }: EdgeRepor
     edges.delete(oldest);
   }
 }
-
-/** What names a content within a root. */
-export function contentKey({ blob, table }: Content): string {
-  return `${blob} ${table}`;
-}
