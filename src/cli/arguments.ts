@@ -9,6 +9,12 @@ export function httpUrl(text: string): URL {
   return url;
 }
 
+export function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('write a number');
+  return value;
+}
+
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12 };
 
 /** Bytes, with k, M, G or T for thousands: `1.5G`. */

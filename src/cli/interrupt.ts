@@ -10,3 +10,11 @@ export function interruptSignal(): AbortSignal {
   }
   return controller.signal;
 }
+
+/** Resolves when the signal fires. */
+export function fired(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

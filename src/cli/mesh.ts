@@ -1,4 +1,4 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { z } from 'zod';
 import { isDigest } from '../oci/digest.ts';
 import { httpUrl } from './arguments.ts';
@@ -51,7 +51,11 @@ export function meshCommand(): Command {
     .description('Draw the trees in which hosts get an image from each other, as a root has them')
     .argument('[image]', 'an image, or the digest of a layer; without it, all trees are listed')
     .addOption(proxyOption())
-    .option('--through <url>', 'where the proxy answers clients: it tells the layers of an image', httpUrl)
+    .addOption(
+      new Option('--through <url>', 'where the proxy answers clients: it tells the layers of an image')
+        .default(DEFAULT_THROUGH, DEFAULT_THROUGH.href)
+        .argParser(httpUrl),
+    )
     .option('--json', 'print them as JSON', false)
     .addHelpText(
       'after',
@@ -60,7 +64,7 @@ Each line is a host: what it got from the one above it, after how many milliseco
 elsewhere. Of several roots each has some of the trees: ask all.`,
     )
     .action(async (image: string | undefined, flags: MeshFlags) => {
-      const { proxy, through = DEFAULT_THROUGH, json } = flags;
+      const { proxy, through, json } = flags;
       if (image === undefined) await list(proxy, json);
       else await draw(proxy, isDigest(image) ? [image] : await layersOf(image, through), json);
     });

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import type { NodeConfig } from '../client/node/node-config.ts';
 import type { NodeStatus } from '../client/node/node-status.ts';
 import { changedKeys } from '../config/changed-keys.ts';
-import { interruptSignal } from './interrupt.ts';
+import { fired, interruptSignal } from './interrupt.ts';
 import { addNodeFlags, type NodeFlags, readNodeConfig } from './node-settings.ts';
 import { formatBytes, formatFields, formatTable, printJson } from './output.ts';
 
@@ -80,13 +80,7 @@ async function runNode(flags: NodeFlags & { readonly checkConfig: boolean }): Pr
   const reload = () => reloadConfig(flags, config, logger);
   process.on('SIGHUP', reload);
   const daemon = await NodeDaemon.start(config, { logger, version });
-  await Promise.race([
-    daemon.stopped,
-    new Promise<void>((resolve) => {
-      if (interrupted.aborted) resolve();
-      else interrupted.addEventListener('abort', () => resolve());
-    }),
-  ]);
+  await Promise.race([daemon.stopped, fired(interrupted)]);
   logger.info('stopping: images stay mounted, a second signal ends at once');
   const isOver = await daemon.close();
   process.off('SIGHUP', reload);

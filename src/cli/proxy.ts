@@ -8,7 +8,8 @@ import { httpProxiesOf } from '../oci/http-proxies.ts';
 import { type ProxyConfig, parseProxyConfig } from '../proxy/config.ts';
 import { type RunningProxy, startProxy } from '../proxy/server.ts';
 import { withoutUpstreamSecrets } from '../proxy/upstream/upstream-config.ts';
-import { interruptSignal } from './interrupt.ts';
+import { number } from './arguments.ts';
+import { fired, interruptSignal } from './interrupt.ts';
 import { type LimitFlags, limitOption, limitsHelp } from './limits.ts';
 import { printJson } from './output.ts';
 import { version } from './version.ts';
@@ -153,10 +154,7 @@ async function runProxy(flags: ProxyFlags): Promise<void> {
   const proxy = await startProxy(config, { log, version, proxies });
   const reload = () => reloadConfig(flags, proxy, log);
   process.on('SIGHUP', reload);
-  await new Promise<void>((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve());
-  });
+  await fired(signal);
   log.info('stopping: running answers may end, a second signal ends at once');
   await proxy.close();
   process.off('SIGHUP', reload);
@@ -237,10 +235,4 @@ function addUpstream(text: string, earlier: readonly UpstreamFlag[] | undefined)
 function toUpstream(text: string): UpstreamFlag {
   const equals = text.indexOf('=');
   return equals === -1 ? { name: text } : { name: text.slice(0, equals), url: text.slice(equals + 1) };
-}
-
-function number(text: string): number {
-  const value = Number(text);
-  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('write a number');
-  return value;
 }

@@ -1,9 +1,10 @@
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import { pino } from 'pino';
 import { LOG_LEVELS } from '../config/common-values.ts';
 import { parseConfig } from '../config/parse-config.ts';
 import { rootConfigSchema, startRoot } from '../p2p/root/root-server.ts';
-import { interruptSignal } from './interrupt.ts';
+import { number } from './arguments.ts';
+import { fired, interruptSignal } from './interrupt.ts';
 
 interface RootFlags {
   readonly proxy: string;
@@ -86,16 +87,7 @@ async function runRoot(flags: RootFlags): Promise<void> {
   const log = pino({ level: config.logLevel });
   const signal = interruptSignal();
   const root = await startRoot(config, log);
-  await new Promise<void>((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve());
-  });
+  await fired(signal);
   await root.close();
   log.info('stopped');
-}
-
-function number(text: string): number {
-  const value = Number(text);
-  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('write a number');
-  return value;
 }

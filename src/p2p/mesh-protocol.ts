@@ -108,14 +108,12 @@ export const heartbeatAnswerSchema = z.strictObject({
 });
 export type HeartbeatAnswer = z.output<typeof heartbeatAnswerSchema>;
 
-export const LOST_REASONS = ['unreachable', 'slow', 'wrong-bytes', 'refused'] as const;
-
 /** POST ROOT_PATH/lost: a parent or alternate is left; the answer is the member's new place (`placeSchema`). */
 export const lostSchema = z.strictObject({
   id: memberId,
   ...contentSchema.shape,
   lost: memberId,
-  reason: z.enum(LOST_REASONS),
+  reason: z.enum(['unreachable', 'slow', 'wrong-bytes', 'refused']),
 });
 export type Lost = z.output<typeof lostSchema>;
 

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { ChunkTable } from '../../format/chunk-table.ts';
 import type { RegistryTls } from '../../oci/registry-tls.ts';
-import type { Content, LOST_REASONS, Peer } from '../mesh-protocol.ts';
+import type { Content, Lost, Peer } from '../mesh-protocol.ts';
 import type { ChunkHolder } from './chunk-holder.ts';
 import type { MeshBlob } from './mesh-blob.ts';
 
@@ -118,7 +118,7 @@ export interface MeshCounts {
   readonly hedgesWon: number;
   /** Chunks that did not match their table. */
   readonly wrongChunks: number;
-  readonly left: Readonly<Record<(typeof LOST_REASONS)[number], number>>;
+  readonly left: Readonly<Record<Lost['reason'], number>>;
   readonly sentBytes: number;
   readonly sentChunks: number;
   /** Requests of others that were turned down because too much was being sent. */

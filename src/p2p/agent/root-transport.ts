@@ -10,17 +10,17 @@ import type {
 } from '../mesh-protocol.ts';
 import type { Where } from './mesh.ts';
 
-/** How a host talks to roots, each named by its URL. A simulator brings another one. */
+/**
+ * How a host talks to roots, each named by its URL. A simulator brings another one. All throw RootError; when the signal
+ * fires that, or its reason.
+ */
 export interface RootTransport {
-  /** In the name of whoever may pull from the repository. @throws RootError; the signal's reason */
+  /** In the name of whoever may pull from the repository. */
   join(root: string, where: Where, request: JoinRequest, signal: AbortSignal): Promise<JoinAnswer>;
-  /** @throws RootError; the signal's reason */
   heartbeat(root: string, session: string, beat: Heartbeat, signal: AbortSignal): Promise<HeartbeatAnswer>;
-  /** The place in the tree from then on. @throws RootError; the signal's reason */
+  /** The place in the tree from then on. */
   lost(root: string, session: string, lost: Lost, signal: AbortSignal): Promise<Place>;
-  /** @throws RootError; the signal's reason */
   leave(root: string, session: string, leave: Leave, signal: AbortSignal): Promise<void>;
-  /** @throws RootError; the signal's reason */
   keys(root: string, signal: AbortSignal): Promise<RootKeys>;
 }
 

@@ -1,8 +1,10 @@
+import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Content, Lost, Peer, Place } from '../mesh-protocol.ts';
 import type { Clock } from './clock.ts';
 import type { Where } from './mesh.ts';
 import { EdgeCounts } from './mesh-counts.ts';
 import type { SeatView } from './peer-run.ts';
+import { withinMs } from './time-limit.ts';
 
 export interface SeatParts {
   readonly content: Content;
@@ -98,12 +100,10 @@ export class Seat implements SeatView {
     const { promise, sinceMs } = this.#joining;
     const leftMs = sinceMs + joinMs - clock.now();
     if (leftMs <= 0) return null;
-    const waiting = new AbortController();
-    const either = AbortSignal.any([signal, waiting.signal]);
     try {
-      await Promise.race([promise, clock.sleep(leftMs, either)]);
-    } finally {
-      waiting.abort();
+      await withinMs(clock, leftMs, signal, (ends) => unlessAborted(promise, ends));
+    } catch {
+      signal.throwIfAborted();
     }
     return this.place;
   }

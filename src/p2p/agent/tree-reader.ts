@@ -25,7 +25,7 @@ export class TreeReader implements MeshBlob {
   ): Promise<number[]> {
     signal.throwIfAborted();
     const { seat, table, counters } = this.#parts;
-    const place = seat.place ?? (await seat.arrival(signal));
+    const place = await seat.arrival(signal);
     if (place === null) counters.missedChunks += count;
     if (this.#closed.signal.aborted || place === null || place.parent === null) {
       return Array.from({ length: count }, (_, at) => first + at);

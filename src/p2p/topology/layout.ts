@@ -1,7 +1,7 @@
 import { hasRoom, type TreeNode } from './tree-node.ts';
 
-/** Where a member is to stand: below another one, or at the top. */
-export type Place = readonly [node: TreeNode, parent: TreeNode | null];
+/** Has a member stand below another one, or at the top. */
+type Put = (node: TreeNode, parent: TreeNode | null) => void;
 
 /**
  * A tree made anew, level by level, of least depth for the order in which members are given; each keeps its parent where
@@ -14,10 +14,10 @@ export function layOut(
   nodes: readonly TreeNode[],
   tops: number,
   parentBefore: (node: TreeNode) => TreeNode | null,
-  place: (...place: Place) => void,
+  put: Put,
 ): void {
   let owners = nodes.slice(0, tops);
-  for (const node of owners) place(node, null);
+  for (const node of owners) put(node, null);
   let next = owners.length;
   while (next < nodes.length) {
     const free = new FreeSlots(owners);
@@ -26,29 +26,24 @@ export function layOut(
       const group = nodes.slice(next, next + free.count);
       next += group.length;
       level.push(...group);
-      for (const node of group.filter((one) => !keepsParent(one, parentBefore(one), free, place))) {
+      for (const node of group.filter((one) => !keepsParent(one, parentBefore(one), free, put))) {
         const parent = free.near(node);
-        place(node, parent);
+        put(node, parent);
         if (parent !== null) free.count -= 1;
       }
     }
     if (level.length === 0) {
-      for (const node of nodes.slice(next)) place(node, null);
+      for (const node of nodes.slice(next)) put(node, null);
       return;
     }
     owners = level;
   }
 }
 
-function keepsParent(
-  node: TreeNode,
-  before: TreeNode | null,
-  free: FreeSlots,
-  place: (...place: Place) => void,
-): boolean {
+function keepsParent(node: TreeNode, before: TreeNode | null, free: FreeSlots, put: Put): boolean {
   if (before === null || !free.owners.has(before) || !hasRoom(before) || node.avoids.has(before.id))
     return false;
-  place(node, before);
+  put(node, before);
   free.count -= 1;
   return true;
 }
