@@ -24,6 +24,12 @@ export function isLoopback(url: URL): boolean {
   return isIP(address) !== 0 && inList(LOOPBACK, address);
 }
 
+/** Whether a host, by name or bare address, is this machine. */
+export function isLoopbackHost(host: string): boolean {
+  const url = URL.parse(`http://${hostInUrl(host)}/`);
+  return url !== null && isLoopback(url);
+}
+
 const LOOPBACK = blockList(['127.0.0.0/8', '::1/128']);
 const PRIVATE = blockList([
   ...['0.0.0.0/8', '10.0.0.0/8', '100.64.0.0/10', '127.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16'],
@@ -63,6 +69,11 @@ function depth(address: string): Depth {
 /** URLs write IPv6 addresses in brackets. */
 export function bareAddress(hostname: string): string {
   return hostname.replace(/^\[(.*)\]$/, '$1');
+}
+
+/** A name or bare address as URLs write it. */
+export function hostInUrl(host: string): string {
+  return isIP(host) === 6 ? `[${host}]` : host;
 }
 
 /** A registry pointed at an address further inside than its own. */

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import type { RegistryTls } from '../../oci/registry-tls.ts';
-import { isLoopback } from '../../oci/registry-url.ts';
+import { hostInUrl, isLoopback } from '../../oci/registry-url.ts';
 import { type Answer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
 import { type EndedRequest, HttpSide, READING, type Route } from '../../oci/serving/http-side.ts';
 import { type Address, Listener } from '../../oci/serving/listener.ts';
@@ -70,7 +70,7 @@ export class MirrorServer {
 
   private constructor(listener: Listener, http: HttpSide, parts: P2pParts) {
     const { host, port } = listener.address;
-    this.url = new URL(`http://${host.includes(':') ? `[${host}]` : host}:${port}`);
+    this.url = new URL(`http://${hostInUrl(host)}:${port}`);
     this.#listener = listener;
     this.#http = http;
     this.#parts = parts;

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { hostAndPort } from '../../config/common-values.ts';
-import { isLoopback } from '../../oci/registry-url.ts';
+import { isLoopbackHost } from '../../oci/registry-url.ts';
 
 const filePath = z.string().min(1, 'name a file');
 
@@ -70,8 +70,4 @@ function securityOf({
 }: Pick<z.output<typeof settings>, 'secretFile' | 'tls'>): MeshSecurityFiles {
   if (secretFile !== undefined) return { kind: 'shared-secret', file: secretFile };
   return tls === undefined ? { kind: 'plain' } : { kind: 'certificates', ...tls };
-}
-
-function isLoopbackHost(host: string): boolean {
-  return isLoopback(new URL(`http://${host.includes(':') ? `[${host}]` : host}`));
 }

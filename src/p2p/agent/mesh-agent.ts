@@ -1,7 +1,6 @@
-import { isIPv6 } from 'node:net';
 import type { ChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
-import { isLoopback } from '../../oci/registry-url.ts';
+import { hostInUrl, isLoopbackHost } from '../../oci/registry-url.ts';
 import { memberIdOf, newMemberSecret } from '../member-secret.ts';
 import type { Announcement, Content, Peer } from '../mesh-protocol.ts';
 import { systemClock } from './clock.ts';
@@ -171,8 +170,7 @@ function othersIn(membership: Membership, table: Digest): readonly Peer[] {
 }
 
 function requireLoopback(host: string): void {
-  const url = `http://${isIPv6(host) ? `[${host}]` : host}`;
-  if (URL.canParse(url) && isLoopback(new URL(url))) return;
+  if (isLoopbackHost(host)) return;
   throw new MeshError(
     'ERR_MESH_SECURITY',
     `hosts that can reach ${host} could take part without proof: give a secret or certificates`,
@@ -181,10 +179,10 @@ function requireLoopback(host: string): void {
 
 /** HOST:PORT, the port being the one listened on if none is said. */
 function advertised(text: string, port: number): string {
-  const host = isIPv6(text) ? `[${text}]` : text;
+  const host = hostInUrl(text);
   const url = `http://${host}`;
   if (!URL.canParse(url) || new URL(url).hostname === '') {
     throw new MeshError('ERR_MESH_ADDRESS', `${text} is no address: write HOST or HOST:PORT`);
   }
-  return /:\d{1,5}$/.test(host) && !(isIPv6(text) && host.endsWith(']')) ? host : `${host}:${port}`;
+  return /:\d{1,5}$/.test(host) ? host : `${host}:${port}`;
 }

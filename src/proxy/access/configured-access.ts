@@ -1,7 +1,6 @@
-import { isIP } from 'node:net';
 import type { Logger } from 'pino';
 import { watchFiles } from '../../config/watched-files.ts';
-import { isLoopback } from '../../oci/registry-url.ts';
+import { isLoopbackHost } from '../../oci/registry-url.ts';
 import type { ProxyConfig } from '../config.ts';
 import type { Opened } from '../opened.ts';
 import type { Outages } from '../upstream/outages.ts';
@@ -59,7 +58,7 @@ export async function openAccess(
 /** Credentials that clients send in the clear can be read by anybody on their way. */
 export function warnOfPlainCredentials({ access, tls, listen, publicUrl }: ProxyConfig, log: Logger): void {
   if (access.mode === 'open' || tls !== null || publicUrl?.startsWith('https:')) return;
-  if (isLoopback(new URL(`http://${isIP(listen.host) === 6 ? `[${listen.host}]` : listen.host}/`))) return;
+  if (isLoopbackHost(listen.host)) return;
   log.warn(
     { mode: access.mode, listen },
     'CLIENTS SEND THEIR PASSWORDS IN THE CLEAR: set tls.cert and tls.key, or publicUrl if something in front ends TLS',
