@@ -121,7 +121,7 @@ export class MeshRoot {
     for (const edge of edges) {
       const seat = seatByTable.get(edge.table);
       if (seat === undefined) continue;
-      countEdge(seat, edge, nowMs);
+      countEdge(seat, edge);
       this.counts.received[edge.from === null ? 'proxies' : 'peers'] += edge.bytes;
     }
     this.#leaveAllBut(id, member, contents, nowMs);

@@ -13,7 +13,6 @@ export interface EdgeTotals {
   bytes: number;
   /** From the request to the first chunk, of the last report that says so; null if none did. */
   latencyMs: number | null;
-  atMs: number;
 }
 
 /** A member in one tree. */
@@ -34,10 +33,10 @@ export interface Seat {
 /** Of those that a member got something from: the ones heard of last. */
 const MAX_EDGES = 16;
 
-export function countEdge({ edges }: Seat, { from, bytes, latencyMs }: EdgeReport, nowMs: number): void {
-  const before = edges.get(from) ?? { bytes: 0, latencyMs: null, atMs: nowMs };
+export function countEdge({ edges }: Seat, { from, bytes, latencyMs }: EdgeReport): void {
+  const before = edges.get(from) ?? { bytes: 0, latencyMs: null };
   edges.delete(from);
-  edges.set(from, { bytes: before.bytes + bytes, latencyMs: latencyMs ?? before.latencyMs, atMs: nowMs });
+  edges.set(from, { bytes: before.bytes + bytes, latencyMs: latencyMs ?? before.latencyMs });
   for (const oldest of edges.keys()) {
     if (edges.size <= MAX_EDGES) return;
     edges.delete(oldest);
