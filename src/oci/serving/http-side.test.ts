@@ -4,24 +4,28 @@ import { connect, type Socket } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, expect, test, vi } from 'vitest';
 import type { StreamedBody } from './answer.ts';
-import { HttpSide, READING } from './http-side.ts';
+import { HttpSide, READING, type Route } from './http-side.ts';
 import { Listener } from './listener.ts';
 import { writePiece } from './stream.ts';
 
 const WAIT = { timeout: 30_000, interval: 5 };
 const PIECE = Buffer.alloc(64 * 1024, 1);
-const WARNING = 40;
+const [INFO, WARNING] = [30, 40];
 
 let listener: Listener;
 
 afterEach(() => listener.close(0));
 
-/** Answers all that is asked with this body. @returns what is logged, as it comes */
-async function serve(body: StreamedBody): Promise<Record<string, unknown>[]> {
+/** Answers what is asked with this body. @returns what is logged, as it comes */
+async function serve(body: StreamedBody | null): Promise<Record<string, unknown>[]> {
   const logged: Record<string, unknown>[] = [];
   const write = (line: string) => void logged.push(JSON.parse(line));
-  const route = { path: '/', methods: READING, kind: 'test', handle: () => ({ status: 200, headers: {}, body }) };
-  const http = new HttpSide([route], {
+  const route = { methods: READING, kind: 'test', handle: () => ({ status: 200, headers: {}, body }) };
+  const routes: Route[] = [
+    { ...route, path: '/' },
+    { ...route, path: '/often', logLevel: 'debug' },
+  ];
+  const http = new HttpSide(routes, {
     log: pino({ level: 'info' }, { write }),
     onEnd: () => {},
     errorAnswer: (error) => ({ status: 500, headers: {}, body: String(error), isFault: true }),
@@ -60,7 +64,7 @@ test('a client that resets its connection is no warning, though writing fails be
   client.once('close', () => begin.resolve());
   client.resetAndDestroy();
   await vi.waitFor(() => expect(logged).toHaveLength(1), WAIT);
-  expect(logged[0]).toMatchObject({ level: 30, status: 200, broken: true });
+  expect(logged[0]).toMatchObject({ level: INFO, status: 200, broken: true });
 });
 
 test('nor is a connection that was given up here', async () => {
@@ -69,7 +73,7 @@ test('nor is a connection that was given up here', async () => {
   await ask();
   begin.resolve();
   await vi.waitFor(() => expect(logged).toHaveLength(1), WAIT);
-  expect(logged[0]).toMatchObject({ level: 30, broken: true });
+  expect(logged[0]).toMatchObject({ level: INFO, broken: true });
 });
 
 test('a body that fails is a warning, and the client sees that it has not all', async () => {
@@ -85,4 +89,12 @@ test('a body that fails is a warning, and the client sees that it has not all', 
   await vi.waitFor(() => expect(logged).toHaveLength(2), WAIT);
   const warning = logged.find(({ level }) => level === WARNING);
   expect(warning).toMatchObject({ err: { message: 'the disk is gone' } });
+});
+
+test('what is asked all the time leaves no line in the log of each time', async () => {
+  const logged = await serve(null);
+  const url = `http://127.0.0.1:${listener.address.port}`;
+  for (const path of ['/often', '/often', '/']) expect((await fetch(`${url}${path}`)).status).toBe(200);
+  await vi.waitFor(() => expect(logged).not.toHaveLength(0), WAIT);
+  expect(logged).toMatchObject([{ level: INFO, path: '/' }]);
 });

@@ -29,6 +29,8 @@ export interface Route {
   readonly methods: readonly string[];
   /** What log and metrics call it; the handler may say it more exactly ({@link RequestNotes}). */
   readonly kind: string;
+  /** Of the line for each request, `info` if left out: what is asked all the time would fill the log. */
+  readonly logLevel?: 'debug';
   /** May throw: the error becomes the spec's JSON. `parameters` are the path's parts with a colon, decoded. */
   handle(request: ServedRequest, parameters: Readonly<Record<string, string>>): Answer | Promise<Answer>;
 }
@@ -105,7 +107,7 @@ export class HttpSide {
       const sentBytes = socket.bytesWritten - bytesBefore;
       const durationMs = performance.now() - startedMs;
       this.#onEnd({ method, status, sentBytes, durationMs, notes });
-      log.info({
+      log[route.logLevel ?? 'info']({
         method,
         path: loggedPath(url),
         ...notes,

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { encodeChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, isDigest } from '../../oci/digest.ts';
-import { type Answer, bufferAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
+import { type Answer, bufferAnswer, jsonAnswer, type ServedRequest } from '../../oci/serving/answer.ts';
 import { type ErrorAnswer, errorAnswer, requestErrorAnswer } from '../../oci/serving/error-answer.ts';
 import { HttpSide, type Route } from '../../oci/serving/http-side.ts';
 import { type Address, Listener } from '../../oci/serving/listener.ts';
@@ -63,8 +63,7 @@ export class PeerServer {
     const limits = { bytesPerSecond: uploadBytesPerSecond, maxInFlightBytes: MAX_IN_FLIGHT_BYTES };
     this.#turns = new UploadTurns(limits, clock);
     this.#http = new HttpSide(this.#routes(), {
-      // A line for each request would be one for every few chunks.
-      log: logger.isLevelEnabled('info') ? logger.child({}, { level: 'warn' }) : logger,
+      log: logger,
       onEnd: () => {},
       errorAnswer: answerOf,
     });
@@ -100,6 +99,7 @@ export class PeerServer {
       path: `${PEER_PATH}/${kind}/:table`,
       methods: ['GET'],
       kind: `peer ${kind}`,
+      logLevel: 'debug',
       handle: async (request, { table = '' }) => {
         const ticket = await this.#ticket(request, table);
         return answer(request, await this.#held(ticket, COMING_MS[kind], request.signal), ticket);
@@ -108,6 +108,8 @@ export class PeerServer {
     return [
       route('chunks', (request, held, ticket) => this.#chunks(request, held, ticket)),
       route('tables', (_request, { table }) => bufferAnswer(200, encodeChunkTable(table), BYTES)),
+      // For who only wants a connection.
+      { path: PEER_PATH, methods: ['GET'], kind: 'peer', logLevel: 'debug', handle: () => jsonAnswer({}) },
     ];
   }
 

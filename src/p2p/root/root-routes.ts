@@ -7,6 +7,7 @@ import { RequestError } from '../../oci/serving/request-error.ts';
 import { memberIdOf } from '../member-secret.ts';
 import {
   type Content,
+  type Heartbeat,
   heartbeatSchema,
   joinRequestSchema,
   leaveSchema,
@@ -61,21 +62,12 @@ const CHECKS_AT_ONCE = 16;
 /** What a root answers to agents. */
 export function rootRoutes(parts: RootParts): readonly Route[] {
   const { root, key } = parts;
-  const post = (name: string, handle: Route['handle']): Route => {
-    return { path: `${ROOT_PATH}/${name}`, methods: ['POST'], kind: 'mesh', handle };
+  const post = (name: string, handle: Route['handle'], more: Pick<Route, 'logLevel'> = {}): Route => {
+    return { path: `${ROOT_PATH}/${name}`, methods: ['POST'], kind: 'mesh', ...more, handle };
   };
   return [
     post('join', (request) => answerJoin(parts, request)),
-    post('heartbeat', async (request) => {
-      const beat = await read(
-        parts,
-        request,
-        heartbeatSchema,
-        MAX_HEARTBEAT_BYTES,
-        ({ member }) => member.id,
-      );
-      return jsonAnswer(root.heartbeat(beat));
-    }),
+    post('heartbeat', (request) => answerHeartbeat(parts, request), { logLevel: 'debug' }),
     post('lost', async (request) => {
       const lost = await read(parts, request, lostSchema, MAX_LOST_BYTES, ({ id }) => id);
       return jsonAnswer(told(() => root.lost(lost)));
@@ -104,6 +96,12 @@ export function rootStatusRoutes(root: MeshRoot): readonly Route[] {
     return jsonAnswer({ trees: root.trees(({ blob, table }) => wanted.has(blob) || wanted.has(table)) });
   };
   return [{ path: ROOT_PATH, methods: READING, kind: 'mesh', handle }];
+}
+
+async function answerHeartbeat(parts: RootParts, request: ServedRequest): Promise<Answer> {
+  const idOf = ({ member }: Heartbeat) => member.id;
+  const beat = await read(parts, request, heartbeatSchema, MAX_HEARTBEAT_BYTES, idOf);
+  return jsonAnswer(parts.root.heartbeat(beat));
 }
 
 async function answerJoin({ root, rights }: RootParts, request: ServedRequest): Promise<Answer> {
