@@ -33,7 +33,7 @@ class Root {
     const root = new MeshRoot({ settings, key: this.#key, now: Date.now });
     this.#root = root;
     const rights = { admit: async () => {}, refusal: async () => null };
-    const http = new HttpSide(rootRoutes({ root, key: this.#key, rights, now: Date.now }), {
+    const http = new HttpSide(rootRoutes({ root, rights }), {
       log: pino({ level: 'silent' }),
       onEnd: () => {},
       errorAnswer: (error) => ({ status: 500, headers: {}, body: String(error), isFault: true }),

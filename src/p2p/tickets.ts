@@ -1,6 +1,6 @@
 import { createPublicKey } from 'node:crypto';
 import { z } from 'zod';
-import { type Content, contentSchema, type keysSchema, peerSchema } from './mesh-protocol.ts';
+import { type Content, contentSchema, peerSchema, type RootKeys } from './mesh-protocol.ts';
 import { type SigningKey, signToken, type VerifyingKeys, verifyToken } from './signed-tokens.ts';
 
 /** What a ticket proves: that a root found this member to have the right to this content. */
@@ -30,7 +30,7 @@ export function verifyTicket(ticket: string, keys: VerifyingKeys, nowMs: number)
 }
 
 /** The keys of a root's answer, for {@link verifyTicket}; those of several roots can be put together. */
-export function verifyingKeys({ keys }: z.output<typeof keysSchema>): VerifyingKeys {
+export function verifyingKeys({ keys }: RootKeys): VerifyingKeys {
   return new Map(
     keys.map(({ kid, kty, crv, x }) => [kid, createPublicKey({ format: 'jwk', key: { kty, crv, x } })]),
   );

@@ -9,6 +9,7 @@ import {
   type Lost,
   type Peer,
   type Place,
+  type RootKeys,
 } from '../mesh-protocol.ts';
 import { issueTicket } from '../tickets.ts';
 import { slotsFor } from '../topology/slots.ts';
@@ -62,6 +63,16 @@ export class MeshRoot {
     this.#now = now;
     this.#limits = limits;
     this.#rebuilding = new Rebuilding(now(), settings.heartbeatMs, limits.seats);
+  }
+
+  /** What tickets of this root are checked with. */
+  publicKeys(): RootKeys {
+    return this.#key.publicKeys();
+  }
+
+  /** The member that a session was given to. @throws TokenError */
+  memberOf(session: string): string {
+    return this.#key.memberOf(session, this.#now());
   }
 
   /**

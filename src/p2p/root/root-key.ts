@@ -10,7 +10,7 @@ import { link, mkdir, open, readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../../config/errors.ts';
-import { type keysSchema, peerSchema } from '../mesh-protocol.ts';
+import { peerSchema, type RootKeys } from '../mesh-protocol.ts';
 import { type SigningKey, signToken, type VerifyingKeys, verifyToken } from '../signed-tokens.ts';
 
 const sessionSchema = z.object({ sub: peerSchema.shape.id });
@@ -56,7 +56,7 @@ export class RootKey implements SigningKey {
   }
 
   /** For all who check tickets. */
-  publicKeys(): z.output<typeof keysSchema> {
+  publicKeys(): RootKeys {
     return { keys: [{ kty: 'OKP', crv: 'Ed25519', kid: this.kid, x: this.#x }] };
   }
 

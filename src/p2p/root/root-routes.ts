@@ -17,7 +17,6 @@ import {
 import { TokenError } from '../signed-tokens.ts';
 import type { MeshRoot } from './mesh-root.ts';
 import { MeshRootError, type MeshRootErrorCode } from './mesh-root-error.ts';
-import type { RootKey } from './root-key.ts';
 
 /** Who may join which tree. */
 export interface MeshRights {
@@ -43,10 +42,7 @@ export interface MeshRepository {
 
 export interface RootParts {
   readonly root: MeshRoot;
-  readonly key: RootKey;
   readonly rights: MeshRights;
-  /** Milliseconds since the epoch. */
-  readonly now: () => number;
 }
 
 const KIB = 1024;
@@ -61,7 +57,7 @@ const CHECKS_AT_ONCE = 16;
 
 /** What a root answers to agents. */
 export function rootRoutes(parts: RootParts): readonly Route[] {
-  const { root, key } = parts;
+  const { root } = parts;
   const post = (name: string, handle: Route['handle'], more: Pick<Route, 'logLevel'> = {}): Route => {
     return { path: `${ROOT_PATH}/${name}`, methods: ['POST'], kind: 'mesh', ...more, handle };
   };
@@ -80,7 +76,7 @@ export function rootRoutes(parts: RootParts): readonly Route[] {
       path: `${ROOT_PATH}/keys`,
       methods: READING,
       kind: 'mesh',
-      handle: () => jsonAnswer(key.publicKeys()),
+      handle: () => jsonAnswer(root.publicKeys()),
     },
   ];
 }
@@ -128,22 +124,22 @@ async function answerJoin({ root, rights }: RootParts, request: ServedRequest): 
 
 /** The body of a request by the member that it names. The session is checked before a byte of it is read. */
 async function read<T>(
-  { key, now }: RootParts,
+  { root }: RootParts,
   request: ServedRequest,
   schema: z.ZodType<T>,
   maxBytes: number,
   idOf: (body: T) => string,
 ): Promise<T> {
-  const id = memberOf(key, request, now());
+  const id = memberOf(root, request);
   const body = parse(schema, await request.body.json(maxBytes));
   if (idOf(body) !== id) throw new RequestError('DENIED', 'the session is that of another member');
   return body;
 }
 
-function memberOf(key: RootKey, { headers }: ServedRequest, nowMs: number): string {
+function memberOf(root: MeshRoot, { headers }: ServedRequest): string {
   const session = /^bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1] ?? '';
   try {
-    return key.memberOf(session, nowMs);
+    return root.memberOf(session);
   } catch (error) {
     if (!(error instanceof TokenError)) throw error;
     throw new RequestError('UNAUTHORIZED', `join first: ${error.message}`, {

@@ -57,7 +57,7 @@ export async function startRoot(config: RootConfig, log: Logger): Promise<Runnin
   const root = new MeshRoot({ settings: config.trees, key, now: Date.now });
   const rights = new ProxyRights(new URL(config.proxy), proxyTls);
   const parts = { log, onEnd: () => {}, errorAnswer: answerOf };
-  const routes = [...rootRoutes({ root, key, rights, now: Date.now }), HEALTH];
+  const routes = [...rootRoutes({ root, rights }), HEALTH];
   const opened: ConfiguredListener[] = [];
   const close = async () => {
     await Promise.all(opened.map((listener) => listener.close(DRAIN_MS)));

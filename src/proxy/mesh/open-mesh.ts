@@ -15,6 +15,5 @@ export async function openMesh(
 ): Promise<RootParts | null> {
   if (!enabled) return null;
   const key = await RootKey.open(join(dataDirectory, 'mesh-key.pem'));
-  const now = Date.now;
-  return { root: new MeshRoot({ settings, key, now }), key, rights: new BlobRights(parts), now };
+  return { root: new MeshRoot({ settings, key, now: Date.now }), rights: new BlobRights(parts) };
 }
