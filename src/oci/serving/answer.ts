@@ -95,9 +95,9 @@ export async function writeAnswer(
     await body.send(outgoing, request.signal);
   } catch (error) {
     // What is written fails some time before the end of the connection is told of.
-    const { destroyed, errored } = outgoing.req.socket;
+    const isGone = outgoing.req.socket.destroyed;
     outgoing.destroy();
-    throw destroyed || errored !== null ? new ClientGoneError('the client is gone', { cause: error }) : error;
+    throw isGone ? new ClientGoneError('the client is gone', { cause: error }) : error;
   } finally {
     if (body !== null && !Buffer.isBuffer(body)) await body.close();
   }
