@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import process from 'node:process';
 import { MountHolder, type MountOptions } from '../client/mount/mount-holder.ts';
 import type { MountMessage } from '../client/mount/mount-launcher.ts';
+import { errorCode } from '../format/error-code.ts';
 import { describeProgress, reportMount } from './mount-output.ts';
 import { ProgressLine } from './output.ts';
 
@@ -54,7 +55,7 @@ function stopOnSignals(holder: MountHolder): void {
 function failure(error: unknown): MountMessage {
   const reasons: string[] = [];
   for (let cause = error; cause instanceof Error; cause = cause.cause) reasons.push(cause.message);
-  const code = error instanceof Error && 'code' in error ? String(error.code) : 'ERR_MOUNT_DAEMON';
+  const code = errorCode(error) ?? 'ERR_MOUNT_DAEMON';
   return { type: 'failed', code, reasons: reasons.length === 0 ? [String(error)] : reasons };
 }
 

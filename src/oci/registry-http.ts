@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { type Dispatcher, request } from 'undici';
+import { errorCode } from '../format/error-code.ts';
 import { readAtMost } from './bounded-body.ts';
 import { parseErrorBody, type RegistryContext, RegistryError, type RegistryErrorCode } from './errors.ts';
 import { ForbiddenAddressError } from './registry-url.ts';
@@ -65,11 +66,6 @@ function describeCause(cause: unknown): string {
   if (!(cause instanceof Error)) return String(cause);
   const code = errorCode(cause);
   return code === null || cause.message.includes(code) ? cause.message : `${cause.message} (${code})`.trim();
-}
-
-/** Node's and undici's errors carry a `code`. */
-export function errorCode(error: unknown): string | null {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null;
 }
 
 /** The value of a header that comes once. */

@@ -1,3 +1,4 @@
+import { errorCode } from '../format/error-code.ts';
 import { type BlobRange, downloadFrom, rangeHeaders, type UnsizedDownload } from './blob-download.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest, matchesDigest } from './digest.ts';
 import { type RegistryContext, RegistryError } from './errors.ts';
@@ -12,7 +13,7 @@ import {
   protocolError,
   readSmall,
 } from './registry-answers.ts';
-import { discard, errorCode, type HttpResponse, header, headerBytes, tooBig } from './registry-http.ts';
+import { discard, type HttpResponse, header, headerBytes, tooBig } from './registry-http.ts';
 import type { Endpoint } from './registry-route.ts';
 import type { RegistryRequest } from './registry-transport.ts';
 import { signedSchema1Payload } from './schema1.ts';

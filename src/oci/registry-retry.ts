@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
+import { errorCode } from '../format/error-code.ts';
 import { RegistryError } from './errors.ts';
-import { errorCode } from './registry-http.ts';
 
 export interface RetryPolicy {
   /** Further attempts after the first. */

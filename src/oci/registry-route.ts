@@ -1,6 +1,6 @@
+import { errorCode } from '../format/error-code.ts';
 import { OciError, RegistryError } from './errors.ts';
 import type { RegistryQuota } from './rate-limits.ts';
-import { errorCode } from './registry-http.ts';
 import { type RetryPolicy, withRetries } from './registry-retry.ts';
 import type { RegistryTransport } from './registry-transport.ts';
 

@@ -9,7 +9,8 @@ import type { BlobStore, BlobWriter, ExpectedBlob, HeldBlob, ListedBlob, LocalFi
 import { DirectoryBlobWriter } from './directory-blob-writer.ts';
 import { DirectoryLock } from './directory-lock.ts';
 import { DiskSpace } from './disk-space.ts';
-import { errnoOf, ioError } from './errors.ts';
+import { errorCode } from '../format/error-code.ts';
+import { ioError } from './errors.ts';
 import { fsyncPath, hashFile } from './fs-calls.ts';
 import { HeldSource } from './held-source.ts';
 
@@ -68,7 +69,7 @@ export class DirectoryBlobStore implements BlobStore {
       try {
         return new HeldSource(FileSource.open(this.#pathOf(digest)), release);
       } catch (cause) {
-        if (errnoOf(cause) === 'ENOENT') return null;
+        if (errorCode(cause) === 'ENOENT') return null;
         throw ioError(`cannot open ${digest}`, cause);
       }
     });
@@ -134,9 +135,9 @@ export class DirectoryBlobStore implements BlobStore {
       try {
         return await hashFile(this.#pathOf(digest), digestAlgorithm(digest), signal);
       } catch (cause) {
-        if (errnoOf(cause) === 'ENOENT') return null;
+        if (errorCode(cause) === 'ENOENT') return null;
         // What a disk cannot read any more is lost.
-        if (errnoOf(cause) === 'EIO') return 'unreadable';
+        if (errorCode(cause) === 'EIO') return 'unreadable';
         signal?.throwIfAborted();
         throw ioError(`cannot verify ${digest}`, cause);
       } finally {
@@ -163,7 +164,7 @@ export class DirectoryBlobStore implements BlobStore {
       const { size, mtimeMs } = await stat(this.#pathOf(digest));
       return { digest, sizeBytes: size, modifiedAtMs: mtimeMs };
     } catch (cause) {
-      if (errnoOf(cause) === 'ENOENT') return null;
+      if (errorCode(cause) === 'ENOENT') return null;
       throw ioError(`cannot look up ${digest}`, cause);
     }
   }
@@ -173,7 +174,7 @@ export class DirectoryBlobStore implements BlobStore {
       await unlink(this.#pathOf(digest));
       return true;
     } catch (cause) {
-      if (errnoOf(cause) === 'ENOENT') return false;
+      if (errorCode(cause) === 'ENOENT') return false;
       throw ioError(`cannot remove ${digest}`, cause);
     }
   }
@@ -197,7 +198,7 @@ async function namesIn(directory: string): Promise<string[]> {
   try {
     return await readdir(directory);
   } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT' || errnoOf(cause) === 'ENOTDIR') return [];
+    if (errorCode(cause) === 'ENOENT' || errorCode(cause) === 'ENOTDIR') return [];
     throw ioError(`cannot list ${directory}`, cause);
   }
 }

@@ -1,7 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import { errnoOf, ioError, StoreError } from './errors.ts';
+import { errorCode } from '../format/error-code.ts';
+import { ioError, StoreError } from './errors.ts';
 
 /**
  * One process a directory. The kernel holds the lock (SQLite's exclusive lock on a file of its own), so it ends
@@ -25,7 +26,7 @@ export class DirectoryLock {
       return new DirectoryLock(database);
     } catch (cause) {
       database?.close();
-      if (errnoOf(cause)?.startsWith('SQLITE_BUSY')) {
+      if (errorCode(cause)?.startsWith('SQLITE_BUSY')) {
         throw new StoreError(
           'ERR_STORE_LOCKED',
           `${directory} is in use by ${holder(holderPath)}: stop it, or give this one another data directory`,

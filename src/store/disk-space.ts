@@ -1,7 +1,8 @@
 import { statfs } from 'node:fs/promises';
 import pLimit, { type LimitFunction } from 'p-limit';
+import { errorCode } from '../format/error-code.ts';
 import { reserveRoom } from '../format/fallocate.ts';
-import { errnoOf, ioError, StoreError } from './errors.ts';
+import { ioError, StoreError } from './errors.ts';
 
 /** Of file systems that cannot reserve space (ENOSYS: some in user space). */
 const UNSUPPORTED = new Set(['EOPNOTSUPP', 'ENOSYS']);
@@ -48,7 +49,7 @@ async function allocate(fd: number, sizeBytes: number): Promise<void> {
     try {
       return await reserveRoom(fd, 0, sizeBytes);
     } catch (cause) {
-      const errno = errnoOf(cause) ?? '';
+      const errno = errorCode(cause) ?? '';
       if (UNSUPPORTED.has(errno)) return;
       if (errno !== 'EINTR') throw ioError(`cannot reserve ${sizeBytes} bytes`, cause);
     }

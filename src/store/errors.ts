@@ -1,3 +1,5 @@
+import { errorCode } from '../format/error-code.ts';
+
 export type StoreErrorCode =
   /** The bytes are not those that the digest names. */
   | 'ERR_STORE_DIGEST'
@@ -41,16 +43,11 @@ export function isStoreFailure(error: unknown): error is StoreError {
 /** Of system calls, of SQLite, and of PostgreSQL (disk_full). */
 const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG', 'SQLITE_FULL', '53100']);
 
-/** The errno of a failed system call, or null. */
-export function errnoOf(error: unknown): string | null {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null;
-}
-
 /** A failed system call as a StoreError that says what was being done. */
 export function ioError(doing: string, cause: unknown): StoreError {
   if (cause instanceof StoreError) return cause;
   const reason = cause instanceof Error ? cause.message : String(cause);
-  if (FULL.has(errnoOf(cause) ?? '')) {
+  if (FULL.has(errorCode(cause) ?? '')) {
     return new StoreError('ERR_STORE_FULL', `${doing}: no space left (${reason})`, { cause });
   }
   return new StoreError('ERR_STORE_IO', `${doing}: ${reason}`, { cause });

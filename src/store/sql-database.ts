@@ -2,7 +2,8 @@ import BetterSqlite from 'better-sqlite3';
 import { Kysely, PostgresDialect, type RawBuilder, SqliteDialect } from 'kysely';
 import pRetry from 'p-retry';
 import { Pool, types } from 'pg';
-import { errnoOf, ioError } from './errors.ts';
+import { errorCode } from '../format/error-code.ts';
+import { ioError } from './errors.ts';
 
 export interface PostgresOptions {
   /** `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…` */
@@ -135,5 +136,5 @@ export class SqlDatabase {
 const ENDED = /^Connection terminated|connection error and is not queryable/;
 
 function isTransient(error: Error): boolean {
-  return TRANSIENT.has(errnoOf(error) ?? '') || ENDED.test(error.message);
+  return TRANSIENT.has(errorCode(error) ?? '') || ENDED.test(error.message);
 }

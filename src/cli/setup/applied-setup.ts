@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { z } from 'zod';
+import { isSystemError } from '../../format/error-code.ts';
 import { withoutAdded } from './docker.ts';
 import { resolveOnHost } from './host-path.ts';
 import type { FilePlan } from './plan.ts';
@@ -174,7 +175,7 @@ function readIfThere(path: string): string | null {
   try {
     bytes = readFileSync(path);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    if (isSystemError(error, 'ENOENT')) return null;
     throw error;
   }
   const text = bytes.toString('utf8');

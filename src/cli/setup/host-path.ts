@@ -1,5 +1,6 @@
 import { readlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { isSystemError } from '../../format/error-code.ts';
 import { SetupError } from './setup-error.ts';
 
 /** As the kernel has it (path_resolution(7)). */
@@ -42,13 +43,7 @@ function linkTarget(path: string): string | null {
   try {
     return readlinkSync(path);
   } catch (error) {
-    if (
-      error instanceof Error &&
-      'code' in error &&
-      ['EINVAL', 'ENOENT', 'ENOTDIR'].includes(`${error.code}`)
-    ) {
-      return null;
-    }
+    if (isSystemError(error, 'EINVAL', 'ENOENT', 'ENOTDIR')) return null;
     throw error;
   }
 }

@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { stat, statfs, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isSystemError } from '../../format/error-code.ts';
 import { ClientError } from '../errors.ts';
 import type { Attachment, AttachOptions } from './attach-contract.ts';
 import { type AttachPaths, attachPaths } from './attach-paths.ts';
@@ -9,7 +10,6 @@ import { Holder } from './holder.ts';
 import { mountFuseFile, mountReadOnly, unmount } from './linux-mount.ts';
 import { addLoop } from './loop-devices.ts';
 import { detachRemains, findAttached, removeBelow, Steps } from './remains.ts';
-import { isSystemError } from './system-errors.ts';
 
 type FuseMethod = 'file' | 'loop';
 

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { isSystemError } from '../../format/error-code.ts';
 import { BufferPool } from '../nbd/buffer-pool.ts';
 import type { NbdExport } from '../nbd/nbd-connection.ts';
 import { readDescriptor } from './descriptor-reader.ts';
@@ -46,7 +47,7 @@ const MAX_LOST_REQUESTS = 200_000;
 const LOST_REQUESTS_PER_TURN = 500;
 
 /** The reply comes too late: the request was given up, or the file system is gone. */
-const GONE: ReadonlySet<unknown> = new Set(['ENOENT', 'ENODEV', 'EPERM', 'ECONNABORTED']);
+const GONE = ['ENOENT', 'ENODEV', 'EPERM', 'ECONNABORTED'];
 
 const buffers = new BufferPool(MAX_IDLE_BYTES);
 
@@ -101,7 +102,7 @@ export class FuseConnection {
       writeSync(this.#fd, encodeResend());
       this.#kernelResends = true;
     } catch (error) {
-      if (!(error instanceof Error && 'code' in error && error.code === 'EINVAL')) throw error;
+      if (!isSystemError(error, 'EINVAL')) throw error;
     }
     return this.#kernelResends;
   }
@@ -283,7 +284,7 @@ export class FuseConnection {
       writeSync(this.#fd, reply);
       return null;
     } catch (error) {
-      return error instanceof Error && 'code' in error && GONE.has(error.code) ? null : error;
+      return isSystemError(error, ...GONE) ? null : error;
     }
   }
 }

@@ -3,12 +3,12 @@ import { closeSync, constants, openSync } from 'node:fs';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { type NativeCall, nativeCall } from '../../format/libc.ts';
+import { isSystemError } from '../../format/error-code.ts';
 import { ClientError } from '../errors.ts';
 import type { AttachPaths } from './attach-paths.ts';
 import { takeDescriptor } from './pidfd.ts';
 import { hasEnded, identifyProcess, isRunning, type ProcessIdentity, signalProcess } from './processes.ts';
 import { missingProgram } from './programs.ts';
-import { isSystemError } from './system-errors.ts';
 
 /** Which descriptor of the holder is the held one. */
 const HELD_FD = 3;

@@ -1,15 +1,15 @@
 import { realpath } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isSystemError } from '../../format/error-code.ts';
 import { ClientError } from '../errors.ts';
 import { NbdConnection } from '../nbd/nbd-connection.ts';
 import type { Attachment, AttachOptions } from './attach-contract.ts';
 import { KernelNbdDevice } from './kernel-nbd-device.ts';
 import { detachKernelNbd, targetsOf } from './kernel-nbd-remains.ts';
-import { mountReadOnly, unmount } from './linux-mount.ts';
+import { ignoreUnmounted, mountReadOnly, unmount } from './linux-mount.ts';
 import { type Served, serveConnections } from './nbd-connections.ts';
 import { type SocketPair, socketPair } from './socket-pair.ts';
-import { ignoreUnmounted, isSystemError } from './system-errors.ts';
 
 /**
  * A read that a killed process had taken and not answered is asked again after that; so is one that just takes longer,

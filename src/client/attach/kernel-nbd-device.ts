@@ -1,4 +1,5 @@
 import { readdir, readFile } from 'node:fs/promises';
+import { isSystemError } from '../../format/error-code.ts';
 import { encodeAttributes, type NetlinkAttribute, NetlinkFamily } from './netlink.ts';
 
 /*
@@ -23,9 +24,6 @@ const Attribute = {
 } as const;
 const SOCKET_ITEM = 1;
 const SOCKET_FD = 1;
-
-/** The file with the backend identifier is there while a device is connected. */
-const NOT_CONNECTED: ReadonlySet<unknown> = new Set(['ENOENT', 'ENODEV']);
 
 /** NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY */
 const SERVER_FLAGS = 3n;
@@ -126,12 +124,12 @@ export class KernelNbdDevice {
   }
 }
 
-/** Null if it is not connected; other failures say nothing of that. */
+/** Null if it is not connected: the file is there while it is. Other failures say nothing of that. */
 async function backendOf(name: string): Promise<string | null> {
   try {
     return (await readFile(`/sys/block/${name}/backend`, 'utf8')).trimEnd();
   } catch (error) {
-    if (error instanceof Error && 'code' in error && NOT_CONNECTED.has(error.code)) return null;
+    if (isSystemError(error, 'ENOENT', 'ENODEV')) return null;
     throw error;
   }
 }

@@ -1,6 +1,6 @@
+import { isSystemError } from '../../format/error-code.ts';
 import { KernelNbdDevice } from './kernel-nbd-device.ts';
-import { listSystemMounts, unmount } from './linux-mount.ts';
-import { ignoreUnmounted, isSystemError } from './system-errors.ts';
+import { ignoreUnmounted, listSystemMounts, unmount } from './linux-mount.ts';
 
 /** Directories a device is mounted on, the latest mount first. */
 export async function targetsOf({ path }: KernelNbdDevice): Promise<string[]> {

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { type NativeCall, nativeCall } from '../../format/libc.ts';
+import { isSystemError } from '../../format/error-code.ts';
 import { DEVICE_FILE_MODE, MAX_READ_BYTES } from './fuse-protocol.ts';
 import { callInHelper } from './mount-helpers.ts';
 
@@ -73,6 +74,11 @@ function unmountFlags({ lazy }: { readonly lazy: boolean }): number {
 async function umount2(target: string, flags: number): Promise<void> {
   unmountCall ??= nativeCall('umount2', 'int umount2(const char *, int)');
   await unmountCall(target, flags);
+}
+
+/** For `catch`: nothing was mounted there, or nothing is there any more. */
+export function ignoreUnmounted(error: unknown): void {
+  if (!isSystemError(error, 'EINVAL', 'ENOENT')) throw error;
 }
 
 export interface MountEntry {

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isSystemError } from './system-errors.ts';
+import { isSystemError } from '../../format/error-code.ts';
 
 const POLL_MS = 20;
 

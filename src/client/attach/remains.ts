@@ -1,12 +1,12 @@
 import { realpath, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isSystemError } from '../../format/error-code.ts';
 import { ClientError } from '../errors.ts';
 import { type AttachPaths, attachPaths } from './attach-paths.ts';
 import { Holder } from './holder.ts';
 import { detachKernelNbd } from './kernel-nbd-remains.ts';
-import { abortFuse, listSystemMounts, unmount, unmountFuseFile } from './linux-mount.ts';
+import { abortFuse, ignoreUnmounted, listSystemMounts, unmount, unmountFuseFile } from './linux-mount.ts';
 import { loopDevicesOn, removeLoop } from './loop-devices.ts';
-import { ignoreUnmounted, isSystemError } from './system-errors.ts';
 
 /** The kernel lets go of a loop device's file a moment after the device is taken down. */
 const BUSY_TIMEOUT_MS = 3_000;

@@ -2,6 +2,7 @@ import { constants } from 'node:fs';
 import { access, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { version } from 'node:process';
+import { errorCode } from '../../format/error-code.ts';
 import { canReadDescriptors } from '../attach/descriptor-reader.ts';
 import {
   EROFS_FROM_FILE_SINCE,
@@ -55,7 +56,7 @@ async function fuse(): Promise<Finding> {
     await (await open('/dev/fuse', 'r+')).close();
     return good(name, 'it can be opened', 'devices are files that the daemon serves');
   } catch (error) {
-    const code = codeOf(error);
+    const code = errorCode(error) ?? String(error);
     return missing(
       name,
       code === 'ENOENT' ? 'it is not there' : `it cannot be opened (${code})`,
@@ -185,8 +186,4 @@ async function module(name: string, release: string): Promise<Presence> {
 
 function described(presence: Presence): string {
   return presence === 'there' ? 'in the kernel' : 'a module that the kernel loads when it is needed';
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : String(error);
 }

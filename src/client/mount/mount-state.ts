@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { isSystemError } from '../../format/error-code.ts';
 import { identifyProcess, isRunning } from '../attach/processes.ts';
 import { ClientError } from '../errors.ts';
 import { mountPaths } from './mount-paths.ts';
@@ -37,8 +38,7 @@ export async function claimMount(runDirectory: string, state: MountState): Promi
     await rename(prepared, mountPaths(runDirectory, state.id).workDirectory);
   } catch (cause) {
     await rm(prepared, { recursive: true, force: true });
-    const isClaimed = cause instanceof Error && 'code' in cause && cause.code === 'ENOTEMPTY';
-    if (!isClaimed) throw cause;
+    if (!isSystemError(cause, 'ENOTEMPTY')) throw cause;
     throw new ClientError('ERR_MOUNT_TARGET', `${state.directory} has a mount of ours already`, { cause });
   }
 }

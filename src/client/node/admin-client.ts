@@ -1,6 +1,7 @@
 import { request } from 'node:http';
 import { text as readText } from 'node:stream/consumers';
 import { z } from 'zod';
+import { isSystemError } from '../../format/error-code.ts';
 import { ClientError, type ClientErrorCode } from '../errors.ts';
 
 const failureSchema = z.object({ code: z.string(), message: z.string() });
@@ -43,8 +44,8 @@ function exchange(
       readText(incoming).then((text) => resolve({ status, text }), reject);
     });
     outgoing.once('error', (error) => {
-      const isNobodyThere = 'code' in error && (error.code === 'ENOENT' || error.code === 'ECONNREFUSED');
-      if (isNobodyThere) resolve(null);
+      // Nobody is there.
+      if (isSystemError(error, 'ENOENT', 'ECONNREFUSED')) resolve(null);
       else
         reject(
           new ClientError('ERR_NODE_UNREACHABLE', `cannot ask the daemon at ${socketPath}`, { cause: error }),

@@ -2,6 +2,7 @@ import { chmod, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { z } from 'zod';
+import { errorCode } from '../../format/error-code.ts';
 import { refuseOtherHosts } from '../../oci/serving/own-hosts.ts';
 import { RequestError } from '../../oci/serving/request-error.ts';
 import type { CachedTable } from '../chunks/chunk-cache.ts';
@@ -134,7 +135,7 @@ async function respond(
     if (error instanceof RequestError) {
       return jsonAnswer(403, { code: 'ERR_NODE_OTHER_HOST', message: error.message });
     }
-    const code = error instanceof Error && 'code' in error ? error.code : 'ERR_NODE';
+    const code = errorCode(error) ?? 'ERR_NODE';
     return jsonAnswer(409, { code, message: error instanceof Error ? error.message : String(error) });
   }
 }

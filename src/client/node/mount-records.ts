@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile, realpath, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { isSystemError } from '../../format/error-code.ts';
 import { type Digest, digestHex, isDigest } from '../../oci/digest.ts';
 import type { LazyChain } from '../sources/lazy-chain.ts';
 
@@ -119,7 +120,7 @@ export async function ifThere<T>(found: Promise<T>): Promise<T | null> {
   try {
     return await found;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    if (isSystemError(error, 'ENOENT')) return null;
     throw error;
   }
 }

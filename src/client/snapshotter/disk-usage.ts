@@ -1,5 +1,6 @@
 import { lstatSync, readdirSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { isSystemError } from '../../format/error-code.ts';
 import type { Usage } from './snapshot-store.ts';
 
 const BLOCK_BYTES = 512;
@@ -47,7 +48,7 @@ function namesIn(directory: Buffer): Buffer[] {
   try {
     return readdirSync(directory, { encoding: 'buffer' });
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
+    if (isSystemError(error, 'ENOENT')) return [];
     throw error;
   }
 }

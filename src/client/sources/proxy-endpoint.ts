@@ -1,8 +1,8 @@
 import { LRUCache } from 'lru-cache';
+import { errorCode } from '../../format/error-code.ts';
 import { OciError, RegistryError } from '../../oci/errors.ts';
 import { RegistryClient } from '../../oci/registry-client.ts';
 import type { RegistryTimeouts } from '../../oci/registry-connections.ts';
-import { errorCode } from '../../oci/registry-http.ts';
 import type { RegistryTls } from '../../oci/registry-tls.ts';
 import type { Identity, RepositoryAt, SourceCredentials } from './source-credentials.ts';
 

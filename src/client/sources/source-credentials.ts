@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { rename, writeFile } from 'node:fs/promises';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
+import { errorCode, isSystemError } from '../../format/error-code.ts';
 import {
   type CredentialsProvider,
   fixedSecret,
@@ -124,9 +125,9 @@ export class SourceCredentials {
         this.#remembered.set(key, value);
       }
     } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return;
+      if (isSystemError(error, 'ENOENT')) return;
       // Not what the parser says: it may quote a secret.
-      const reason = error instanceof Error && 'code' in error ? error : null;
+      const reason = errorCode(error) === null ? null : error;
       this.#options.onProblem?.(`the credentials of earlier pulls in ${file} cannot be read`, reason);
     }
   }

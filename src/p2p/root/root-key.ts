@@ -10,6 +10,7 @@ import { link, mkdir, open, readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { z } from 'zod';
 import { ConfigError } from '../../config/errors.ts';
+import { isSystemError } from '../../format/error-code.ts';
 import { peerSchema, type RootKeys } from '../mesh-protocol.ts';
 import { type SigningKey, signToken, type VerifyingKeys, verifyToken } from '../signed-tokens.ts';
 
@@ -84,7 +85,7 @@ async function readIfThere(path: string): Promise<string | null> {
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    if (isSystemError(error, 'ENOENT')) return null;
     throw error;
   }
 }
@@ -106,8 +107,7 @@ async function create(path: string): Promise<string> {
     await link(unfinished, path);
     return pem;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'EEXIST')
-      return await readFile(path, 'utf8');
+    if (isSystemError(error, 'EEXIST')) return await readFile(path, 'utf8');
     throw error;
   } finally {
     await rm(unfinished);

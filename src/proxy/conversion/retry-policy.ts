@@ -1,3 +1,4 @@
+import { errorCode } from '../../format/error-code.ts';
 import { RegistryError } from '../../oci/errors.ts';
 import type { ConversionFailure } from '../../store/conversion-table.ts';
 
@@ -56,17 +57,11 @@ export function failureOf(
   error: unknown,
   { attempts, policy, nowMs }: { attempts: number; policy: string; nowMs: number },
 ): ConversionFailure {
-  const code = codeOf(error);
+  const code = errorCode(error) ?? 'ERR_PROXY_CONVERSION';
   const message = error instanceof Error ? error.message : String(error);
   if (attempts >= attemptsFor(code)) return { code, message, policy, nextAttemptMs: null };
   const asked = error instanceof RegistryError ? (error.retryAfterMs ?? 0) : 0;
   return { code, message, policy, nextAttemptMs: nowMs + Math.max(asked, delayMs(attempts)) };
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string'
-    ? error.code
-    : 'ERR_PROXY_CONVERSION';
 }
 
 function attemptsFor(code: string): number {
