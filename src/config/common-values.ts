@@ -10,5 +10,10 @@ export const hostAndPort = z
   })
   .refine(({ port }) => port <= 65_535, 'the port is greater than 65535');
 
+/** Of a dadi proxy or root: paths are put behind it. */
+export const baseUrl = z
+  .url({ protocol: /^https?$/, error: 'write a URL, for example http://127.0.0.1:5100' })
+  .transform((text) => new URL(text.endsWith('/') ? text : `${text}/`));
+
 /** What is logged: this and what is worse. */
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;

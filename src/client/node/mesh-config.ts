@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { hostAndPort } from '../../config/common-values.ts';
+import { baseUrl, hostAndPort } from '../../config/common-values.ts';
 import { isLoopbackHost } from '../../oci/registry-url.ts';
 
 const filePath = z.string().min(1, 'name a file');
@@ -22,11 +22,7 @@ const settings = z
     uploadBytesPerSecond: z.int().min(1_000_000).default(125_000_000),
     /** Where trees are made; by itself the proxies. */
     roots: z
-      .array(
-        z
-          .url({ protocol: /^https?$/, error: 'write a URL, for example http://127.0.0.1:5100' })
-          .transform((text) => new URL(text.endsWith('/') ? text : `${text}/`)),
-      )
+      .array(baseUrl)
       .min(1, 'name at least one root, or leave it out: then the proxies are the roots')
       .optional(),
     /** What all hosts of the mesh know, and nobody else. */

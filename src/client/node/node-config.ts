@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { z } from 'zod';
-import { hostAndPort, LOG_LEVELS } from '../../config/common-values.ts';
+import { baseUrl, hostAndPort, LOG_LEVELS } from '../../config/common-values.ts';
 import { parseConfig } from '../../config/parse-config.ts';
 import { meshSettings } from './mesh-config.ts';
 
@@ -28,9 +28,7 @@ const schema = z
     /** In the order in which they are asked. */
     proxies: z
       .array(
-        z
-          .url({ protocol: /^https?$/, error: 'write a URL, for example http://127.0.0.1:5100' })
-          .transform((text) => new URL(text.endsWith('/') ? text : `${text}/`)),
+        baseUrl,
         'is missing; name at least one dadi proxy, for example [http://127.0.0.1:5100], or start with --proxy',
       )
       .min(1, 'name at least one dadi proxy, for example http://127.0.0.1:5100'),
