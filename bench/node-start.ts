@@ -14,9 +14,10 @@ import { parseArgs } from 'node:util';
 import { demoImage } from '../demo/image.ts';
 import { PROGRAM } from '../demo/recipe.ts';
 import { formatTable, printJson } from '../src/cli/output.ts';
-import { type ImageManifest, parseManifest } from '../src/oci/manifest.ts';
+import type { ImageManifest } from '../src/oci/manifest.ts';
 import { pauseImage } from '../test/support/busybox-image.ts';
 import { writeHosts } from '../test/support/containerd.ts';
+import { converted, pullManifest } from '../test/support/converted-image.ts';
 import { CriContainerd } from '../test/support/cri/cri-containerd.ts';
 import { DadiNode } from '../test/support/dadi-node.ts';
 import { pushMade } from '../test/support/made-image.ts';
@@ -135,23 +136,11 @@ async function serve([program = '', ...args]: readonly string[], readyUrl: strin
   running.push(await start(program, args, { logPath, readyWhen: async () => (await fetch(readyUrl)).ok }));
 }
 
-/** Asks for the image as a node does until it is converted. */
 async function convert(proxy: string, repository: string): Promise<ImageManifest> {
-  const response = await fetch(`http://${proxy}/v2/${repository}/manifests/1?ns=${HOST}`);
-  const digest = response.headers.get('docker-content-digest');
-  const manifest = parseManifest(
-    Buffer.from(await response.arrayBuffer()),
-    response.headers.get('content-type') ?? '',
-  );
-  if (manifest.kind !== 'image') throw new Error(`${repository} is no image`);
-  const deadline = performance.now() + PATIENCE_MS;
-  for (;;) {
-    const query = `repository=${repository}&ns=${HOST}&wait=20`;
-    const answer = await fetch(`http://${proxy}/dadi/v1/images/${digest}?${query}`);
-    const { state } = (await answer.json()) as { state: string };
-    if (state === 'done') return manifest;
-    if (state === 'failed' || performance.now() > deadline) throw new Error(`${repository} is ${state}`);
-  }
+  const url = `http://${proxy}`;
+  const { manifest, digest } = await pullManifest(url, HOST, repository);
+  await converted(url, HOST, repository, digest);
+  return manifest;
 }
 
 /** The proxy keeps what it pulls: nobody waits for upstream in either way. */

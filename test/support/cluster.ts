@@ -3,13 +3,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import process from 'node:process';
-import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { chainIds } from '../../src/oci/chain-id.ts';
-import { type Digest, digestOf } from '../../src/oci/digest.ts';
-import { type ImageManifest, parseManifest } from '../../src/oci/manifest.ts';
+import type { Digest } from '../../src/oci/digest.ts';
 import type { Content } from '../../src/p2p/mesh-protocol.ts';
 import { type ClusterHost, ClusterNetwork } from './cluster-network.ts';
+import { converted, pullManifest } from './converted-image.ts';
 import { LazyHost } from './lazy-host.ts';
 import type { LazyImage } from './lazy-pull.ts';
 import { run, type StartedProcess, start } from './processes.ts';
@@ -20,7 +19,6 @@ export const CLUSTER_REGISTRY = 'reg.example';
 const REGISTRY_PORT = 5000;
 const PROXY_PORT = 5100;
 const ADMIN_PORT = 5101;
-const PATIENCE_MS = 600_000;
 /** Many programs start at once, on few processors. */
 const READY_MS = 180_000;
 const AT_ONCE = 4;
@@ -40,14 +38,6 @@ interface ServiceCommand {
   readonly command: readonly string[];
   readonly port: number;
   readonly readyPath: string;
-}
-
-interface ConversionAnswer {
-  readonly state: string;
-  /** Once it is done. */
-  readonly chains: readonly {
-    readonly converted: { readonly digest: Digest; readonly chunkTable: Digest; readonly size: number };
-  }[];
 }
 
 interface Running {
@@ -109,15 +99,19 @@ export class Cluster {
   async addImage(layout: string, repository: string): Promise<ClusterImage> {
     const to = `docker://${this.registry.host.address}:${REGISTRY_PORT}/${repository}:1`;
     await run('skopeo', ['--insecure-policy', 'copy', '--quiet', '--dest-tls-verify=false', layout, to]);
-    const { manifest, digest } = await this.#manifest(repository);
-    const contents = await this.#converted(repository, digest);
+    const { url } = this.proxy;
+    const { manifest, digest } = await pullManifest(url, CLUSTER_REGISTRY, repository);
+    const layers = await converted(url, CLUSTER_REGISTRY, repository, digest);
     const config = await fetch(
-      `${this.proxy.url}/v2/${repository}/blobs/${manifest.config.digest}?ns=${CLUSTER_REGISTRY}`,
+      `${url}/v2/${repository}/blobs/${manifest.config.digest}?ns=${CLUSTER_REGISTRY}`,
     );
     const { rootfs } = (await config.json()) as { rootfs: { diff_ids: Digest[] } };
     const chains = chainIds(rootfs.diff_ids);
     return {
-      ...{ repository, contents },
+      repository,
+      contents: layers.map(({ digest: blob, chunkTable: table, size: sizeBytes }) => ({
+        ...{ blob, table, sizeBytes },
+      })),
       reference: `${CLUSTER_REGISTRY}/${repository}:1`,
       manifestDigest: digest,
       layers: manifest.layers.map((layer, at) => ({ digest: layer.digest, chainId: chains[at]! })),
@@ -215,30 +209,6 @@ export class Cluster {
     // JSON is YAML.
     writeFileSync(path, JSON.stringify(value));
     return path;
-  }
-
-  async #manifest(repository: string): Promise<{ manifest: ImageManifest; digest: Digest }> {
-    const response = await fetch(`${this.proxy.url}/v2/${repository}/manifests/1?ns=${CLUSTER_REGISTRY}`);
-    const bytes = Buffer.from(await response.arrayBuffer());
-    const manifest = parseManifest(bytes, response.headers.get('content-type') ?? '');
-    if (manifest.kind !== 'image') throw new Error(`${repository} is no image`);
-    return { manifest, digest: digestOf(bytes) };
-  }
-
-  async #converted(repository: string, digest: Digest): Promise<ClusterImage['contents']> {
-    const deadlineMs = performance.now() + PATIENCE_MS;
-    for (;;) {
-      const query = `repository=${repository}&ns=${CLUSTER_REGISTRY}&wait=20`;
-      const answer = await fetch(`${this.proxy.url}/dadi/v1/images/${digest}?${query}`);
-      const { state, chains } = (await answer.json()) as ConversionAnswer;
-      if (state === 'done') {
-        return chains.map(({ converted: { digest: blob, chunkTable: table, size: sizeBytes } }) => {
-          return { blob, table, sizeBytes };
-        });
-      }
-      if (state === 'failed' || performance.now() > deadlineMs) throw new Error(`${repository} is ${state}`);
-      await sleep(10);
-    }
   }
 }
 

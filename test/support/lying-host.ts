@@ -5,7 +5,7 @@
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
-import { type ChunkTable, decodeChunkTable } from '../../src/format/chunk-table.ts';
+import { type ChunkTable, chunkLength, decodeChunkTable } from '../../src/format/chunk-table.ts';
 import type { ChunkHolder } from '../../src/p2p/agent/chunk-holder.ts';
 import { MeshAgent } from '../../src/p2p/agent/mesh-agent.ts';
 import type { Content } from '../../src/p2p/mesh-protocol.ts';
@@ -51,6 +51,6 @@ async function tableOf({ table }: Content): Promise<ChunkTable> {
 }
 
 /** Of the right length: nobody but who looks at the digest sees that it is wrong. */
-function wrongChunk({ chunkSize, blobSize }: ChunkTable, index: number): Buffer {
-  return Buffer.alloc(Math.min(chunkSize, blobSize - index * chunkSize), index);
+function wrongChunk(table: ChunkTable, index: number): Buffer {
+  return Buffer.alloc(chunkLength(table, index), index);
 }

@@ -7,6 +7,7 @@ import type { Digest } from '../../src/oci/digest.ts';
 import { pauseImage } from './busybox-image.ts';
 import { startFilledRegistry } from './client-images.ts';
 import { writeHosts } from './containerd.ts';
+import { converted } from './converted-image.ts';
 import { CriContainerd } from './cri/cri-containerd.ts';
 import { DadiNode } from './dadi-node.ts';
 import { leftovers } from './leftovers.ts';
@@ -168,15 +169,7 @@ export class NodeStack<Names extends string> {
   }
 
   async #convert(registry: string, name: Names | Pause): Promise<void> {
-    const { digest } = this.images[name].descriptor;
-    const query = new URLSearchParams({ repository: name.split(':')[0] ?? '', ns: registry, wait: '20' });
-    for (;;) {
-      const answer = await this.proxy.fetch(`/dadi/v1/images/${digest}?${query}`);
-      const status = (await answer.json()) as { readonly state?: string };
-      if (status.state === 'done') return;
-      if (status.state !== 'queued' && status.state !== 'running') {
-        throw new Error(`${name} is not converted: ${JSON.stringify(status)}`);
-      }
-    }
+    const [repository = ''] = name.split(':');
+    await converted(this.proxy.url, registry, repository, this.images[name].descriptor.digest);
   }
 }

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { type NativeCall, nativeCall } from '../../format/libc.ts';
 import { isSystemError } from '../../format/error-code.ts';
 import { DEVICE_FILE_MODE, MAX_READ_BYTES } from './fuse-protocol.ts';
+import { MOUNT, UMOUNT2 } from './mount-call.ts';
 import { callInHelper } from './mount-helpers.ts';
 
 const MS_RDONLY = 1;
@@ -35,10 +36,7 @@ export async function mountReadOnly(
  * @throws SystemCallError
  */
 export async function mountFuseFile(fd: number, file: string): Promise<void> {
-  mountCall ??= nativeCall(
-    'mount',
-    'int mount(const char *, const char *, const char *, unsigned long, const char *)',
-  );
+  mountCall ??= nativeCall('mount', MOUNT);
   const mode = DEVICE_FILE_MODE.toString(8);
   const data = `fd=${fd},rootmode=${mode},user_id=0,group_id=0,max_read=${MAX_READ_BYTES}`;
   await mountCall('dadi', file, 'fuse.dadi', MS_RDONLY | MS_NODEV | MS_NOSUID, data);
@@ -72,7 +70,7 @@ function unmountFlags({ lazy }: { readonly lazy: boolean }): number {
 }
 
 async function umount2(target: string, flags: number): Promise<void> {
-  unmountCall ??= nativeCall('umount2', 'int umount2(const char *, int)');
+  unmountCall ??= nativeCall('umount2', UMOUNT2);
   await unmountCall(target, flags);
 }
 

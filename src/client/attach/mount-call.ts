@@ -1,3 +1,7 @@
+/** As libc declares them. */
+export const MOUNT = 'int mount(const char *, const char *, const char *, unsigned long, const char *)';
+export const UMOUNT2 = 'int umount2(const char *, int)';
+
 /** mount(2) and umount2(2), as {@link MountHelper}s are asked for them. */
 export type MountCall =
   | {

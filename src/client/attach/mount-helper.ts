@@ -4,11 +4,11 @@
  */
 import process from 'node:process';
 import { lastErrno, loadLibrary } from '../../format/native.ts';
-import type { MountAnswer, MountCall } from './mount-call.ts';
+import { MOUNT, type MountAnswer, type MountCall, UMOUNT2 } from './mount-call.ts';
 
 const libc = loadLibrary('libc.so.6', 'libc6');
-const mount = libc.func('int mount(const char *, const char *, const char *, unsigned long, const char *)');
-const umount2 = libc.func('int umount2(const char *, int)');
+const mount = libc.func(MOUNT);
+const umount2 = libc.func(UMOUNT2);
 
 process.on('message', (call: MountCall) => {
   const result =
