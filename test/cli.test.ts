@@ -14,6 +14,10 @@ import { putOneLayerImage } from './support/one-layer-image.ts';
 
 const MAIN = resolve(import.meta.dirname, '../src/cli/main.ts');
 const GOLDEN = resolve(import.meta.dirname, 'golden');
+const COMMANDS = [
+  ...['proxy', 'mount', 'umount', 'convert', 'conversions', 'preheat', 'cache', 'gc'],
+  ...['node', 'mesh', 'root', 'doctor', 'setup', 'inspect'],
+];
 
 const work = mkdtempSync(join(tmpdir(), 'dadi-cli-'));
 afterAll(() => rmSync(work, { recursive: true, force: true }));
@@ -26,8 +30,7 @@ describe('help and usage', () => {
   test('the help names every command', () => {
     const { status, stdout } = dadi(['--help']);
     expect(status).toBe(0);
-    for (const command of ['proxy', 'mount', 'umount', 'convert', 'conversions', 'inspect', 'node', 'doctor'])
-      expect(stdout).toContain(command);
+    for (const command of COMMANDS) expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
   });
 
   test.each([
@@ -118,6 +121,18 @@ describe('dadi proxy: configuration', () => {
     expect([missing.status, missing.stderr.includes('missing.yaml')]).toEqual([1, true]);
     const broken = check('a: [1');
     expect([broken.status, broken.stderr.includes('proxy.yaml')]).toEqual([1, true]);
+  });
+});
+
+test('dadi node: the example in the help is a configuration', () => {
+  const { stdout: help } = dadi(['node', '--help']);
+  const file = join(work, 'node.yaml');
+  writeFileSync(file, help.slice(help.indexOf('  proxies:'), help.indexOf('\nSIGTERM')));
+  const { stdout } = dadi(['node', '--check-config', '--config', file]);
+  expect(JSON.parse(stdout)).toMatchObject({
+    proxies: ['https://dadi-1.example.com/', 'https://dadi-2.example.com/'],
+    mesh: { zone: 'rack-7', security: { kind: 'shared-secret' } },
+    admin: { listen: { port: 6012 } },
   });
 });
 

@@ -53,7 +53,7 @@ describe.skipIf(!requireCapability('root', 'fuse', 'erofs', 'containerd'))('dadi
     expect(found.get('containerd')?.found).toContain('containerd');
     const proxies = [...found.values()].filter(({ name }) => name.startsWith('proxy '));
     expect(proxies.map(({ state }) => state)).toEqual(['good', 'limited']);
-    for (const name of ['rights', '/dev/fuse', 'EROFS', 'overlayfs', 'cache', 'snapshots']) {
+    for (const name of ['rights', 'mounts', '/dev/fuse', 'EROFS', 'overlayfs', 'cache', 'snapshots']) {
       expect(found.get(name)).toMatchObject({ state: 'good', better: null });
     }
   });

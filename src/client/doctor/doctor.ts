@@ -1,11 +1,13 @@
 import { release } from 'node:os';
 import { readRegistryTls } from '../../oci/registry-tls.ts';
+import { inspectHost } from '../attach/choose-method.ts';
 import type { NodeConfig } from '../node/node-config.ts';
 import { probeProxy } from '../node/proxy-probe.ts';
 import { cacheFindings } from './cache-findings.ts';
 import { containerdFindings } from './containerd-findings.ts';
 import { type Finding, good, limited } from './finding.ts';
 import { kernelFindings } from './kernel-findings.ts';
+import { meshFindings } from './mesh-findings.ts';
 import { rightsFindings } from './rights-findings.ts';
 
 export interface DoctorOptions {
@@ -19,9 +21,10 @@ export async function examineHost({ config, containerdConfig }: DoctorOptions): 
   const { snapshotter, cache, stateDirectory } = config;
   const found = await Promise.all([
     rightsFindings(),
-    kernelFindings(release()),
+    inspectHost().then((host) => kernelFindings(release(), host)),
     snapshotter === null ? [] : containerdFindings(containerdConfig, snapshotter.socket),
     proxyFindings(config),
+    meshFindings(config),
     cacheFindings({ cacheDirectory: cache.directory, minFreeBytes: cache.minFreeBytes, stateDirectory }),
   ]);
   return found.flat();

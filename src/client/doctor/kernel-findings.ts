@@ -3,14 +3,14 @@ import { access, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { version } from 'node:process';
 import { errorCode } from '../../format/error-code.ts';
-import { canReadDescriptors } from '../attach/descriptor-reader.ts';
+import type { AttachMethod } from '../attach/attach-contract.ts';
+import { type AttachHost, chooseMethod, type MethodChoice } from '../attach/choose-method.ts';
 import {
   EROFS_FROM_FILE_SINCE,
   EROFS_SINCE,
   FUSE_RESEND_SINCE,
   isSince,
   type KernelVersion,
-  kernelVersion,
   NBD_NAMES_SINCE,
   PIDFD_GETFD_SINCE,
 } from '../attach/kernel-version.ts';
@@ -19,48 +19,70 @@ import { type Finding, good, limited, missing } from './finding.ts';
 /** Whether the kernel has something: in it, as a module that it loads when it is needed, or not at all. */
 type Presence = 'there' | 'module' | 'none';
 
+const WITHOUT_FUSE = 'images can be mounted by kernel NBD only';
+const WAYS: Readonly<Record<AttachMethod, string>> = {
+  file: 'straight from a file',
+  loop: 'by a loop device on a file',
+  nbd: 'by kernel NBD',
+};
+
 /** @param release as uname(2) has it */
-export async function kernelFindings(release: string): Promise<Finding[]> {
-  const kernel = kernelVersion(release);
+export async function kernelFindings(release: string, host: AttachHost): Promise<Finding[]> {
+  const { kernel } = host;
+  const choice = chooseMethod('erofs', host);
+  const withoutFuse = choice.kind === 'chosen' ? limited : missing;
   return [
-    mounting(kernel, release),
-    await fuse(),
-    nodeServesFuse(),
+    kernelVersion(kernel, release),
+    mounts(choice, host),
+    await fuse(withoutFuse),
+    nodeServesFuse(host, withoutFuse),
     restart(kernel, release),
     await erofs(release),
     await loop(kernel),
     await overlay(release),
-    await nbd(kernel, release),
+    await nbd(host, release),
   ];
 }
 
-function mounting(kernel: KernelVersion, release: string): Finding {
+function kernelVersion(kernel: KernelVersion, release: string): Finding {
   const name = 'kernel';
   if (isSince(kernel, EROFS_FROM_FILE_SINCE)) {
-    return good(name, `Linux ${release}`, 'images are mounted straight from a file, without loop devices');
+    return good(name, `Linux ${release}`, 'it mounts EROFS straight from a file, without loop devices');
   }
   if (isSince(kernel, EROFS_SINCE)) {
     return limited(
       name,
       `Linux ${release}`,
-      'each mounted image takes a loop device, which makes reads of uncached data slower',
+      'it mounts EROFS from block devices only, which makes reads of uncached data slower',
       'Linux 6.12 or newer mounts images straight from a file',
     );
   }
   return missing(name, `Linux ${release}`, 'it cannot mount EROFS', 'Linux 5.6, better 6.12 or newer');
 }
 
-async function fuse(): Promise<Finding> {
+/** What the daemon does here. */
+function mounts(erofs: MethodChoice, host: AttachHost): Finding {
+  const name = 'mounts';
+  if (erofs.kind === 'unsupported') {
+    return missing(name, 'there is no way to mount an image', 'every image is downloaded whole', erofs.reason);
+  }
+  const ext4 = chooseMethod('ext4', host);
+  const found = `EROFS ${WAYS[erofs.method]}${ext4.kind === 'chosen' ? `, ext4 ${WAYS[ext4.method]}` : ''}`;
+  return good(name, found, erofs.reason);
+}
+
+/** @param without what it is to lack it */
+async function fuse(without: typeof missing): Promise<Finding> {
   const name = '/dev/fuse';
   try {
     await (await open('/dev/fuse', 'r+')).close();
     return good(name, 'it can be opened', 'devices are files that the daemon serves');
   } catch (error) {
     const code = errorCode(error) ?? String(error);
-    return missing(
+    return without(
       name,
       code === 'ENOENT' ? 'it is not there' : `it cannot be opened (${code})`,
-      'no image can be mounted lazily',
+      WITHOUT_FUSE,
       code === 'ENOENT'
         ? 'load the module ("modprobe fuse"), or give the container that device'
         : 'run as root; in a container, allow it that device ("--device /dev/fuse")',
@@ -68,13 +90,13 @@ async function fuse(): Promise<Finding> {
   }
 }
 
-function nodeServesFuse(): Finding {
+function nodeServesFuse({ canServeFuse }: AttachHost, without: typeof missing): Finding {
   const name = 'Node.js';
-  if (canReadDescriptors()) return good(name, version, 'it can wait for requests of FUSE');
-  return missing(
+  if (canServeFuse) return good(name, version, 'it can wait for requests of FUSE');
+  return without(
     name,
     `${version} no longer has the pipe handle that FUSE is served by`,
-    'images can be mounted by kernel NBD only',
+    WITHOUT_FUSE,
     'the newest Node.js 24',
   );
 }
@@ -141,12 +163,8 @@ async function overlay(release: string): Promise<Finding> {
   );
 }
 
-async function nbd(kernel: KernelVersion, release: string): Promise<Finding> {
-  const isLoaded = await access('/sys/module/nbd').then(
-    () => true,
-    () => false,
-  );
-  const presence = isLoaded ? 'there' : await module('nbd', release);
+async function nbd({ kernel, hasNbd }: AttachHost, release: string): Promise<Finding> {
+  const presence = hasNbd ? 'there' : await module('nbd', release);
   if (presence === 'none') {
     return good('kernel NBD', 'none', 'nothing is lost: images are attached by FUSE');
   }

@@ -1,14 +1,13 @@
-import { readFileSync } from 'node:fs';
 import type { Logger } from 'pino';
 import type { RegistryTls } from '../../oci/registry-tls.ts';
-import type { Mesh, PeerSecurity } from '../../p2p/agent/mesh.ts';
+import type { Mesh } from '../../p2p/agent/mesh.ts';
 import { MeshAgent } from '../../p2p/agent/mesh-agent.ts';
 import type { ChunkCache } from '../chunks/chunk-cache.ts';
 import { PeerChunks } from '../chunks/peer-chunks.ts';
-import { ClientError } from '../errors.ts';
 import { JoinAuthorization } from '../sources/join-authorization.ts';
 import type { SourceCredentials } from '../sources/source-credentials.ts';
-import type { MeshConfig, MeshSecurityFiles } from './mesh-config.ts';
+import type { MeshConfig } from './mesh-config.ts';
+import { readSecurity } from './mesh-security.ts';
 import { ownAddress } from './own-address.ts';
 
 export interface MeshSurroundings {
@@ -52,32 +51,4 @@ export async function startMesh(config: MeshConfig, around: MeshSurroundings): P
       await holder.close();
     },
   };
-}
-
-function readSecurity(files: MeshSecurityFiles): PeerSecurity {
-  switch (files.kind) {
-    case 'plain':
-      return { kind: 'plain' };
-    case 'shared-secret':
-      return {
-        kind: 'shared-secret',
-        secret: Buffer.from(read(files.file).toString('latin1').trim(), 'latin1'),
-      };
-    case 'certificates': {
-      const { certificate, key, ca } = files;
-      const text = (path: string) => read(path).toString('utf8');
-      return { kind: 'certificates', certificate: text(certificate), key: text(key), ca: text(ca) };
-    }
-  }
-}
-
-function read(path: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ClientError('ERR_MESH_FILE', `the mesh needs ${path}, which cannot be read: ${reason}`, {
-      cause,
-    });
-  }
 }
