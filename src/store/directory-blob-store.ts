@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { ByteSource } from '../format/byte-source.ts';
+import { errorCode } from '../format/error-code.ts';
 import { FileSource } from '../format/file-source.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../oci/digest.ts';
 import { BlobHolds } from './blob-holds.ts';
@@ -9,7 +10,6 @@ import type { BlobStore, BlobWriter, ExpectedBlob, HeldBlob, ListedBlob, LocalFi
 import { DirectoryBlobWriter } from './directory-blob-writer.ts';
 import { DirectoryLock } from './directory-lock.ts';
 import { DiskSpace } from './disk-space.ts';
-import { errorCode } from '../format/error-code.ts';
 import { ioError } from './errors.ts';
 import { fsyncPath, hashFile } from './fs-calls.ts';
 import { HeldSource } from './held-source.ts';

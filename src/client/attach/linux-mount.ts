@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
-import { type NativeCall, nativeCall } from '../../format/libc.ts';
 import { isSystemError } from '../../format/error-code.ts';
+import { type NativeCall, nativeCall } from '../../format/libc.ts';
 import { DEVICE_FILE_MODE, MAX_READ_BYTES } from './fuse-protocol.ts';
 import { MOUNT, UMOUNT2 } from './mount-call.ts';
 import { callInHelper } from './mount-helpers.ts';

@@ -30,7 +30,10 @@ test('a Node.js that has lost its pipe handle is said to be what is missing, unl
   expect(found.get('mounts')).toMatchObject({ state: 'missing', better: expect.stringContaining('Node.js') });
   expect(found.get('Node.js')).toMatchObject({ state: 'missing' });
   const withNbd = await findingsOf('6.12.0', { ...host, canServeFuse: false, hasNbd: true });
-  expect(withNbd.get('mounts')).toMatchObject({ state: 'good', found: expect.stringContaining('kernel NBD') });
+  expect(withNbd.get('mounts')).toMatchObject({
+    state: 'good',
+    found: expect.stringContaining('kernel NBD'),
+  });
   expect(withNbd.get('Node.js')).toMatchObject({ state: 'limited' });
 });
 

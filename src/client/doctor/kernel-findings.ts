@@ -64,7 +64,7 @@ function kernelVersion(kernel: KernelVersion, release: string): Finding {
 function mounts(erofs: MethodChoice, host: AttachHost): Finding {
   const name = 'mounts';
   if (erofs.kind === 'unsupported') {
-    return missing(name, 'there is no way to mount an image', 'every image is downloaded whole', erofs.reason);
+    return missing(name, 'there is no way to mount an image', 'the daemon does not start', erofs.reason);
   }
   const ext4 = chooseMethod('ext4', host);
   const found = `EROFS ${WAYS[erofs.method]}${ext4.kind === 'chosen' ? `, ext4 ${WAYS[ext4.method]}` : ''}`;

@@ -26,6 +26,7 @@ export interface BlobRouteParts extends MirrorContext {
 const WAIT_SECONDS = 5;
 /** Clients wait 30 seconds for headers; what does not come within this is better had as it comes. */
 const MAX_WAIT_MS = 12_000;
+
 /** How a blob is read of which no chunks are known: all of it as it comes, or parts alone, here and there. */
 export type Reading = 'as a whole' | 'as parts';
 
@@ -76,18 +77,17 @@ async function tableOrArrival(
 }
 
 /**
- * The chunk table that a proxy has for a blob, given to this caller: so the caller may read it. Null if there is none.
- * With a mesh, only the first of all hosts is given a blob by a proxy that is fetching it still; the others wait for its
- * chunks, which they get from each other.
+ * The table, if a proxy has the blob. With a mesh, only the first of all hosts is given a blob by a proxy that is fetching
+ * it still; the others wait for its chunks, which they get from each other.
  */
 async function tableFor(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
   if (!parts.chunked.hasPeers || asked.request.method !== 'GET') {
-    const found = await requestTable(parts, asked, digest, {});
+    const found = await requestTable(parts, asked, digest, null);
     return found === 'on its way' ? null : found;
   }
   const startMs = performance.now();
-  for (let wait = 0; ; wait = WAIT_SECONDS) {
-    const found = await requestTable(parts, asked, digest, { fetch: '1', wait: String(wait) });
+  for (let waitSeconds = 0; ; waitSeconds = WAIT_SECONDS) {
+    const found = await requestTable(parts, asked, digest, { waitSeconds });
     if (found !== 'on its way') return found;
     if (performance.now() - startMs + 1000 * WAIT_SECONDS > MAX_WAIT_MS) return null;
   }
@@ -95,7 +95,7 @@ async function tableFor(parts: BlobRouteParts, asked: Asked, digest: Digest): Pr
 
 /** The table, if a proxy has the blob; else it begins to fetch it. */
 async function tableAtOnce(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
-  const found = await requestTable(parts, asked, digest, { fetch: '1' });
+  const found = await requestTable(parts, asked, digest, { waitSeconds: 0 });
   return found === 'on its way' ? null : found;
 }
 

@@ -59,10 +59,11 @@ export class ChunksToCome {
   }
 
   async #wait(): Promise<void> {
-    const wish = { fetch: '1', wait: String(WAIT_SECONDS) };
     try {
       for (;;) {
-        const found = await requestTable(this.#parts, this.#asked, this.#digest, wish);
+        const found = await requestTable(this.#parts, this.#asked, this.#digest, {
+          waitSeconds: WAIT_SECONDS,
+        });
         this.#signal.throwIfAborted();
         if (this.#superseded?.readableEnded === true) return;
         if (found !== null && found !== 'on its way') {

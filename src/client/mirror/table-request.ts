@@ -10,15 +10,23 @@ import type { Asked, MirrorContext } from './mirror-context.ts';
 /** What a proxy says of a blob that it is fetching. */
 const fetchingSchema = z.looseObject({ isFirst: z.boolean() });
 
-/** `on its way`: a proxy is fetching the blob, and gives it to another host as it comes. */
+/**
+ * The chunk table that a proxy has for a blob, given to this caller: so the caller may read it. Null if there is none.
+ * `on its way`: a proxy is fetching the blob, and gives it to another host as it comes.
+ * @param fetch has the proxy fetch a blob that it lacks, and waits so long for that; null: it is not to
+ */
 export async function requestTable(
   { relay, rights, known, credentials }: MirrorContext,
   { target, caller, request }: Asked,
   digest: Digest,
-  wish: Readonly<Record<string, string>>,
+  fetch: { readonly waitSeconds: number } | null,
 ): Promise<KnownTable | 'on its way' | null> {
   const { registry, repository } = target;
-  const query = new URLSearchParams({ repository, ns: registry, ...wish });
+  const query = new URLSearchParams({ repository, ns: registry });
+  if (fetch !== null) {
+    query.set('fetch', '1');
+    query.set('wait', `${fetch.waitSeconds}`);
+  }
   const headers: Record<string, string> =
     caller.authorization === null ? {} : { authorization: caller.authorization };
   const path = `dadi/v1/chunk-tables/${digest}?${query}`;
