@@ -186,6 +186,25 @@ test('parts of a blob come with their place and the size of the whole', async ()
   ]);
 });
 
+test('who reads a part of a blob is told of what has come while the rest is to come', async () => {
+  const rest = Promise.withResolvers<void>();
+  const { url } = await serve(async (_request, response) => {
+    const headers = { 'content-range': `bytes 0-999/${blob.length}`, 'content-length': '1000' };
+    response.writeHead(206, headers).write(blob.subarray(0, 400));
+    await rest.promise;
+    response.end(blob.subarray(400, 1000));
+  });
+  const half = Promise.withResolvers<Buffer>();
+  const reading = clientOf(url).readBlobRange('lib/a', digest, 0, 1000, {
+    onFilled: (bytes, filledBytes) => {
+      if (filledBytes >= 400) half.resolve(bytes.subarray(0, 400));
+    },
+  });
+  expect(await half.promise).toEqual(blob.subarray(0, 400));
+  rest.resolve();
+  expect(await reading).toEqual(blob.subarray(0, 1000));
+});
+
 test('a registry that ignores ranges is noticed', async () => {
   const { url } = await serve(ok);
   const client = clientOf(url);
@@ -490,7 +509,7 @@ test('a range that gets no answer is asked for again by who has set a time for i
   const { url, seen } = await serve(inTurn(silence, part));
   const client = clientOf(url, { timeouts: { headersMs: 100 } });
   const retry = { retries: 5, maxMs: 10_000 };
-  expect(await client.readBlobRange('lib/a', digest, 0, 10, undefined, retry)).toEqual(blob.subarray(0, 10));
+  expect(await client.readBlobRange('lib/a', digest, 0, 10, { retry })).toEqual(blob.subarray(0, 10));
   expect(seen).toHaveLength(2);
 
   const silent = await serve(silence);

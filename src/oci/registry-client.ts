@@ -24,7 +24,7 @@ import {
   tagNames,
 } from './registry-answers.ts';
 import { RegistryConnections, type RegistryTimeouts } from './registry-connections.ts';
-import { discard, readExactly } from './registry-http.ts';
+import { discard, type OnFilled, readExactly } from './registry-http.ts';
 import {
   type Accepting,
   acceptHeader,
@@ -47,6 +47,13 @@ import { Endpoint, type EndpointState, RegistryRoute } from './registry-route.ts
 import type { RegistryTls } from './registry-tls.ts';
 import { RegistryTransport } from './registry-transport.ts';
 import type { Reach } from './registry-url.ts';
+
+/** What a reader of a range may want. */
+export interface RangeReading extends Waiting {
+  readonly onFilled?: OnFilled;
+  /** What differs from the client's own policy. */
+  readonly retry?: Partial<RetryPolicy>;
+}
 
 /** How one address of a registry, or of a mirror of it, is reached. */
 export interface RegistryAccess {
@@ -194,15 +201,13 @@ export class RegistryClient {
   /**
    * Exactly `length` bytes of a blob, which the caller verifies. A blob that ends before them, and a registry
    * that does not know ranges, are ERR_REGISTRY_PROTOCOL.
-   * @param retry what differs from the client's own policy
    */
   async readBlobRange(
     repository: string,
     digest: Digest,
     offset: number,
     length: number,
-    signal?: AbortSignal,
-    retry: Partial<RetryPolicy> = {},
+    { signal, onFilled, retry = {} }: RangeReading = {},
   ): Promise<Buffer> {
     checkRepository(repository);
     return this.#route.ask(
@@ -210,7 +215,8 @@ export class RegistryClient {
         const context = { host: endpoint.host, repository, reference: digest };
         const download = await startBlob(endpoint, repository, digest, { offset, length, signal });
         const { body, offsetBytes, lengthBytes } = download;
-        if (offsetBytes === offset && lengthBytes === length) return readExactly(body, length, context);
+        if (offsetBytes === offset && lengthBytes === length)
+          return readExactly(body, length, context, onFilled);
         discard(body);
         if (download.status === 206) throw protocolError(context, `the blob ends before ${offset + length}`);
         throw protocolError(

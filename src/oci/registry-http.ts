@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
 import { type Dispatcher, request } from 'undici';
 import { errorCode } from '../format/error-code.ts';
 import { readAtMost } from './bounded-body.ts';
@@ -163,6 +164,9 @@ export function parseRetryAfter(value: string | null, nowMs: number): number | n
   return Number.isNaN(date) ? null : Math.min(Math.max(0, date - nowMs), MAX_RETRY_AFTER_MS);
 }
 
+/** Told while bytes come of what has come so far: `bytes` is filled up to `filledBytes`. */
+export type OnFilled = (bytes: Buffer, filledBytes: number) => void;
+
 /**
  * A body of known length, in one allocation.
  * @throws RegistryError ERR_REGISTRY_BODY if it is longer or shorter
@@ -171,15 +175,21 @@ export async function readExactly(
   body: Readable,
   lengthBytes: number,
   context: RegistryContext,
+  onFilled: OnFilled = () => {},
 ): Promise<Buffer> {
   const target = Buffer.allocUnsafe(lengthBytes);
   let filled = 0;
-  try {
-    for await (const piece of body) {
-      if (filled + piece.length > lengthBytes)
-        throw wrongLength(context, `more than ${lengthBytes}`, lengthBytes);
-      filled += piece.copy(target, filled);
+  // Not by iterating, which would copy the pieces together first.
+  body.on('data', (piece: Buffer) => {
+    if (filled + piece.length > lengthBytes) {
+      body.destroy(wrongLength(context, `more than ${lengthBytes}`, lengthBytes));
+      return;
     }
+    filled += piece.copy(target, filled);
+    onFilled(target, filled);
+  });
+  try {
+    await finished(body);
   } catch (cause) {
     throw cause instanceof RegistryError ? cause : brokenOff(context, cause);
   }

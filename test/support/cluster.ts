@@ -1,7 +1,7 @@
 /** A cluster on one machine: a registry, a proxy, perhaps roots, and hosts with node daemons, in network namespaces. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import process from 'node:process';
 import pLimit from 'p-limit';
 import { chainIds } from '../../src/oci/chain-id.ts';
@@ -9,11 +9,12 @@ import type { Digest } from '../../src/oci/digest.ts';
 import type { Content } from '../../src/p2p/mesh-protocol.ts';
 import { type ClusterHost, ClusterNetwork } from './cluster-network.ts';
 import { converted, pullManifest } from './converted-image.ts';
+import { SOURCES_MAIN } from './dadi-main.ts';
 import { LazyHost } from './lazy-host.ts';
 import type { LazyImage } from './lazy-pull.ts';
+import { type MadeManifest, pushMade } from './made-image.ts';
 import { run, type StartedProcess, start } from './processes.ts';
 
-const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
 /** The registry as images are named after it. It is no host of any network. */
 export const CLUSTER_REGISTRY = 'reg.example';
 const REGISTRY_PORT = 5000;
@@ -57,22 +58,28 @@ export interface ClusterOptions {
   readonly zones?: number;
   /** Further keys of the proxy's configuration. */
   readonly proxy?: object;
+  /** The program that proxy and hosts run: out of the sources by default. */
+  readonly main?: string;
 }
 
 export class Cluster {
   readonly directory: string;
   readonly network: ClusterNetwork;
+  readonly #main: string;
   readonly #services: Service[] = [];
   readonly #hosts = new Set<LazyHost>();
   #running: Running | null = null;
 
-  private constructor(directory: string, network: ClusterNetwork) {
+  private constructor(directory: string, main: string, network: ClusterNetwork) {
     this.directory = directory;
+    this.#main = main;
     this.network = network;
   }
 
-  static async start({ zones = 1, proxy = {} }: ClusterOptions = {}): Promise<Cluster> {
-    const cluster = new Cluster(mkdtempSync(join(tmpdir(), 'dadi-c-')), await ClusterNetwork.make({ zones }));
+  static async start(options: ClusterOptions = {}): Promise<Cluster> {
+    const { zones = 1, proxy = {}, main = SOURCES_MAIN } = options;
+    const directory = mkdtempSync(join(tmpdir(), 'dadi-c-'));
+    const cluster = new Cluster(directory, main, await ClusterNetwork.make({ zones }));
     try {
       await cluster.#start(proxy);
       return cluster;
@@ -99,6 +106,16 @@ export class Cluster {
   async addImage(layout: string, repository: string): Promise<ClusterImage> {
     const to = `docker://${this.registry.host.address}:${REGISTRY_PORT}/${repository}:1`;
     await run('skopeo', ['--insecure-policy', 'copy', '--quiet', '--dest-tls-verify=false', layout, to]);
+    return this.#converted(repository);
+  }
+
+  /** The same for an image that was made by hand. */
+  async addMade(made: MadeManifest, repository: string): Promise<ClusterImage> {
+    await pushMade(new URL(this.registry.url), repository, '1', made);
+    return this.#converted(repository);
+  }
+
+  async #converted(repository: string): Promise<ClusterImage> {
     const { url } = this.proxy;
     const { manifest, digest } = await pullManifest(url, CLUSTER_REGISTRY, repository);
     const layers = await converted(url, CLUSTER_REGISTRY, repository, digest);
@@ -140,6 +157,7 @@ export class Cluster {
           ...{ host, directory: join(this.directory, host.name) },
           proxies: [this.proxy.url],
           config: configOf(host),
+          main: this.#main,
         });
         this.#hosts.add(lazy);
         started[at] = lazy;
@@ -197,7 +215,7 @@ export class Cluster {
     });
     const proxy = await this.addService({
       host: proxyHost,
-      command: [process.execPath, MAIN, 'proxy', '--config', proxyConfig],
+      command: [process.execPath, this.#main, 'proxy', '--config', proxyConfig],
       port: PROXY_PORT,
       readyPath: '/readyz',
     });

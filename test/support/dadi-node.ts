@@ -1,10 +1,10 @@
 import { mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import process from 'node:process';
+import { SOURCES_MAIN } from './dadi-main.ts';
 import { run, type StartedProcess, start } from './processes.ts';
 
-const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
 /** Many may start at once, on few processors. */
 const READY_MS = 180_000;
 
@@ -17,6 +17,8 @@ export interface DadiNodeOptions {
   readonly config?: object;
   /** Put before its command: to run it in a network namespace. */
   readonly enter?: readonly string[];
+  /** The program: out of the sources by default. */
+  readonly main?: string;
 }
 
 /** A `dadi node` in a process of its own, that can be killed and started again. Needs `root` and what mounting needs. */
@@ -25,17 +27,20 @@ export class DadiNode {
   readonly #config: object;
   readonly #configPath: string;
   readonly #enter: readonly string[];
+  readonly #main: string;
   #process: StartedProcess | null = null;
 
-  private constructor(directory: string, config: object, enter: readonly string[]) {
+  private constructor(directory: string, config: object, enter: readonly string[], main: string) {
     this.directory = directory;
     this.#config = config;
     this.#enter = enter;
+    this.#main = main;
     this.#configPath = join(directory, 'node.json');
   }
 
-  static async start({ directory, proxies, config = {}, enter = [] }: DadiNodeOptions): Promise<DadiNode> {
-    const node = new DadiNode(directory, { proxies, ...config }, enter);
+  static async start(options: DadiNodeOptions): Promise<DadiNode> {
+    const { directory, proxies, config = {}, enter = [], main = SOURCES_MAIN } = options;
+    const node = new DadiNode(directory, { proxies, ...config }, enter, main);
     mkdirSync(directory, { recursive: true });
     await node.start();
     return node;
@@ -47,7 +52,7 @@ export class DadiNode {
     const own = { stateDirectory, runDirectory: this.runDirectory, mirror: null };
     // JSON is YAML.
     writeFileSync(this.#configPath, JSON.stringify({ ...own, ...this.#config, ...changed }));
-    const command = [...this.#enter, process.execPath, MAIN, 'node', '--config', this.#configPath];
+    const command = [...this.#enter, process.execPath, this.#main, 'node', '--config', this.#configPath];
     this.#process = await start(command[0]!, command.slice(1), {
       logPath: this.logPath,
       readyTimeoutMs: READY_MS,
@@ -109,7 +114,7 @@ export class DadiNode {
   /** Takes everything down, also what an earlier one has left. */
   async remove(): Promise<void> {
     await this.stop();
-    await run(process.execPath, [MAIN, 'node', 'stop', '--force', '--config', this.#configPath]);
+    await run(process.execPath, [this.#main, 'node', 'stop', '--force', '--config', this.#configPath]);
     rmSync(this.directory, { recursive: true });
   }
 }

@@ -25,6 +25,7 @@ export interface LazyHostOptions {
   readonly proxies: readonly string[];
   /** Further keys of the node daemon's configuration. */
   readonly config: object;
+  readonly main: string;
 }
 
 export class LazyHost {
@@ -41,11 +42,12 @@ export class LazyHost {
     this.#client = new SnapshotsClient(node.socketPath);
   }
 
-  static async start({ host, directory, proxies, config }: LazyHostOptions): Promise<LazyHost> {
+  static async start({ host, directory, proxies, config, main }: LazyHostOptions): Promise<LazyHost> {
     const node = await DadiNode.start({
       directory: join(directory, 'n'),
       proxies,
       config,
+      main,
       enter: host.enter,
     });
     mkdirSync(join(directory, 'root'));

@@ -6,11 +6,11 @@ import process from 'node:process';
 import type { MeshTree } from '../../src/p2p/root/mesh-overview.ts';
 import { CLUSTER_REGISTRY, Cluster, type ClusterImage, type ClusterService } from './cluster.ts';
 import type { ClusterHost } from './cluster-network.ts';
+import { SOURCES_MAIN } from './dadi-main.ts';
 import type { LazyHost } from './lazy-host.ts';
 import type { LyingHostTask } from './lying-host.ts';
 import { type StartedProcess, start } from './processes.ts';
 
-const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
 const LYING_HOST = resolve(import.meta.dirname, 'lying-host.ts');
 const PEER_PORT = 6011;
 const ROOT_PORT = 5110;
@@ -29,6 +29,8 @@ export interface MeshClusterOptions {
   };
   /** Of each host. */
   readonly uploadBytesPerSecond: number;
+  /** The program that all run: out of the sources by default. */
+  readonly main?: string;
 }
 
 export class MeshCluster {
@@ -47,8 +49,9 @@ export class MeshCluster {
     writeFileSync(this.#secretFile, secret, { mode: 0o600 });
   }
 
-  static async start({ zones, trees, uploadBytesPerSecond }: MeshClusterOptions): Promise<MeshCluster> {
-    const cluster = await Cluster.start({ zones });
+  static async start(options: MeshClusterOptions): Promise<MeshCluster> {
+    const { zones, trees, uploadBytesPerSecond, main = SOURCES_MAIN } = options;
+    const cluster = await Cluster.start({ zones, main });
     try {
       const [host] = await cluster.network.addHosts(['root'], 0);
       if (host === undefined) throw new Error('no host');
@@ -63,7 +66,7 @@ export class MeshCluster {
         ...['--max-fan-out', `${trees.maxFanOut}`, '--heartbeat-ms', `${trees.heartbeatMs}`],
         ...['--bytes-per-second-per-child', `${trees.bytesPerSecondPerChild}`],
       ];
-      const command = [process.execPath, MAIN, 'root', ...flags];
+      const command = [process.execPath, main, 'root', ...flags];
       const root = await cluster.addService({ host, command, port: ROOT_PORT, readyPath: '/healthz' });
       return new MeshCluster(cluster, root, randomBytes(32).toString('hex'), uploadBytesPerSecond);
     } catch (error) {

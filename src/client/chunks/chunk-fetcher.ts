@@ -2,15 +2,21 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SourceError } from '../../format/byte-source.ts';
 import { type ChunkTable, chunkLength, verifyChunk } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
+import type { OnFilled } from '../../oci/registry-http.ts';
 import type { MeshBlob } from '../../p2p/agent/mesh-blob.ts';
 import type { ReadStats } from './read-stats.ts';
 
 /**
  * Gets exactly `length` bytes of the blob from `offset`, or rejects. The bytes need not be right. It need not try
  * twice either: it is called again until the reads that wait have waited their time, unless it rejects with
- * {@link FetchRefusedError}.
+ * {@link FetchRefusedError}. It may tell of what has come while the rest comes, and begin again with another buffer.
  */
-export type FetchRange = (offset: number, length: number, signal: AbortSignal) => Promise<Buffer>;
+export type FetchRange = (
+  offset: number,
+  length: number,
+  signal: AbortSignal,
+  onFilled?: OnFilled,
+) => Promise<Buffer>;
 
 /** Asking again is of no use to the reads that wait: the blob is not there, or not for us. They fail at once. */
 export class FetchRefusedError extends Error {
@@ -54,10 +60,14 @@ export async function fetchWithPeers(
 }
 
 function countingFetch(fetch: FetchRange, peers: MeshBlob): FetchRange {
-  return async (offset, length, signal) => {
+  return async (offset, length, signal, onFilled) => {
     const startMs = performance.now();
-    const bytes = await fetch(offset, length, signal);
-    peers.countProxy(bytes.length, performance.now() - startMs);
+    let firstMs: number | null = null;
+    const bytes = await fetch(offset, length, signal, (buffer, filledBytes) => {
+      firstMs ??= performance.now() - startMs;
+      onFilled?.(buffer, filledBytes);
+    });
+    peers.countProxy(bytes.length, firstMs ?? performance.now() - startMs);
     return bytes;
   };
 }
@@ -77,8 +87,8 @@ function runsOf(indexes: readonly number[]): { readonly first: number; count: nu
 export const VERIFY_BYTES = 1024 * 1024;
 
 /**
- * Fetches `count` neighbouring chunks in one request. `deliver` gets each chunk that is right; the indexes of the
- * others are returned.
+ * Fetches `count` neighbouring chunks in one request. `deliver` gets each chunk that is right, as soon as all of it has
+ * come; the indexes of the others are returned.
  * @throws SourceError ERR_SOURCE_SHORT; what `fetch` rejects with; the signal's reason
  */
 export async function fetchRun(
@@ -92,21 +102,39 @@ export async function fetchRun(
   const offset = first * table.chunkSize;
   const length = Math.min(count * table.chunkSize, table.blobSize - offset);
   stats.requests++;
-  const bytes = await unlessAborted(fetch(offset, length, signal), signal);
+  const corrupt: number[] = [];
+  const wrong = new Set<Buffer>();
+  let next = first;
+  const takeNext = (bytes: Buffer) => {
+    const start = (next - first) * table.chunkSize;
+    const chunk = bytes.subarray(start, start + chunkLength(table, next));
+    const index = next++;
+    if (verifyChunk(table, index, chunk)) {
+      stats.chunksFetched++;
+      deliver(index, chunk);
+    } else {
+      corrupt.push(index);
+      wrong.add(bytes);
+    }
+  };
+  const onFilled = (bytes: Buffer, filledBytes: number) => {
+    if (signal.aborted) return;
+    while (
+      next < first + count &&
+      (next - first) * table.chunkSize + chunkLength(table, next) <= filledBytes
+    ) {
+      takeNext(bytes);
+    }
+  };
+  const bytes = await unlessAborted(fetch(offset, length, signal, onFilled), signal);
   stats.bytesFetched += bytes.length;
   if (bytes.length !== length) {
     throw new SourceError('ERR_SOURCE_SHORT', `${bytes.length} bytes came where ${length} were asked for`);
   }
-  const corrupt: number[] = [];
-  for (let index = first; index < first + count; index++) {
-    const start = (index - first) * table.chunkSize;
-    if (start > 0 && start % VERIFY_BYTES === 0) await nextTurn();
-    const chunk = bytes.subarray(start, start + chunkLength(table, index));
-    if (verifyChunk(table, index, chunk)) {
-      stats.chunksFetched++;
-      deliver(index, chunk);
-    } else corrupt.push(index);
+  while (next < first + count) {
+    takeNext(bytes);
+    if (((next - first) * table.chunkSize) % VERIFY_BYTES === 0) await nextTurn();
   }
-  if (corrupt.length > 0) onWrongBytes?.(bytes);
+  if (wrong.has(bytes)) onWrongBytes?.(bytes);
   return corrupt;
 }

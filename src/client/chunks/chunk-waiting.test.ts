@@ -85,6 +85,29 @@ test('reads wait as long as they may, then fail; what is here is still served; t
   await readChunk(opened, blob, 1);
 });
 
+test('who waits for the first chunk of a large request has it before the rest has come, and nothing wrong', async () => {
+  const blob = chunkedBlob(8, 1);
+  const rest = Promise.withResolvers<void>();
+  const opened = await open(blob, async (offset, length, _signal, onFilled) => {
+    const garbled = Buffer.alloc(length);
+    onFilled?.(garbled, CHUNK_BYTES - 1);
+    const bytes = Buffer.from(blob.bytes.subarray(offset, offset + length));
+    const wrong = Buffer.from(bytes);
+    wrong[CHUNK_BYTES]! ^= 1;
+    onFilled?.(wrong, 2 * CHUNK_BYTES);
+    await rest.promise;
+    return bytes;
+  });
+  const whole = opened.read(0, Buffer.alloc(8 * CHUNK_BYTES));
+  await readChunk(opened, blob, 0);
+  const second = readChunk(opened, blob, 1);
+  const isThere = await Promise.race([second.then(() => true), nextTurn(false)]);
+  expect(isThere).toBe(false);
+  rest.resolve();
+  await Promise.all([whole, second]);
+  await readChunk(opened, blob, 7);
+});
+
 test('an attempt that is stuck is given up in time for another one', async () => {
   const blob = chunkedBlob(8, 1);
   const answers: FetchRange[] = [() => new Promise(() => {}), blob.fetch];

@@ -235,9 +235,13 @@ class RegistryImage implements ConvertedImage {
       stats,
       name: this.reference,
       ...(readTimeoutMs !== undefined && { timeoutMs: readTimeoutMs }),
-      fetch: (offset, length, signal) =>
+      fetch: (offset, length, signal, onFilled) =>
         this.#limit(() =>
-          this.#client.readBlobRange(this.#repository, digest, offset, length, signal, { retries: 0 }),
+          this.#client.readBlobRange(this.#repository, digest, offset, length, {
+            signal,
+            ...(onFilled !== undefined && { onFilled }),
+            retry: { retries: 0 },
+          }),
         ).catch(refusedIfAnswered),
     });
   }

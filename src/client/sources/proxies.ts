@@ -143,12 +143,15 @@ export class Proxies implements ChainLookup {
   /** @param onMissing called where no proxy has it, and one that answers lacks it: others may be away for long */
   #ranges(where: RepositoryAt, digest: Digest, onMissing: () => void = () => {}): FetchRange {
     const limit = this.#limitOf(where);
-    const range: FetchRange = async (offset, length, signal) => {
+    const range: FetchRange = async (offset, length, signal, onFilled) => {
       signal.throwIfAborted();
       let isMissing = false;
       const attempt = async (client: RegistryClient, proxy: ProxyEndpoint) => {
         try {
-          const bytes = await client.readBlobRange(where.repository, digest, offset, length, signal);
+          const bytes = await client.readBlobRange(where.repository, digest, offset, length, {
+            signal,
+            ...(onFilled !== undefined && { onFilled }),
+          });
           this.#senders.set(bytes, proxy);
           return bytes;
         } catch (error) {
