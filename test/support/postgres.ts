@@ -1,6 +1,7 @@
 import { chownSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Client } from 'pg';
 import { freePort, run, type StartedProcess, start } from './processes.ts';
 
 /** Where Debian keeps the server's programs. */
@@ -33,11 +34,18 @@ export class Postgres {
     return new Postgres(directory, port, await startServer(directory, port));
   }
 
-  /** The URL of a new, empty database, which ends with the server. */
+  /**
+   * The URL of what is a new, empty database to those who are given it, and ends with the server. It is a schema: to
+   * make a database, the server copies a thousand files.
+   */
   async createDatabase(): Promise<string> {
     const name = `test${++this.#databases}`;
-    await this.#sql(`CREATE DATABASE ${name}`);
-    return `postgres://${USER}@127.0.0.1:${this.#port}/${name}`;
+    const url = `postgres://${USER}@127.0.0.1:${this.#port}/${USER}`;
+    const client = new Client({ connectionString: url });
+    await client.connect();
+    await client.query(`CREATE SCHEMA ${name}`);
+    await client.end();
+    return `${url}?options=-csearch_path=${name}`;
   }
 
   /** Ends all connections, as a restart or a failover does, and answers again. */
@@ -50,10 +58,6 @@ export class Postgres {
     await this.#process.stop();
     rmSync(this.#directory, { recursive: true });
   }
-
-  async #sql(statement: string): Promise<void> {
-    await run('psql', ['-h', '127.0.0.1', '-p', String(this.#port), '-U', USER, '-qc', statement]);
-  }
 }
 
 function startServer(directory: string, port: number): Promise<StartedProcess> {
@@ -63,8 +67,10 @@ function startServer(directory: string, port: number): Promise<StartedProcess> {
   ];
   return start('setpriv', asUserArguments(server), {
     logPath: join(directory, 'log'),
+    // SIGTERM would wait until all who are connected leave.
+    stopSignal: 'SIGINT',
     readyWhen: async () => {
-      await run('pg_isready', ['-h', '127.0.0.1', '-p', String(port), '-q']);
+      await run(`${PROGRAMS}/pg_isready`, ['-h', '127.0.0.1', '-p', String(port), '-q']);
       return true;
     },
   });

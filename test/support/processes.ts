@@ -67,6 +67,8 @@ export interface StartOptions extends RunOptions {
   readonly readyTimeoutMs?: number;
   /** A file that takes what the program writes. */
   readonly logPath: string;
+  /** Asks it to end. SIGTERM unless it is given. */
+  readonly stopSignal?: NodeJS.Signals;
 }
 
 /** A program in the background. */
@@ -75,7 +77,7 @@ export interface StartedProcess {
   readonly logPath: string;
   /** How it ended ("exit code 0", "SIGKILL"), once it has. */
   readonly ended: Promise<string>;
-  /** Ends it: SIGTERM, and after ten seconds SIGKILL. Resolves once it has ended; may be called again. */
+  /** Ends it: by its signal, and after ten seconds by SIGKILL. Resolves once it has ended; may be called again. */
   stop(): Promise<void>;
 }
 
@@ -106,7 +108,7 @@ export async function start(
     ending = how;
     return how;
   });
-  const stop = () => stopChild(child, ended);
+  const stop = () => stopChild(child, ended, options.stopSignal ?? 'SIGTERM');
   const timeoutMs = options.readyTimeoutMs ?? READY_TIMEOUT_MS;
   const deadline = performance.now() + timeoutMs;
   const fail = (what: string) =>
@@ -145,8 +147,8 @@ async function isReady(readyWhen: StartOptions['readyWhen']): Promise<boolean> {
   }
 }
 
-async function stopChild(child: ChildProcess, ended: Promise<string>): Promise<void> {
-  child.kill('SIGTERM');
+async function stopChild(child: ChildProcess, ended: Promise<string>, signal: NodeJS.Signals): Promise<void> {
+  child.kill(signal);
   const timeout = new AbortController();
   const patience = sleep(STOP_TIMEOUT_MS, 'patience', { signal: timeout.signal }).catch(() => 'ended');
   if ((await Promise.race([ended, patience])) === 'patience') child.kill('SIGKILL');
