@@ -7,7 +7,7 @@ import { parseArgs } from 'node:util';
 import { formatBytes, printJson } from '../src/cli/output.ts';
 import { CleanupStack } from './cleanup.ts';
 import { conversionOf, layerBytes } from './conversion.ts';
-import { demoImage } from './image.ts';
+import { type DemoImage, demoImage } from './image.ts';
 import { mountPointsUnder } from './mounts.ts';
 import { run } from './process.ts';
 import { startProxy, startUpstream } from './registries.ts';
@@ -23,7 +23,13 @@ const IMAGE = `${REPOSITORY}:${TAG}`;
 const CONVERTED_TAG = `${TAG}_obd`;
 const EXIT_BY_SIGNAL = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 
-const { values: flags } = parseArgs({ options: { json: { type: 'boolean', default: false } } });
+const { values: flags } = parseArgs({
+  options: {
+    json: { type: 'boolean', default: false },
+    /** Another image in the place of the demo's: a layout as `demoImage` makes it, with PROGRAM in it. */
+    image: { type: 'string' },
+  },
+});
 const interruption = new AbortController();
 for (const [name, exitCode] of Object.entries(EXIT_BY_SIGNAL)) {
   process.on(name, () => {
@@ -53,7 +59,8 @@ try {
 async function demonstrate(cleanup: CleanupStack, signal: AbortSignal): Promise<Results> {
   const steps = new Steps();
   const image = await steps.step('image', async (say) => {
-    const built = await demoImage({ signal, report: say });
+    const built =
+      flags.image === undefined ? await demoImage({ signal, report: say }) : readDemoImage(flags.image);
     const bytes = built.layers.reduce((sum, layer) => sum + layer.tarBytes, 0);
     return [{ ...built, bytes }, `${built.layers.length} layers, ${formatBytes(bytes)} unpacked`];
   });
@@ -130,6 +137,10 @@ async function demonstrate(cleanup: CleanupStack, signal: AbortSignal): Promise<
     inFull,
     lazily: lazily.startUp,
   };
+}
+
+function readDemoImage(layout: string): DemoImage {
+  return { layout, layers: JSON.parse(readFileSync(join(layout, 'layers.json'), 'utf8')) };
 }
 
 async function digestAt(registry: string, signal: AbortSignal): Promise<string> {
