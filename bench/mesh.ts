@@ -24,6 +24,7 @@ import { BUILT_MAIN } from '../test/support/dadi-main.ts';
 import type { LazyHost } from '../test/support/lazy-host.ts';
 import type { LazyImage } from '../test/support/lazy-pull.ts';
 import { run } from '../test/support/processes.ts';
+import { bytesPerSecond } from './link-rate.ts';
 import { TraceRecorder } from './start-trace.ts';
 import type { Trace } from './swarm/swarm.ts';
 
@@ -199,13 +200,6 @@ function cpuMs(): number {
     .split(/\s+/)
     .map(Number);
   return 10 * (user + nice + system + irq + softirq);
-}
-
-function bytesPerSecond(rate: string): number {
-  const [, number = '', unit = ''] = /^(\d+)(k|m|g)bit$/.exec(rate) ?? [];
-  const factor = { k: 1e3, m: 1e6, g: 1e9 }[unit];
-  if (factor === undefined) throw new Error('write a rate as 20mbit or 1gbit');
-  return (Number(number) * factor) / 8;
 }
 
 function describe({ mode, hosts, seconds, proxySentBytes }: Round): string {

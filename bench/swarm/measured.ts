@@ -1,4 +1,6 @@
 /** From what the mesh bench has measured to what a simulation needs. */
+
+import { bytesPerSecond } from '../link-rate.ts';
 import type { Costs } from './costs.ts';
 import type { Scenario, Trace } from './swarm.ts';
 
@@ -68,11 +70,4 @@ export function scenarioOf(bench: MeshBench, costs: Costs, { mode, hosts }: Meas
     ...{ proxyCores: 1, coresPerHost: null, sharedCores: bench.cores },
     mesh: mode === 'mesh' ? { roots: 1, settings } : null,
   };
-}
-
-function bytesPerSecond(rate: string): number {
-  const [, number = '', unit = ''] = /^(\d+)(k|m|g)bit$/.exec(rate) ?? [];
-  const factor = { k: 1e3, m: 1e6, g: 1e9 }[unit];
-  if (factor === undefined) throw new Error('write a rate as 20mbit or 1gbit');
-  return (Number(number) * factor) / 8;
 }
