@@ -11,9 +11,12 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { formatTable, printJson } from '../src/cli/output.ts';
+import { askDaemon } from '../src/client/node/admin-client.ts';
+import type { NodeStatus } from '../src/client/node/node-status.ts';
 import { type Digest, digestOf } from '../src/oci/digest.ts';
 import { CLUSTER_REGISTRY, Cluster } from '../test/support/cluster.ts';
 import type { ClusterHost } from '../test/support/cluster-network.ts';
+import type { LazyHost } from '../test/support/lazy-host.ts';
 import { run } from '../test/support/processes.ts';
 import { bytesPerSecond } from './link-rate.ts';
 
@@ -33,6 +36,8 @@ interface Round {
   readonly proxySentBytes: number;
   readonly registrySentBytes: number;
   readonly receivedBytesPerHost: number;
+  /** Of all hosts together, chunks that others did not give in time; 0 without the mesh. */
+  readonly missedChunks: number;
 }
 
 const { values: flags } = parseArgs({
@@ -91,7 +96,11 @@ async function roundsOf(
     for (const state of states) {
       const layers = await putLayers();
       if (state === 'warm') for (const layer of layers) await pull([], cluster.proxy.url, layer);
-      const round = await oneRound(state, mode, hosts, layers);
+      const missedBefore = await missedChunks(daemons);
+      const round = {
+        ...(await oneRound(state, mode, hosts, layers)),
+        missedChunks: (await missedChunks(daemons)) - missedBefore,
+      };
       done.push(round);
       process.stderr.write(`${describe(round)}\n`);
     }
@@ -106,7 +115,7 @@ async function oneRound(
   mode: Round['mode'],
   hosts: readonly ClusterHost[],
   layers: readonly Digest[],
-): Promise<Round> {
+): Promise<Omit<Round, 'missedChunks'>> {
   const { network, proxy, registry } = cluster;
   const traffic = () =>
     Promise.all([proxy.host, registry.host, ...hosts].map((host) => network.traffic(host)));
@@ -129,6 +138,29 @@ async function oneRound(
     registrySentBytes: sent(1),
     receivedBytesPerHost: received.reduce((sum, bytes) => sum + bytes, 0) / hosts.length,
   };
+}
+
+async function missedChunks(daemons: readonly LazyHost[]): Promise<number> {
+  const missed = await Promise.all(
+    daemons.map(async ({ node }) => {
+      const socket = join(node.runDirectory, 'node.sock');
+      const { mesh } = (await askDaemon(socket, 'GET', '/status')) as NodeStatus;
+      console.error(
+        JSON.stringify({
+          counts: mesh?.counts,
+          trees: mesh?.trees.map((t) => ({
+            blob: t.blob.slice(7, 13),
+            table: t.table.slice(7, 13),
+            depth: t.place?.depth,
+            meshBytes: t.meshBytes,
+            proxyBytes: t.proxyBytes,
+          })),
+        }),
+      );
+      return mesh?.counts.missedChunks ?? 0;
+    }),
+  );
+  return missed.reduce((sum, count) => sum + count, 0);
 }
 
 /** New ones, in the registry alone. */
@@ -154,7 +186,7 @@ async function putLayers(): Promise<Digest[]> {
 /** Its bytes are checked: what is fast and wrong does not count. */
 async function pull(enter: readonly string[], from: string, digest: Digest): Promise<void> {
   const url = `${from}/v2/${REPOSITORY}/blobs/${digest}?ns=${CLUSTER_REGISTRY}`;
-  const sum = `curl --silent --fail '${url}' | sha256sum`;
+  const sum = `curl --silent --show-error --fail-with-body '${url}' | sha256sum`;
   const [program = '', ...args] = [...enter, 'bash', '-o', 'pipefail', '-c', sum];
   const { stdout } = await run(program, args);
   if (!digest.endsWith(stdout.slice(0, 64))) throw new Error(`${url} is another blob`);
@@ -179,6 +211,7 @@ function print(): void {
     ...[round.proxySentBytes, round.registrySentBytes, round.receivedBytesPerHost].map((bytes) =>
       (bytes / round.layerBytes).toFixed(2),
     ),
+    String(round.missedChunks),
   ]);
   const header = [
     'hosts',

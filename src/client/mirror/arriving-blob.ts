@@ -111,6 +111,11 @@ export class ArrivingBlob implements StreamSource {
     }
   }
 
+  /** How many can be read now, from the first on. */
+  get arrivedBytes(): number {
+    return this.#readableBytes;
+  }
+
   /** Its bytes, once it is verified. Does not own the file. */
   source(): ByteSource {
     return {

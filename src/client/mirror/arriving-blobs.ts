@@ -1,22 +1,22 @@
 import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { unlessAborted } from '../../format/unless-aborted.ts';
-import { downloadFrom } from '../../oci/blob-download.ts';
 import { type Digest, shortDigest } from '../../oci/digest.ts';
-import { RegistryError } from '../../oci/errors.ts';
 import { discard } from '../../oci/registry-http.ts';
-import { type BlobBody, ResumedBody } from '../../oci/resumed-body.ts';
+import { ResumedBody } from '../../oci/resumed-body.ts';
 import type { Answer } from '../../oci/serving/answer.ts';
 import { streamed, whatIsAsked } from '../../oci/serving/blob-part.ts';
 import { conditionalAnswer } from '../../oci/serving/conditions.ts';
 import { ArrivingBlob } from './arriving-blob.ts';
 import { askForRight } from './ask-for-right.ts';
+import { blobBody } from './blob-body.ts';
 import type { ChunkedBlobs } from './chunked-blobs.ts';
-import { ChunksToCome } from './chunks-to-come.ts';
+import { ComingBlob } from './coming-blob.ts';
 import { firstBytes } from './first-bytes.ts';
 import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
 import type { MirrorTarget } from './mirror-target.ts';
 import type { RelayedAnswer } from './proxy-relay.ts';
+import type { TableAnswer } from './table-request.ts';
 
 export interface ArrivingBlobsParts extends MirrorContext {
   readonly chunked: ChunkedBlobs;
@@ -28,9 +28,19 @@ export interface ArrivingBlobsParts extends MirrorContext {
 
 /** What came of asking for a blob. */
 type Begun =
-  | { readonly kind: 'arriving'; readonly blob: ArrivingBlob }
+  | {
+      readonly kind: 'arriving';
+      readonly blob: ArrivingBlob;
+      /** Null if it comes from a proxy alone. */
+      readonly coming: ComingBlob | null;
+    }
   /** For who asked alone. */
   | { readonly kind: 'other'; readonly answer: RelayedAnswer };
+
+type Arrived = Extract<Begun, { readonly kind: 'arriving' }>;
+
+/** What a proxy has said of it. */
+type Coming = Extract<TableAnswer, { readonly kind: 'coming' }>;
 
 /** A blob that was asked for. */
 interface Arrival {
@@ -45,8 +55,10 @@ interface Arrival {
 
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2_000;
-/** A smaller blob is here before it is worth while to get the rest of it elsewhere. */
-const MIN_CHUNKED_BYTES = 8 * 1024 * 1024;
+/** A smaller blob is had from a proxy sooner than from other hosts. */
+const MIN_SHARED_BYTES = 1024 * 1024;
+/** So long, a blob that has arrived is given to hosts that get it by the chunks of then. */
+const LINGER_MS = 60_000;
 /** Of the disk; below that, blobs are handed on without being kept. */
 const MIN_FREE_BYTES = 256 * 1024 * 1024;
 
@@ -58,6 +70,8 @@ export class ArrivingBlobs {
   readonly #parts: ArrivingBlobsParts;
   readonly #arrivals = new Map<string, Arrival>();
   readonly #work = new Set<Promise<void>>();
+  /** Ends each at once. */
+  readonly #lingering = new Set<() => void>();
   readonly #closed = new AbortController();
 
   constructor(parts: ArrivingBlobsParts) {
@@ -70,14 +84,15 @@ export class ArrivingBlobs {
 
   /**
    * GET or HEAD. Null if the blob ceased to be on its way just then: it is kept by now, or was given up.
+   * @param coming if a proxy is fetching it: then it comes from other hosts where they have it
    * @throws ProxiesAwayError before anything was sent
    */
-  async answer(asked: Asked, digest: Digest): Promise<Answer | null> {
+  async answer(asked: Asked, digest: Digest, coming: Coming | null): Promise<Answer | null> {
     const { request, target, caller } = asked;
     if (request.method === 'HEAD') return this.#relay(asked, digest);
     const key = keyOf(target, digest);
     const joined = this.#arrivals.get(key);
-    const arrival = joined ?? this.#begin(key, asked, digest);
+    const arrival = joined ?? this.#begin(key, asked, digest, coming);
     const begun = await began(arrival, request.signal, joined === undefined);
     if (begun.kind === 'other') {
       return joined === undefined ? handBack(begun.answer, request) : this.#relay(asked, digest);
@@ -106,6 +121,7 @@ export class ArrivingBlobs {
   /** Ends what is under way. */
   async close(): Promise<void> {
     this.#closed.abort(new Error('the mirror is being stopped'));
+    for (const end of this.#lingering) end();
     await Promise.all(this.#work);
   }
 
@@ -119,9 +135,9 @@ export class ArrivingBlobs {
     return handBack(await askFor(this.#parts, asked, `blobs/${digest}`, options), asked.request);
   }
 
-  #begin(key: string, asked: Asked, digest: Digest): Arrival {
+  #begin(key: string, asked: Asked, digest: Digest, coming: Coming | null): Arrival {
     const giveUp = new AbortController();
-    const begun = this.#ask(asked, digest, giveUp).then((found) => {
+    const begun = this.#ask(asked, digest, coming, giveUp).then((found) => {
       arrival.found = found;
       return found;
     });
@@ -148,7 +164,7 @@ export class ArrivingBlobs {
     try {
       const found = await begun;
       isOther = found.kind === 'other';
-      if (found.kind === 'arriving') await this.#keep(found.blob, target, digest);
+      if (found.kind === 'arriving') await this.#keep(found, target, digest);
     } finally {
       // It has arrived, or never will: proxies are not asked any more how it stands with it.
       if (!isOther) giveUp.abort(new Error('the blob is not on its way any more'));
@@ -156,20 +172,36 @@ export class ArrivingBlobs {
   }
 
   /** Until that is done, who asks for the blob joins it. */
-  async #keep(blob: ArrivingBlob, target: MirrorTarget, digest: Digest): Promise<void> {
+  async #keep({ blob, coming }: Arrived, target: MirrorTarget, digest: Digest): Promise<void> {
     const { chunked, known } = this.#parts;
     try {
       const table = await blob.verified;
       await chunked.keep(digest, table, blob.source());
       known.putTable(digest, { table, isProven: true });
       chunked.offer(target, digest, table);
+      if (coming !== null && blob.join()) this.#linger(blob, coming);
+    } catch (error) {
+      coming?.close();
+      throw error;
     } finally {
       blob.close();
     }
   }
 
+  #linger(blob: ArrivingBlob, coming: ComingBlob): void {
+    const end = () => {
+      clearTimeout(timer);
+      this.#lingering.delete(end);
+      coming.close();
+      blob.leave();
+    };
+    const timer = setTimeout(end, LINGER_MS).unref();
+    this.#lingering.add(end);
+    if (this.#closed.signal.aborted) end();
+  }
+
   /** Asks for the whole blob, whoever wants which part of it. */
-  async #ask(asked: Asked, digest: Digest, giveUp: AbortController): Promise<Begun> {
+  async #ask(asked: Asked, digest: Digest, told: Coming | null, giveUp: AbortController): Promise<Begun> {
     const { directory, rights } = this.#parts;
     const { target, caller } = asked;
     const signal = AbortSignal.any([giveUp.signal, this.#closed.signal]);
@@ -178,24 +210,41 @@ export class ArrivingBlobs {
       const options = { method: 'GET', lane: 'bulk', headers, signal } as const;
       return askFor(this.#parts, asked, `blobs/${digest}`, options);
     };
-    const answer = await get(0);
-    if (answer.response.statusCode !== 200) return { kind: 'other', answer };
-    rights.grant(caller, target, digest);
-    const context = { host: answer.host, repository: target.repository, reference: digest };
-    const first = bodyOf(answer, 0);
-    if (!(await hasRoom(directory, first.sizeBytes))) return { kind: 'other', answer };
-    const { chunked } = this.#parts;
-    const isLarge = first.sizeBytes >= MIN_CHUNKED_BYTES;
-    const chunks = chunked.hasPeers && isLarge ? new ChunksToCome(this.#parts, asked, digest, signal) : null;
-    const resume = async (offset: number): Promise<BlobBody> =>
-      (await chunks?.body(offset)) ?? bodyOf(await get(offset), offset);
+    const coming = await this.#coming(asked, digest, told, signal);
+    let host = told?.host ?? '';
+    let next = coming?.body() ?? null;
+    if (next === null) {
+      const answer = await get(0);
+      if (answer.response.statusCode !== 200) return { kind: 'other', answer };
+      rights.grant(caller, target, digest);
+      host = answer.host;
+      next = blobBody(answer, {});
+      if (!(await hasRoom(directory, next.sizeBytes))) return { kind: 'other', answer };
+    }
     const fetch = async (offset: number) => {
-      const answered = offset === 0 ? first : await this.#insist(() => resume(offset), signal);
-      chunks?.supersede(answered.body);
-      return answered;
+      const first = next;
+      next = null;
+      return first ?? this.#insist(async () => blobBody(await get(offset), { offset }), signal);
     };
+    const context = { host, repository: target.repository, reference: digest };
     const body = await ResumedBody.begin({ start: 0 }, fetch, context, signal);
-    return { kind: 'arriving', blob: await ArrivingBlob.begin(digest, directory, body, giveUp) };
+    const blob = await ArrivingBlob.begin(digest, directory, body, giveUp);
+    coming?.begin(blob);
+    return { kind: 'arriving', blob, coming };
+  }
+
+  /** Null for a blob that is to come from a proxy alone. */
+  async #coming(
+    asked: Asked,
+    digest: Digest,
+    told: Coming | null,
+    signal: AbortSignal,
+  ): Promise<ComingBlob | null> {
+    const { chunked, directory } = this.#parts;
+    const { mesh } = chunked;
+    if (mesh === null || told === null || told.chunks.sizeBytes < MIN_SHARED_BYTES) return null;
+    if (!(await hasRoom(directory, told.chunks.sizeBytes))) return null;
+    return new ComingBlob({ ...this.#parts, mesh }, asked, digest, told.chunks, signal);
   }
 
   async #insist<T>(attempt: () => Promise<T>, signal: AbortSignal): Promise<T> {
@@ -252,20 +301,6 @@ async function read(blob: ArrivingBlob, { request }: Asked, digest: Digest): Pro
 
 function keyOf({ registry, repository }: MirrorTarget, digest: Digest): string {
   return `${registry}/${repository}@${digest}`;
-}
-
-/** @throws RegistryError for an answer that is not the blob from there on */
-function bodyOf({ response, host }: RelayedAnswer, offset: number): BlobBody {
-  const context = { host, repository: null, reference: null };
-  if (response.statusCode >= 300) {
-    discard(response.body);
-    const message = `the proxy answers ${response.statusCode} in the middle of a blob`;
-    throw new RegistryError('ERR_REGISTRY_STATUS', context, message, { status: response.statusCode });
-  }
-  const { sizeBytes, offsetBytes, body } = downloadFrom(response, { offset }, context);
-  if (sizeBytes !== null) return { sizeBytes, offsetBytes, body };
-  discard(body);
-  throw new RegistryError('ERR_REGISTRY_PROTOCOL', context, 'the proxy does not say how large the blob is');
 }
 
 async function hasRoom(directory: string, sizeBytes: number): Promise<boolean> {

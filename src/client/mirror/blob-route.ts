@@ -13,7 +13,7 @@ import type { KnownTable } from './known-content.ts';
 import { type Asked, askFor, handBack, type MirrorContext } from './mirror-context.ts';
 import { ProxiesAwayError } from './proxy-relay.ts';
 import { ReadAhead, type ReadAheadMemory } from './read-ahead.ts';
-import { requestTable } from './table-request.ts';
+import { requestTable, type TableAnswer } from './table-request.ts';
 
 export interface BlobRouteParts extends MirrorContext {
   readonly chunked: ChunkedBlobs;
@@ -24,8 +24,8 @@ export interface BlobRouteParts extends MirrorContext {
 
 /** How long one question may wait. */
 const WAIT_SECONDS = 5;
-/** Clients wait 30 seconds for headers; what does not come within this is better had as it comes. */
-const MAX_WAIT_MS = 12_000;
+/** Clients wait 30 seconds for headers: a registry that says nothing for so long may still answer the request itself. */
+const MAX_WAIT_MS = 20_000;
 
 /** How a blob is read of which no chunks are known: all of it as it comes, or parts alone, here and there. */
 export type Reading = 'as a whole' | 'as parts';
@@ -43,14 +43,19 @@ export async function answerBlob(
   const { known, rights, chunked, arriving } = parts;
   const { target, caller } = asked;
   try {
-    const newTable = reading === 'as parts' ? tableAtOnce : tableOrArrival;
     let found: KnownTable | null = null;
     while (found === null) {
-      found = known.table(digest) ?? (await newTable(parts, asked, digest));
-      if (found !== null) break;
-      if (reading === 'as parts') return await relayPart(parts, asked, digest);
-      const answer = await arriving.answer(asked, digest);
-      if (answer !== null) return answer;
+      if (reading === 'as parts') {
+        found = known.table(digest) ?? (await tableAtOnce(parts, asked, digest));
+        if (found === null) return await relayPart(parts, asked, digest);
+        break;
+      }
+      const told = await tableFor(parts, asked, digest);
+      if (told?.kind === 'whole') found = told.known;
+      else {
+        const answer = await arriving.answer(asked, digest, told?.kind === 'coming' ? told : null);
+        if (answer !== null) return answer;
+      }
     }
     if (!rights.isGranted(caller, target, digest)) {
       const refusal = await askForRight(parts, asked, digest);
@@ -65,38 +70,38 @@ export async function answerBlob(
   }
 }
 
-/** Null for a blob that is to be had as it comes: others may be waiting for it already. */
-async function tableOrArrival(
-  parts: BlobRouteParts,
-  asked: Asked,
-  digest: Digest,
-): Promise<KnownTable | null> {
-  if (parts.arriving.has(asked.target, digest)) return null;
-  const found = await tableFor(parts, asked, digest);
-  return parts.arriving.has(asked.target, digest) ? null : found;
+/** Null for a blob that is on its way: its bytes are here before its chunks would be. */
+async function tableFor(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<TableAnswer | null> {
+  const isArriving = () => parts.arriving.has(asked.target, digest);
+  if (isArriving()) return null;
+  const known = parts.known.table(digest);
+  const told: TableAnswer =
+    known === null ? await askForTable(parts, asked, digest) : { kind: 'whole', known };
+  // Another one may have asked for it meanwhile.
+  return isArriving() ? null : told;
 }
 
 /**
- * The table, if a proxy has the blob. With a mesh, only the first of all hosts is given a blob by a proxy that is fetching
- * it still; the others wait for its chunks, which they get from each other.
+ * The table, if a proxy has the blob. With a mesh, a proxy that lacks it is told to fetch it, and tells what it knows of
+ * its chunks when the first has come.
  */
-async function tableFor(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
-  if (!parts.chunked.hasPeers || asked.request.method !== 'GET') {
-    const found = await requestTable(parts, asked, digest, null);
-    return found === 'on its way' ? null : found;
+async function askForTable(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<TableAnswer> {
+  if (parts.chunked.mesh === null || asked.request.method !== 'GET') {
+    return requestTable(parts, asked, digest, null);
   }
   const startMs = performance.now();
-  for (let waitSeconds = 0; ; waitSeconds = WAIT_SECONDS) {
-    const found = await requestTable(parts, asked, digest, { waitSeconds });
-    if (found !== 'on its way') return found;
-    if (performance.now() - startMs + 1000 * WAIT_SECONDS > MAX_WAIT_MS) return null;
+  for (;;) {
+    const fetch = { waitSeconds: WAIT_SECONDS, knownChunks: 0 };
+    const told = await requestTable(parts, asked, digest, fetch);
+    if (told.kind !== 'waiting') return told;
+    if (performance.now() - startMs + 1000 * WAIT_SECONDS > MAX_WAIT_MS) return told;
   }
 }
 
 /** The table, if a proxy has the blob; else it begins to fetch it. */
 async function tableAtOnce(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<KnownTable | null> {
-  const found = await requestTable(parts, asked, digest, { waitSeconds: 0 });
-  return found === 'on its way' ? null : found;
+  const told = await requestTable(parts, asked, digest, { waitSeconds: 0, knownChunks: null });
+  return told.kind === 'whole' ? told.known : null;
 }
 
 async function relayPart(parts: BlobRouteParts, asked: Asked, digest: Digest): Promise<Answer> {

@@ -14,7 +14,7 @@ export interface BlobParts {
 }
 
 /** Other hosts, each in the right of a repository. */
-export type BlobMesh = PeerSource & Pick<Mesh, 'join'>;
+export type BlobMesh = PeerSource & Pick<Mesh, 'join' | 'lend'>;
 
 /** Read through the cache at once. */
 const STEP_BYTES = 4 * 1024 * 1024;
@@ -36,9 +36,9 @@ export class ChunkedBlobs {
     this.#readTimeoutMs = readTimeoutMs;
   }
 
-  /** Whether other hosts are asked: then chunks are worth waiting for. */
-  get hasPeers(): boolean {
-    return this.#mesh !== null;
+  /** Other hosts, if any are asked. */
+  get mesh(): BlobMesh | null {
+    return this.#mesh;
   }
 
   /** To be closed by the caller. What the cache lacks is fetched in the name of that repository. */

@@ -3,6 +3,7 @@ import { type Digest, digestOf } from '../../oci/digest.ts';
 import { hostInUrl, isLoopbackHost } from '../../oci/registry-url.ts';
 import { memberIdOf, newMemberSecret } from '../member-secret.ts';
 import type { Announcement, Content, Peer } from '../mesh-protocol.ts';
+import type { HeldContent } from './chunk-holder.ts';
 import { systemClock } from './clock.ts';
 import { HttpPeerTransport } from './http-peer-transport.ts';
 import { HttpRootTransport } from './http-root-transport.ts';
@@ -33,6 +34,7 @@ interface AgentParts {
   readonly peers: HttpPeerTransport;
   readonly standings: PeerStandings;
   readonly server: PeerServer;
+  readonly lent: Map<Digest, HeldContent>;
   readonly counters: MeshCounters;
   readonly budgets: Budgets;
 }
@@ -65,9 +67,11 @@ export class MeshAgent implements Mesh {
     const tickets = new TicketChecker(urls, roots, systemClock);
     const peers = new HttpPeerTransport(tls);
     const standings = new PeerStandings(systemClock);
+    const lent = new Map<Digest, HeldContent>();
     let membership: Membership | null = null;
     const server = await PeerServer.start({
-      ...{ listen, tls, uploadBytesPerSecond, holder, tickets, counters, logger, clock: systemClock },
+      ...{ listen, tls, uploadBytesPerSecond, tickets, counters, logger, clock: systemClock },
+      holder: { find: (table) => lent.get(table) ?? holder.find(table) },
       isComing: (table) => membership?.isIn(table) ?? false,
       alternates: (table) => (membership === null ? [] : othersIn(membership, table)),
     });
@@ -89,6 +93,7 @@ export class MeshAgent implements Mesh {
         peers,
         standings,
         server,
+        lent,
         counters,
         budgets,
       });
@@ -129,6 +134,14 @@ export class MeshAgent implements Mesh {
       ...{ seat, table, counters, budgets, standings, transport: peers, clock: systemClock },
       onClose: () => membership.shut(seat),
     });
+  }
+
+  lend(table: Digest, content: HeldContent): () => void {
+    const { lent } = this.#parts;
+    lent.set(table, content);
+    return () => {
+      if (lent.get(table) === content) lent.delete(table);
+    };
   }
 
   status(): MeshStatus {

@@ -1,8 +1,9 @@
 import type { Logger } from 'pino';
 import type { ChunkTable } from '../../format/chunk-table.ts';
+import type { Digest } from '../../oci/digest.ts';
 import type { RegistryTls } from '../../oci/registry-tls.ts';
 import type { Content, Lost, Peer } from '../mesh-protocol.ts';
-import type { ChunkHolder } from './chunk-holder.ts';
+import type { ChunkHolder, HeldContent } from './chunk-holder.ts';
 import type { MeshBlob } from './mesh-blob.ts';
 
 /** In whose right contents are joined: whoever may pull from the repository. */
@@ -25,6 +26,8 @@ export interface Mesh {
   table(content: Content, signal: AbortSignal): Promise<Buffer | null>;
   /** The mesh's part of one blob; without a join before, it has nothing of it. To be closed by the caller. */
   open(content: Content, table: ChunkTable): MeshBlob;
+  /** Gives others a content that the holder lacks as yet, until the function that this returns is called. */
+  lend(table: Digest, content: HeldContent): () => void;
   status(): MeshStatus;
   /** Leaves all trees, ends what is under way, and stops listening. */
   close(): Promise<void>;

@@ -146,6 +146,13 @@ export class Blobs {
       const stored = await tryToRead(this.#log, () => this.#store.stat(digest));
       if (stored !== null) return stored.sizeBytes;
     }
+    const running = this.#downloads.get(downloadKey(target, digest));
+    if (running !== undefined && isSameRepository(running.where, target.where)) {
+      // Upstream answers for it there.
+      const announced = running.download.sizeBytes.catch(() => null);
+      const sizeBytes = await unlessAborted(announced, signal);
+      if (sizeBytes !== null) return sizeBytes;
+    }
     return this.#askUpstream(target, digest, signal);
   }
 

@@ -4,12 +4,11 @@ import { DEFAULT_CHUNK_BYTES, encodeChunkTable } from '../../format/chunk-table.
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { SingleFlight } from '../http/single-flight.ts';
+import { ComingTable } from './coming-table.ts';
+import type { Download, DownloadReader } from './download.ts';
 
 /** Tables of 512 GiB of blobs. */
 const MAX_KEPT_BYTES = 64 * 1024 * 1024;
-const MAX_WISHES = 10_000;
-/** Who is silent for so long is not waiting any more. */
-const WISH_MS = 60_000;
 /** Hashed side by side, by threads of the runtime's pool. */
 const CHUNKS_AT_ONCE = 4;
 
@@ -22,8 +21,7 @@ export class ChunkTables {
     maxSize: MAX_KEPT_BYTES,
     sizeCalculation: ({ length }) => length,
   });
-  /** Blobs that somebody asked to have fetched. */
-  readonly #wishes = new LRUCache<Digest, true>({ max: MAX_WISHES, ttl: WISH_MS });
+  readonly #coming = new WeakMap<Download, ComingTable>();
   readonly #making = new SingleFlight<Buffer>();
   readonly #signal: AbortSignal;
 
@@ -32,11 +30,20 @@ export class ChunkTables {
     this.#signal = signal;
   }
 
-  /** Whether nobody has asked for the table of this blob, which is being fetched, in the last minute. */
-  isFirstWish(digest: Digest): boolean {
-    const isFirst = !this.#wishes.has(digest);
-    this.#wishes.set(digest, true);
-    return isFirst;
+  /** Of a blob on its way, the same for all who ask. Takes over the reader, which is left in any case. */
+  coming(digest: Digest, download: Download, reader: DownloadReader): ComingTable {
+    const known = this.#coming.get(download);
+    if (known !== undefined) {
+      reader.leave();
+      return known;
+    }
+    const coming = new ComingTable(download, reader, this.#signal);
+    this.#coming.set(download, coming);
+    coming.whole.then(
+      (table) => this.#kept.set(digest, table),
+      () => {},
+    );
+    return coming;
   }
 
   /** The encoded table of a blob. Takes over the source, which is closed in any case. */

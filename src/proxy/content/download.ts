@@ -17,6 +17,8 @@ const closeFd = promisify(close);
 const RECENT_BYTES = 2 * 1024 * 1024;
 
 export interface DownloadReader extends StreamSource {
+  /** As {@link readableTo}, of bytes that may yet turn out to be another blob's: for who verifies the whole itself. */
+  arrivedTo(range: ByteRange, signal: AbortSignal): Promise<number>;
   /** To be called once, when the reader is done or gone. */
   leave(): void;
 }
@@ -83,7 +85,8 @@ export class Download {
   join(): DownloadReader {
     this.#readers++;
     return {
-      readableTo: (range, signal) => this.#readableTo(range, signal),
+      readableTo: (range, signal) => this.#readableTo(range, HELD_BACK_BYTES, signal),
+      arrivedTo: (range, signal) => this.#readableTo(range, 0, signal),
       read: (offset, target) => this.#read(offset, target),
       leave: () => {
         this.#readers--;
@@ -148,9 +151,9 @@ export class Download {
     resolve();
   }
 
-  async #readableTo({ start, end }: ByteRange, signal: AbortSignal): Promise<number> {
+  async #readableTo({ start, end }: ByteRange, heldBackBytes: number, signal: AbortSignal): Promise<number> {
     while (true) {
-      const limit = this.#isVerified ? end : end - HELD_BACK_BYTES;
+      const limit = this.#isVerified ? end : end - heldBackBytes;
       const readable = Math.min(this.#arrivedBytes, limit);
       if (readable > start) return readable;
       if (this.#isOver && !this.#isVerified) {

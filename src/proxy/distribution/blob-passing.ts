@@ -57,17 +57,22 @@ async function answerPart(passer: Passer, { status, headers, range }: Asked): Pr
 export class SurvivingReader implements StreamSource {
   readonly #reader: DownloadReader;
   readonly #passer: () => Passer;
+  readonly #isUnverified: boolean;
   #passed: PassedBlob | null = null;
 
-  constructor(reader: DownloadReader, passer: () => Passer) {
+  /** @param isUnverified whether bytes are given before the blob is verified */
+  constructor(reader: DownloadReader, passer: () => Passer, isUnverified: boolean) {
     this.#reader = reader;
     this.#passer = passer;
+    this.#isUnverified = isUnverified;
   }
 
   async readableTo(range: ByteRange, signal: AbortSignal): Promise<number> {
     if (this.#passed !== null) return this.#passed.readableTo(range);
     try {
-      return await this.#reader.readableTo(range, signal);
+      return await (this.#isUnverified
+        ? this.#reader.arrivedTo(range, signal)
+        : this.#reader.readableTo(range, signal));
     } catch (error) {
       if (!isStoreFailure(error)) throw error;
       this.#passed = await this.#goOn(range.start);

@@ -8,7 +8,8 @@ import { type Digest, digestOf } from '../../oci/digest.ts';
 
 useProxiedRegistry();
 
-const BLOB = randomBytes(7 * 262_144 + 1000, 1);
+const CHUNK_BYTES = 262_144;
+const BLOB = randomBytes(7 * CHUNK_BYTES + 1000, 1);
 
 function ask(digest: Digest, more = '', repository = 'lib/a', headers = {}): Promise<Response> {
   const path = `/dadi/v1/chunk-tables/${digest}?ns=reg.example&repository=${repository}${more}`;
@@ -61,9 +62,6 @@ test('who wants a blob fetched hears when it is there, and until then that it is
   };
   const asked = await Promise.all([ask(digest, '&fetch=1'), ask(digest, '&fetch=1')]);
   expect(asked.map(({ status }) => status)).toEqual([202, 202]);
-  const said = (await Promise.all(asked.map((answer) => answer.json()))) as { isFirst: boolean }[];
-  // One of them may take it as it comes; that gives the others something to wait for.
-  expect(said.filter(({ isFirst }) => isFirst)).toHaveLength(1);
   letGo();
   await vi.waitFor(
     async () => {
@@ -74,6 +72,60 @@ test('who wants a blob fetched hears when it is there, and until then that it is
     { timeout: 30_000 },
   );
   expect(upstream.count('GET', digest)).toBe(1);
+});
+
+/** The digests of a blob's chunks, one after the other. */
+function digestsOf(blob: Buffer): Buffer {
+  const digests: Buffer[] = [];
+  for (let at = 0; at < blob.length; at += CHUNK_BYTES) {
+    digests.push(
+      createHash('sha256')
+        .update(blob.subarray(at, at + CHUNK_BYTES))
+        .digest(),
+    );
+  }
+  return Buffer.concat(digests);
+}
+
+test('of a blob on its way who asks is told the chunks that have come, then those that come next, and in the end the table', async () => {
+  const digest = upstream.putBlob(BLOB);
+  const { promise: isToEnd, resolve: letGo } = Promise.withResolvers<void>();
+  upstream.intercept = ({ method, url = '' }, response) => {
+    if (method !== 'GET' || !url.endsWith(digest)) return false;
+    response.writeHead(200, { 'content-length': BLOB.length });
+    response.write(BLOB.subarray(0, 3 * CHUNK_BYTES + 1));
+    void isToEnd.then(() => response.end(BLOB.subarray(3 * CHUNK_BYTES + 1)));
+    return true;
+  };
+  let told = Buffer.alloc(0);
+  while (told.length < 3 * 32) {
+    const answer = await ask(digest, `&fetch=1&wait=20&known=${told.length / 32}`);
+    expect(answer.status).toBe(202);
+    const { sizeBytes, digests } = (await answer.json()) as { sizeBytes: number; digests: string };
+    expect(sizeBytes).toBe(BLOB.length);
+    told = Buffer.concat([told, Buffer.from(digests, 'base64')]);
+  }
+  expect(told).toEqual(digestsOf(BLOB).subarray(0, 3 * 32));
+  const part = await proxy.fetch(`/v2/lib/a/blobs/${digest}?ns=reg.example&unverified=1`, {
+    headers: { range: `bytes=${CHUNK_BYTES}-${2 * CHUNK_BYTES - 1}` },
+  });
+  expect((await bytesOf(part)).equals(BLOB.subarray(CHUNK_BYTES, 2 * CHUNK_BYTES))).toBe(true);
+  const next = ask(digest, '&fetch=1&wait=20&known=3');
+  expect((await ask(digest, '&fetch=1&known=3')).status).toBe(202);
+  letGo();
+  expect([200, 202]).toContain((await next).status);
+  const whole = await ask(digest, '&fetch=1&wait=20&known=8');
+  expect(whole.status).toBe(200);
+  expect(describes(await bytesOf(whole), BLOB)).toBe(true);
+  expect(upstream.count('GET', digest)).toBe(1);
+});
+
+test('the chunks of a blob that turns out to be another one end with an error', async () => {
+  const digest = digestOf('another');
+  upstream.putBlob(BLOB, digest);
+  let answer = await ask(digest, '&fetch=1&wait=20&known=0');
+  if (answer.status === 202) answer = await ask(digest, '&fetch=1&wait=20&known=8');
+  expect(answer.status).toBe(502);
 });
 
 test('what upstream does not have, or sends otherwise than its digest says, has no table', async () => {
