@@ -9,7 +9,7 @@ import {
 } from '../../format/chunk-table.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import { type Digest, digestOf, shortDigest } from '../../oci/digest.ts';
-import { readUpTo } from '../../oci/registry-http.ts';
+import { type OnFilled, readExactly } from '../../oci/registry-http.ts';
 import type { BlobBody } from '../../oci/resumed-body.ts';
 import type { HeldContent } from '../../p2p/agent/chunk-holder.ts';
 import type { Content } from '../../p2p/mesh-protocol.ts';
@@ -185,13 +185,14 @@ export class ComingBlob {
   }
 
   /** From a proxy. */
-  async #range(offset: number, length: number, signal: AbortSignal): Promise<Buffer> {
+  async #range(offset: number, length: number, signal: AbortSignal, onFilled?: OnFilled): Promise<Buffer> {
     const headers = { range: `bytes=${offset}-${offset + length - 1}` };
     const options = { method: 'GET', lane: 'bulk', headers, signal } as const;
     const { blob } = this.#content;
     const answer = await askFor(this.#parts, this.#asked, `blobs/${blob}`, options);
     const { body } = blobBody(answer, { offset, length });
-    return readUpTo(body, length, { host: answer.host, repository: null, reference: blob });
+    const context = { host: answer.host, repository: null, reference: blob };
+    return readExactly(body, length, context, onFilled);
   }
 
   #lend(table: Digest, blob: ArrivingBlob): void {
