@@ -2,6 +2,8 @@
 
 export interface Curve {
   readonly name: string;
+  /** From 0: curves of the same style look the same in all charts. */
+  readonly style: number;
   /** Ascending by x. */
   readonly points: readonly (readonly [x: number, y: number])[];
 }
@@ -68,7 +70,7 @@ export function lineChart({ title, x, y, curves, notes }: ChartOptions): string 
       `text-anchor="middle" transform="translate(18 ${PLOT.top + PLOT.height / 2}) rotate(-90)"`,
     ),
     ...curves.flatMap((curve, index) => {
-      const { colour, dash } = STYLES[index % STYLES.length]!;
+      const { colour, dash } = STYLES[curve.style % STYLES.length]!;
       const stroke = `stroke="${colour}" stroke-width="2" stroke-dasharray="${dash}"`;
       const path = curve.points.map((point) => `${left(point[0])},${top(point[1])}`).join(' ');
       const legend = PLOT.top + 12 + 20 * index;

@@ -1,21 +1,39 @@
-/** What things take, as measured with real daemons; see the mesh bench and the swarm bench's --calibrate. */
+/** What things take, as measured with real daemons by bench/mesh-costs.ts. Times of work are of one processor. */
 export interface Costs {
-  /** Processor time of a host for a container's start, but for its chunks: what the start waits for. */
-  readonly startMs: number;
-  /** The same, that is done meanwhile. */
-  readonly besideMs: number;
-  /** Of a host for a chunk that it receives: TLS, digest, cache, decompression. */
+  /**
+   * Of a host for the first container of an image, once, but for its chunks: asking for the image, opening and mounting it,
+   * reading it. Before each step of the start; the last one is what comes after all steps.
+   */
+  readonly hostSteps: readonly HostStep[];
+  /** Of the daemon for each container, of which it does one after the other. */
+  readonly containerDaemonMs: number;
+  /** Of each container's program, and of what mounts its root. */
+  readonly containerMs: number;
+  /** Of a host's daemon for a chunk that it receives: TLS, digest, cache. */
   readonly receiveMs: number;
-  /** Of a host for a chunk that it sends to another one. */
+  /** Of a host's daemon for a chunk that it sends to another one. */
   readonly sendMs: number;
-  /** Until a peer begins to send what it was asked for, besides the time on the wire. */
+  /** Until a peer begins to send what it was asked for, besides all that is counted here. */
   readonly peerMs: number;
   /** Of the proxy for a chunk. */
   readonly proxySendMs: number;
-  /** Of a root for one join, all contents of an image together, and for any other request. */
+  /** Of the proxy for each host that pulls an image: manifests, what is converted, who may read. */
+  readonly proxyPullMs: number;
+  /** One after the other. */
+  readonly pullRequests: number;
+  /** Of a root for one join, and for each content in it; a heartbeat, too, is taken for one. */
   readonly joinMs: number;
+  readonly joinContentMs: number;
   /** One way between any two hosts. */
   readonly latencyMs: number;
   /** Bytes that a chunk takes on the wire. */
   readonly chunkBytes: number;
+}
+
+export interface HostStep {
+  /** What the daemon does first, then its helpers: the step waits for both. */
+  readonly daemonMs: number;
+  readonly helperMs: number;
+  /** What is done meanwhile. */
+  readonly besideMs: number;
 }

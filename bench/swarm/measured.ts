@@ -1,8 +1,54 @@
-/** From what the mesh bench has measured to what a simulation needs. */
+/** From what the benches have measured to what a simulation needs. */
 
 import { bytesPerSecond } from '../link-rate.ts';
 import type { Costs } from './costs.ts';
-import type { Scenario, Trace } from './swarm.ts';
+import type { Scenario } from './swarm.ts';
+import { chunksOf, type Trace } from './trace.ts';
+
+/** Of a host's start of containers. */
+export interface MeasuredStart {
+  /** Until the last of them has ended. */
+  readonly wallMs: number;
+  /** Processor time of the host's daemon, and of the helpers that it has started. */
+  readonly daemonMs: number;
+  /** Of the programs, and of mounting what they run on. */
+  readonly programMs: number;
+  readonly proxyMs: number;
+  /** Of the daemon of the other host. */
+  readonly otherMs: number;
+  readonly receivedBytes: number;
+}
+
+/** What `bench/mesh-costs.ts --json` prints, as far as it is needed. */
+export interface MeasuredCosts {
+  readonly trace: Trace;
+  readonly rate: string;
+  /** Processor time of a host that starts alone: before each of the steps, and after the last one. */
+  readonly hostSteps: readonly { readonly daemonMs: number; readonly helperMs: number }[];
+  /** The first container of a host alone, all from the proxy. */
+  readonly first: MeasuredStart;
+  /** One more on the same host. */
+  readonly next: MeasuredStart;
+  /** The first container of another host, all chunks from the first one. */
+  readonly fromPeer: MeasuredStart;
+  readonly steady: MeasuredSteady;
+}
+
+/** Of programs that have long run. Processor time. */
+export interface MeasuredSteady {
+  /** Of the proxy for all that a host asks of it besides chunks, and how many requests that is. */
+  readonly proxyPullMs: number;
+  readonly pullRequests: number;
+  /** Of the proxy for a chunk. */
+  readonly proxySendMs: number;
+  /** Of a host's daemon that sends a chunk, and of who receives and checks it. */
+  readonly sendMs: number;
+  readonly receiveMs: number;
+  /** From the request for a chunk until it is there, at best. */
+  readonly requestMs: number;
+  readonly joinCallMs: number;
+  readonly joinContentMs: number;
+}
 
 /** What `bench/mesh.ts --json` prints, as far as it is needed. */
 export interface MeshBench {
@@ -13,50 +59,55 @@ export interface MeshBench {
   readonly rounds: readonly MeasuredRound[];
 }
 
-interface MeasuredRound {
+export interface MeasuredRound {
   readonly mode: 'mesh' | 'proxy' | 'pull';
   readonly hosts: number;
   readonly seconds: readonly number[];
   readonly proxySentBytes: number;
-  readonly receivedBytesPerHost: number;
-  readonly cpuMs: number;
 }
 
-/** Measured apart (two agents in one process, TLS, digests): processor time of both ends for a chunk, half each. */
-const TRANSFER_MS = 1.7;
-/** Measured apart: a join of five contents at the real root with its signatures, and its HTTP request. */
-const JOIN_MS = 0.8;
 const LATENCY_MS = 0.2;
 const HEARTBEAT_MS = 5_000;
 
 /**
- * The processor time of a start is what rounds without the mesh took, less what their chunks cost; what of it a start waits
- * for is what a host alone takes longer than its bytes need on its link.
+ * All that a first container costs more than another one, but for its chunks, is done once a host. What its start waits for is
+ * what a host alone takes longer; when in the start it is done, and by whom, is taken from a start that was watched. Daemons
+ * are those of the measurement, that have just been started and begin slowly: that goes for hosts' part of an image, and if
+ * `isFresh` for what they send to each other, too.
  */
-export function measuredCosts({ rounds, trace, rate }: MeshBench): Costs {
-  const plain = rounds.filter(({ mode }) => mode === 'proxy');
-  const hosts = plain.reduce((sum, round) => sum + round.hosts, 0);
-  const cpuMs = plain.reduce((sum, round) => sum + round.cpuMs, 0);
-  const chunks = trace.steps.flat().reduce((sum, { count }) => sum + count, 0);
-  const alone = plain.find((round) => round.hosts === 1);
-  if (alone === undefined) throw new Error('the measured rounds lack one of a host alone, without the mesh');
-  const allMs = cpuMs / hosts - chunks * TRANSFER_MS;
-  const sendingMs = (alone.receivedBytesPerHost / bytesPerSecond(rate)) * 1000;
-  const startMs = Math.min(allMs, Math.max(0, alone.seconds[0]! * 1000 - sendingMs - chunks * TRANSFER_MS));
+export function measuredCosts(
+  { trace, hostSteps, rate, first, next, fromPeer, steady }: MeasuredCosts,
+  { isFresh }: { readonly isFresh: boolean },
+): Costs {
+  const chunks = chunksOf(trace);
+  const wireMs = (bytes: number) => (bytes / bytesPerSecond(rate)) * 1000;
+  const chunkBytes = first.receivedBytes / chunks;
+  const freshMs = fromPeer.otherMs / chunks;
+  const [sendMs, receiveMs] = isFresh ? [freshMs, freshMs] : [steady.sendMs, steady.receiveMs];
+  const { proxySendMs } = steady;
+  const allMs = Math.max(0, first.daemonMs - next.daemonMs - chunks * receiveMs);
+  const waitedMs =
+    first.wallMs - next.wallMs - wireMs(first.receivedBytes) - chunks * (proxySendMs + receiveMs);
+  const waited = Math.min(1, Math.max(0, waitedMs) / allMs);
+  const watchedMs = hostSteps.reduce((sum, { daemonMs, helperMs }) => sum + daemonMs + helperMs, 0);
   return {
-    startMs,
-    besideMs: allMs - startMs,
-    peerMs: 0,
-    receiveMs: TRANSFER_MS / 2,
-    sendMs: TRANSFER_MS / 2,
-    proxySendMs: TRANSFER_MS / 2,
-    joinMs: JOIN_MS,
+    hostSteps: hostSteps.map(({ daemonMs, helperMs }) => {
+      const part = allMs / watchedMs;
+      return {
+        ...{ daemonMs: daemonMs * part * waited, helperMs: helperMs * part * waited },
+        besideMs: (daemonMs + helperMs) * part * (1 - waited),
+      };
+    }),
+    ...{ containerDaemonMs: next.daemonMs, containerMs: next.programMs },
+    ...{ receiveMs, sendMs, proxySendMs, chunkBytes },
+    peerMs: Math.max(0, steady.requestMs - steady.sendMs - steady.receiveMs - wireMs(chunkBytes)),
+    ...{ proxyPullMs: steady.proxyPullMs, pullRequests: steady.pullRequests },
+    ...{ joinMs: steady.joinCallMs, joinContentMs: steady.joinContentMs },
     latencyMs: LATENCY_MS,
-    chunkBytes: alone.receivedBytesPerHost / chunks,
   };
 }
 
-/** The same round in a simulation: all hosts share the processors of one machine. */
+/** The same round in a simulation: all hosts, and the proxy, share the processors of one machine. */
 export function scenarioOf(bench: MeshBench, costs: Costs, { mode, hosts }: MeasuredRound): Scenario {
   const hostBytesPerSecond = bytesPerSecond(bench.rate);
   const settings = {
@@ -66,8 +117,8 @@ export function scenarioOf(bench: MeshBench, costs: Costs, { mode, hosts }: Meas
   return {
     ...{ hosts, costs, hostBytesPerSecond, trace: bench.trace },
     ...{ containersPerHost: 1, arrivalMs: 0, isWarm: false, failingPart: 0 },
-    proxyBytesPerSecond: bytesPerSecond(bench.proxyRate),
-    ...{ proxyCores: 1, coresPerHost: null, sharedCores: bench.cores },
+    ...{ proxies: 1, proxyBytesPerSecond: bytesPerSecond(bench.proxyRate) },
+    ...{ coresPerHost: null, sharedCores: bench.cores },
     mesh: mode === 'mesh' ? { roots: 1, settings } : null,
   };
 }

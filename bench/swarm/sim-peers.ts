@@ -35,13 +35,12 @@ export class SimPeers implements PeerTransport {
     if (peer === undefined || content === undefined)
       throw new PeerError('ERR_PEER_UNREACHABLE', 'no such host');
     if (!peer.isAlive) await silence(signal);
+    await peer.daemon.work(0);
     if (!peer.holds(request.table)) {
       await time.sleep(costs.latencyMs, signal);
       throw new PeerError('ERR_PEER_UNKNOWN_CONTENT', 'not here');
     }
-    time.after(costs.latencyMs, () => {
-      if (!signal.aborted) on.found();
-    });
+    time.after(costs.latencyMs, () => void child.daemon.work(0).then(() => !signal.aborted && on.found()));
     await within(signal, peer.died, this.#sendAll(peer, child, content, request, on, signal));
   }
 
@@ -56,19 +55,21 @@ export class SimPeers implements PeerTransport {
     const { time, costs } = child.parts;
     const arrivals: Promise<void>[] = [];
     await time.sleep(costs.peerMs);
+    // Asks above for what it does not have: all of it at once, as the children do.
+    if (count > 1) peer.get({ content, first, count }).catch(() => {});
     for (let index = first; index < first + count; index++) {
-      // Asks above for what it does not have: all of the rest at once, as the children do.
-      if (index === first) peer.get({ content, first, count }).catch(() => {});
       await peer.get({ content, first: index, count: 1 });
       if (signal.aborted || !peer.isAlive) return;
       const done = await peer.turns.take(child.id, costs.chunkBytes, signal);
-      await peer.parts.cpu.work(costs.sendMs);
+      await peer.daemon.work(costs.sendMs);
       const arrival = Promise.withResolvers<void>();
       arrivals.push(arrival.promise);
       send(time, { from: peer.up, to: child.down, latencyMs: costs.latencyMs }, costs.chunkBytes, () => {
         done();
-        if (!signal.aborted && peer.isAlive) on.deliver(index, CHUNK);
-        arrival.resolve();
+        void child.daemon.work(costs.receiveMs).then(() => {
+          if (!signal.aborted && peer.isAlive) on.deliver(index, CHUNK);
+          arrival.resolve();
+        });
       });
     }
     await Promise.all(arrivals);

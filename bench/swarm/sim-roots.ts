@@ -1,4 +1,5 @@
-/** The roots of a simulation: the real ones, some milliseconds away, with one processor each. */
+/** The roots of a simulation: the real ones, in proxies, whose one thread they share with all else that these do. */
+import { unlessAborted } from '../../src/format/unless-aborted.ts';
 import type { Where } from '../../src/p2p/agent/mesh.ts';
 import { RootError, type RootTransport } from '../../src/p2p/agent/root-transport.ts';
 import type {
@@ -16,17 +17,15 @@ import { MeshRootError } from '../../src/p2p/root/mesh-root-error.ts';
 import type { RootKey } from '../../src/p2p/root/root-key.ts';
 import type { TreeSettings } from '../../src/p2p/root/root-limits.ts';
 import type { Costs } from './costs.ts';
-import { Cpu } from './cpu.ts';
+import type { Thread } from './processors.ts';
 import type { VirtualTime } from './virtual-time.ts';
 
 /** Some moment, so that clocks of the epoch are not at zero. */
 const EPOCH_MS = 1_700_000_000_000;
-/** Anything that is neither a join nor a heartbeat of many contents is this part of a join's work. */
-const SMALL = 0.2;
 
 interface SimRoot {
   readonly root: MeshRoot;
-  readonly cpu: Cpu;
+  readonly thread: Thread;
 }
 
 export class SimRoots implements RootTransport {
@@ -36,19 +35,20 @@ export class SimRoots implements RootTransport {
   readonly #costs: Costs;
 
   constructor(options: {
-    readonly count: number;
+    /** Of the proxies that are roots. */
+    readonly threads: readonly Thread[];
     readonly settings: TreeSettings;
     readonly key: RootKey;
     readonly time: VirtualTime;
     readonly costs: Costs;
   }) {
-    const { count, settings, key, time, costs } = options;
+    const { threads, settings, key, time, costs } = options;
     this.#time = time;
     this.#costs = costs;
-    this.urls = Array.from({ length: count }, (_, at) => `http://root-${at}.example/`);
+    this.urls = threads.map((_, at) => `http://root-${at}.example/`);
     const now = () => EPOCH_MS + time.now();
     this.#roots = new Map(
-      this.urls.map((url) => [url, { root: new MeshRoot({ settings, key, now }), cpu: new Cpu(time, 1) }]),
+      this.urls.map((url, at) => [url, { root: new MeshRoot({ settings, key, now }), thread: threads[at]! }]),
     );
   }
 
@@ -68,31 +68,31 @@ export class SimRoots implements RootTransport {
     { member, contents }: JoinRequest,
     signal: AbortSignal,
   ): Promise<JoinAnswer> {
-    return this.#ask(url, 1, signal, (root) => ({ ...root.join(member, contents), refused: [] }));
+    const ms = this.#costs.joinMs + contents.length * this.#costs.joinContentMs;
+    return this.#ask(url, ms, signal, (root) => ({ ...root.join(member, contents), refused: [] }));
   }
 
   heartbeat(url: string, _session: string, beat: Heartbeat, signal: AbortSignal): Promise<HeartbeatAnswer> {
-    return this.#ask(url, SMALL, signal, (root) => root.heartbeat(beat));
+    return this.#ask(url, this.#costs.joinMs, signal, (root) => root.heartbeat(beat));
   }
 
   lost(url: string, _session: string, lost: Lost, signal: AbortSignal): Promise<Place> {
-    return this.#ask(url, SMALL, signal, (root) => root.lost(lost));
+    return this.#ask(url, this.#costs.joinMs, signal, (root) => root.lost(lost));
   }
 
   leave(url: string, _session: string, leave: Leave, signal: AbortSignal): Promise<void> {
-    return this.#ask(url, SMALL, signal, (root) => root.leave(leave));
+    return this.#ask(url, this.#costs.joinMs, signal, (root) => root.leave(leave));
   }
 
   keys(): Promise<RootKeys> {
     return Promise.reject(new RootError('ERR_ROOT_ANSWER', 'tickets are not checked here'));
   }
 
-  async #ask<T>(url: string, work: number, signal: AbortSignal, what: (root: MeshRoot) => T): Promise<T> {
+  async #ask<T>(url: string, ms: number, signal: AbortSignal, what: (root: MeshRoot) => T): Promise<T> {
     const found = this.#roots.get(url);
     if (found === undefined) throw new RootError('ERR_ROOT_UNREACHABLE', url);
     await this.#time.sleep(this.#costs.latencyMs, signal);
-    await found.cpu.work(work * this.#costs.joinMs);
-    signal.throwIfAborted();
+    await unlessAborted(found.thread.work(ms), signal);
     try {
       const answer = what(found.root);
       await this.#time.sleep(this.#costs.latencyMs, signal);
