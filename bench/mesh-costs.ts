@@ -135,7 +135,11 @@ async function record(host: ClusterHost, image: ClusterImage) {
   const ends = [...firsts, marks.length - 1];
   const hostSteps = ends.map((end, step) => {
     const [before, after] = [marks[ends[step - 1] ?? 0]!, marks[end]!];
-    return { daemonMs: after.daemonMs - before.daemonMs, helperMs: after.helperMs - before.helperMs };
+    return {
+      daemonMs: after.daemonMs - before.daemonMs,
+      // The clock's ticks may fall between two readings.
+      helperMs: Math.max(0, after.helperMs - before.helperMs),
+    };
   });
   return { trace, hostSteps, requests: requests.take().filter(({ method }) => method !== 'POST') };
 }

@@ -2,21 +2,20 @@
  * A cluster of any size in a simulation: the real trees, roots' rules and agents' rules (src/p2p), with virtual time in
  * place of the clock, and links, processors and costs as they were measured by bench/mesh-costs.ts.
  * Usage: node bench/mesh-costs.ts --json >COSTS
- *        node bench/swarm.ts run COSTS [--hosts N,N] [--variants N] [--svg DIRECTORY] [--json]
+ *        node bench/swarm.ts run COSTS [--hosts N,N] [--variants N] [--threads N] [--json] >ROWS
+ *        node bench/swarm.ts draw DIRECTORY ROWS...   pictures of what runs with --json have printed
  *        node bench/mesh.ts --hosts 1,2,8,16,32 --json >MEASURED
  *        node bench/swarm.ts check COSTS MEASURED     predicted against measured
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { formatTable, printJson } from '../src/cli/output.ts';
 import { lineChart } from './swarm/chart.ts';
 import { experiment, type Row, type Rows } from './swarm/experiment.ts';
 import { type MeasuredCosts, type MeshBench, measuredCosts, scenarioOf } from './swarm/measured.ts';
-import { type SwarmResult, simulate } from './swarm/swarm.ts';
-
-/** Rejections are without number here, and their stacks nobody looks at. */
-Error.stackTraceLimit = 0;
+import { PATIENCE_MS, type SwarmResult, simulate } from './swarm/swarm.ts';
 
 const HEAD = [
   ...['series', 'hosts', 'containers', 'median s', 'p99 s', 'p99.9 s', 'last s'],
@@ -27,24 +26,31 @@ const { values: flags, positionals } = parseArgs({
   options: {
     hosts: { type: 'string', default: '1,10,100,1000,10000' },
     variants: { type: 'string', default: '1000' },
-    svg: { type: 'string' },
+    threads: { type: 'string', default: String(cpus().length) },
     json: { type: 'boolean', default: false },
   },
 });
-const [command, costsFile, measuredFile] = positionals;
-const measured = read<MeasuredCosts>(costsFile, 'bench/mesh-costs.ts');
-const costs = measuredCosts(measured, { isFresh: command === 'check' });
-process.stderr.write(`costs: ${JSON.stringify(costs)}\n`);
-if (command === 'check') await check(read<MeshBench>(measuredFile, 'bench/mesh.ts'));
-else if (command === 'run') await run();
-else throw new Error('say "check" or "run"');
+const [command, ...names] = positionals;
+if (command === 'check') await check(names[0], names[1]);
+else if (command === 'run') await run(names[0]);
+else if (command === 'draw') draw(names[0]!, names.slice(1));
+else throw new Error('say "check", "run" or "draw"');
 
 function read<T>(file: string | undefined, program: string): T {
   if (file === undefined) throw new Error(`name the file that ${program} --json made`);
   return JSON.parse(readFileSync(file, 'utf8')) as T;
 }
 
-async function check(bench: MeshBench): Promise<void> {
+function readCosts(file: string | undefined, isFresh: boolean) {
+  const measured = read<MeasuredCosts>(file, 'bench/mesh-costs.ts');
+  const costs = measuredCosts(measured, { isFresh });
+  process.stderr.write(`costs: ${JSON.stringify(costs)}\n`);
+  return { trace: measured.trace, costs };
+}
+
+async function check(costsFile: string | undefined, benchFile: string | undefined): Promise<void> {
+  const { costs } = readCosts(costsFile, true);
+  const bench = read<MeshBench>(benchFile, 'bench/mesh.ts');
   const rows: string[][] = [];
   for (const round of bench.rounds.filter(({ mode }) => mode !== 'pull')) {
     const result = await simulate(scenarioOf(bench, costs, round));
@@ -60,17 +66,18 @@ async function check(bench: MeshBench): Promise<void> {
   console.log(formatTable([...head, 'proxy sent, measured MB', 'predicted MB'], rows));
 }
 
-async function run(): Promise<void> {
+async function run(costsFile: string | undefined): Promise<void> {
+  const { trace, costs } = readCosts(costsFile, false);
   const startMs = performance.now();
   const rows = await experiment({
-    ...{ trace: measured.trace, costs },
+    ...{ trace, costs },
     ...{ hosts: flags.hosts.split(',').map(Number), variantHosts: Number(flags.variants) },
+    threads: Number(flags.threads),
     onRow: (row) => {
       const at = ((performance.now() - startMs) / 1000).toFixed(0);
       process.stderr.write(`${at} s, ${row.result.events} events: ${describe(row)}\n`);
     },
   });
-  if (flags.svg !== undefined) draw(rows, flags.svg);
   if (flags.json) printJson({ costs, ...rows });
   else {
     console.log(formatTable(HEAD, [...rows.curves, ...rows.variants].map(cells)));
@@ -81,10 +88,13 @@ async function run(): Promise<void> {
 
 function cells({ series, hosts, containers, result }: Row): string[] {
   const { lastMs, proxyBytes, proxyBusyMs, depth, repairs, failed, unfinished } = result;
-  const seconds = (part: number) => (quantile(result, part) / 1000).toFixed(2);
+  const seconds = (part: number) => {
+    const ms = part === 1 && unfinished === 0 ? lastMs : quantileMs(result, part);
+    return ms < PATIENCE_MS ? (ms / 1000).toFixed(2) : `> ${PATIENCE_MS / 1000}`;
+  };
   return [
     ...[series, String(hosts), String(containers), seconds(0.5), seconds(0.99), seconds(0.999)],
-    ...[(lastMs / 1000).toFixed(2), (proxyBytes / 1e6).toFixed(0), (proxyBusyMs / 1000).toFixed(1)],
+    ...[seconds(1), (proxyBytes / 1e6).toFixed(0), (proxyBusyMs / 1000).toFixed(1)],
     ...[depth, repairs, failed, unfinished].map(String),
   ];
 }
@@ -93,11 +103,17 @@ function describe(row: Row): string {
   return HEAD.map((name, at) => `${name} ${cells(row)[at]}`).join(', ');
 }
 
-function quantile({ containerMs }: SwarmResult, part: number): number {
-  return containerMs[Math.min(containerMs.length - 1, Math.floor(part * containerMs.length))] ?? Number.NaN;
+/** Infinite if so many had not started when the simulation was ended. Those on hosts that failed do not count. */
+function quantileMs({ containerMs, unfinished }: SwarmResult, part: number): number {
+  const all = containerMs.length + unfinished;
+  return containerMs[Math.min(all - 1, Math.floor(part * all))] ?? Number.POSITIVE_INFINITY;
 }
 
-function draw({ curves, streams }: Rows, directory: string): void {
+function draw(directory: string, files: readonly string[]): void {
+  const all = files.map((file) => read<Rows>(file, 'bench/swarm.ts run'));
+  const curves = all.flatMap((rows) => rows.curves).toSorted((a, b) => a.hosts - b.hosts);
+  // Of the largest number of hosts.
+  const [streams = []] = all.map((rows) => rows.streams).toSorted((a, b) => b[0]!.hosts - a[0]!.hosts);
   const names = [...new Set(curves.map(({ series }) => series))];
   const curvesOf = (y: (row: Row) => number) =>
     names.map((name, style) => ({
@@ -113,7 +129,7 @@ function draw({ curves, streams }: Rows, directory: string): void {
     'swarm-start': {
       ...{ title: 'Until 99 % of the containers have started', x, notes },
       y: { label: 'seconds', isLogarithmic: true },
-      curves: curvesOf((row) => quantile(row.result, 0.99) / 1000),
+      curves: curvesOf((row) => Math.min(quantileMs(row.result, 0.99), PATIENCE_MS) / 1000),
     },
     'swarm-egress': {
       ...{ title: 'What the proxies send', x, notes },

@@ -1,6 +1,9 @@
 /** DADI's experiments, and what changes their outcomes: many hosts that start containers of the same image. */
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import pLimit from 'p-limit';
 import type { Costs } from './costs.ts';
-import { type Scenario, type SwarmResult, simulate } from './swarm.ts';
+import type { Scenario, SwarmResult } from './swarm.ts';
 import { lengthened, type Trace } from './trace.ts';
 
 export interface Row {
@@ -14,6 +17,9 @@ const GIGABIT = 125_000_000;
 /** Of an image of 894 MB, as DADI's authors had it: 15 MB are read at the start. */
 const READ_BYTES = 15_000_000;
 const LATENCY_MS = 0.1;
+/** Of each thread: 10,000 hosts take some gigabytes. */
+const MAX_HEAP_MB = 10_000;
+const YOUNG_HEAP_MB = 192;
 
 /** As they come by default. */
 const MESH = {
@@ -27,12 +33,16 @@ const warm: Change = (base) => ({ ...base, isWarm: true });
 const mesh: Change = (base) => ({ ...base, mesh: MESH });
 const plain: Change = (base) => base;
 
+/** A proxy is one process: more of them are what helps it, and each is a root, too. */
+const PROXIES = 16;
+
 /** By the number of hosts. */
 const CURVES: Readonly<Record<string, Change>> = {
   warm,
   mesh,
+  'mesh, 16 proxies': (base) => ({ ...base, proxies: PROXIES, mesh: { ...MESH, roots: PROXIES } }),
   'no mesh': plain,
-  'no mesh, 16 proxies': (base) => ({ ...base, proxies: 16 }),
+  'no mesh, 16 proxies': (base) => ({ ...base, proxies: PROXIES }),
 };
 /** What changes with other settings, at one number of hosts. */
 const VARIANTS: Readonly<Record<string, Change>> = {
@@ -43,7 +53,6 @@ const VARIANTS: Readonly<Record<string, Change>> = {
 };
 /** So many containers of each host within ten seconds. */
 const STREAM = { containersPerHost: 60, arrivalMs: 10_000 };
-const STREAMS: Readonly<Record<string, Change>> = { warm, mesh, 'no mesh': plain };
 
 export interface ExperimentOptions {
   readonly trace: Trace;
@@ -52,6 +61,8 @@ export interface ExperimentOptions {
   readonly hosts: readonly number[];
   /** Of all else. */
   readonly variantHosts: number;
+  /** Scenarios at the same time. */
+  readonly threads: number;
   readonly onRow: (row: Row) => void;
 }
 
@@ -64,31 +75,36 @@ export interface Rows {
 }
 
 export async function experiment(options: ExperimentOptions): Promise<Rows> {
-  const { hosts, variantHosts } = options;
-  const curves: Row[] = [];
-  for (const count of hosts) curves.push(...(await rowsOf(CURVES, count, {}, options)));
+  const { trace, costs, hosts, variantHosts, threads, onRow } = options;
+  const limit = pLimit(threads);
+  const rowsOf = (series: Readonly<Record<string, Change>>, count: number, more: Partial<Scenario> = {}) =>
+    Object.entries(series).map(([name, change]) =>
+      limit(async (): Promise<Row> => {
+        const scenario = change({ ...baseOf(count, trace, costs), ...more });
+        const containers = count * scenario.containersPerHost;
+        const row = { series: name, hosts: count, containers, result: await inThread(scenario) };
+        onRow(row);
+        return row;
+      }),
+    );
+  // The largest ones first: they take longest.
+  const curves = hosts.toSorted((a, b) => b - a).flatMap((count) => rowsOf(CURVES, count));
+  const variants = rowsOf(VARIANTS, variantHosts);
+  const streams = rowsOf(CURVES, variantHosts, STREAM);
   return {
-    curves,
-    variants: await rowsOf(VARIANTS, variantHosts, {}, options),
-    streams: await rowsOf(STREAMS, variantHosts, STREAM, options),
+    curves: (await Promise.all(curves)).toSorted((a, b) => a.hosts - b.hosts),
+    variants: await Promise.all(variants),
+    streams: await Promise.all(streams),
   };
 }
 
-async function rowsOf(
-  series: Readonly<Record<string, Change>>,
-  hosts: number,
-  more: Partial<Scenario>,
-  { trace, costs, onRow }: ExperimentOptions,
-): Promise<Row[]> {
-  const rows: Row[] = [];
-  for (const [name, change] of Object.entries(series)) {
-    const scenario = change({ ...baseOf(hosts, trace, costs), ...more });
-    const containers = hosts * scenario.containersPerHost;
-    const row = { series: name, hosts, containers, result: await simulate(scenario) };
-    rows.push(row);
-    onRow(row);
-  }
-  return rows;
+async function inThread(scenario: Scenario): Promise<SwarmResult> {
+  const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+    workerData: scenario,
+    resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MB, maxYoungGenerationSizeMb: YOUNG_HEAP_MB },
+  });
+  const [result] = (await once(worker, 'message')) as [SwarmResult];
+  return result;
 }
 
 function baseOf(hosts: number, trace: Trace, costs: Costs): Scenario {

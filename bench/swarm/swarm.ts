@@ -61,7 +61,7 @@ interface SimProxy {
 }
 
 /** Nobody waits longer than this for a container. */
-const PATIENCE_MS = 600_000;
+export const PATIENCE_MS = 600_000;
 /** When hosts fail: within the time that a run takes that goes well. */
 const FAILURES_MS = 2_000;
 const key = RootKey.generate();
