@@ -3,9 +3,9 @@
  * chunk from the proxy and from another host, a join. Processor time is taken program by program, so that it holds on a
  * machine that has other things to do, too; what the kernel does in its own threads is not in it. The simulator
  * (bench/swarm.ts) lives on these figures.
- * Two node daemons in network namespaces: the first one starts the program cold, through the proxy; then again and again,
+ * Two node daemons in network namespaces, in service: each has started a small other image before. The first one starts the program cold, through the proxy; then again and again,
  * as further containers; then as many at once. The second one starts it cold, and has all from the first one.
- * Usage: node bench/mesh-costs.ts [--rounds N] [--containers N] [--rate 1gbit] [--json]
+ * Usage: npm run build && node bench/mesh-costs.ts [--rounds N] [--containers N] [--rate 1gbit] [--json]
  * Needs root, docker-registry, skopeo, iproute2 and what mounting needs.
  */
 import { randomBytes } from 'node:crypto';
@@ -25,8 +25,10 @@ import { HttpRootTransport } from '../src/p2p/agent/http-root-transport.ts';
 import { peerTls } from '../src/p2p/agent/peer-security.ts';
 import { memberIdOf, newMemberSecret } from '../src/p2p/member-secret.ts';
 import type { Content, JoinAnswer, Place } from '../src/p2p/mesh-protocol.ts';
+import { busyboxImage, randomFile } from '../test/support/busybox-image.ts';
 import { CLUSTER_REGISTRY, Cluster, type ClusterImage } from '../test/support/cluster.ts';
 import type { ClusterHost } from '../test/support/cluster-network.ts';
+import { BUILT_MAIN } from '../test/support/dadi-main.ts';
 import type { LazyHost } from '../test/support/lazy-host.ts';
 import { pullLazily } from '../test/support/lazy-pull.ts';
 import { run } from '../test/support/processes.ts';
@@ -41,6 +43,8 @@ const REPOSITORY = 'lib/demo';
 const PROGRAM = ['/usr/bin/python3', '--version'] as const;
 const PATIENCE_MS = 120_000;
 const JOINS = 300;
+/** Of the small other image. */
+const OTHER_BYTES = 4_000_000;
 /** Until a program that is asked the same again and again has seen it often enough. */
 const WARM_UP = 30;
 const REPEATS = 60;
@@ -48,6 +52,12 @@ const REPEATS = 60;
 const MAX_BYTES = 64 * 1024 * 1024;
 /** proc(5), "stat": clock ticks are hundredths of a second. */
 const TICK_MS = 10;
+
+interface Images {
+  readonly image: ClusterImage;
+  /** A small one, that hosts have started before. */
+  readonly other: ClusterImage;
+}
 
 interface Round {
   readonly first: MeasuredStart;
@@ -75,22 +85,24 @@ const { values: flags } = parseArgs({
 const containers = Number(flags.containers);
 const report = (line: string) => process.stderr.write(`${line}\n`);
 const { layout } = await demoImage({ signal: new AbortController().signal, report });
-const cluster = await Cluster.start();
+const cluster = await Cluster.start({ main: BUILT_MAIN });
 async function main(): Promise<void> {
   const secretFile = join(cluster.directory, 'secret');
   writeFileSync(secretFile, randomBytes(32).toString('hex'), { mode: 0o600 });
   const hosts = await cluster.network.addHosts(['h0', 'h1'], 0);
   report('converting');
   const image = await cluster.addImage(`oci:${layout}:latest`, REPOSITORY);
+  const other = await cluster.addMade(busyboxImage(1, { randomBytes: OTHER_BYTES }), 'lib/other');
+  const images: Images = { image, other };
   for (const host of [cluster.proxy.host, ...hosts]) await cluster.network.shape(host, { rate: flags.rate });
   const { trace, hostSteps, requests } = await record(hosts[0]!, image);
   const rounds: Round[] = [];
   for (let at = 0; at < Number(flags.rounds); at++) {
-    rounds.push(await oneRound(hosts, image, secretFile));
+    rounds.push(await oneRound(hosts, images, secretFile));
     report(describe(rounds.at(-1)!));
   }
   const host = await startMesh(hosts.slice(0, 1), secretFile);
-  const starter = new Starter(host[0]!);
+  const starter = await inService(host[0]!, other);
   await starter.cold(image);
   const steadyCosts = await steady(starter, image.contents, requests, secretFile);
   starter.close();
@@ -104,7 +116,7 @@ async function main(): Promise<void> {
   });
 }
 
-/** What the program reads, all that the proxy is asked for it, and the host's work in between; on a host alone. */
+/** What the program reads, all that the proxy is asked for it, and the host's work in between; on a host alone, that has just been started. */
 async function record(host: ClusterHost, image: ClusterImage) {
   const recorder = await TraceRecorder.start(cluster.network.address, cluster.proxy.url);
   const requests = new RequestRecorder(recorder.url);
@@ -144,6 +156,13 @@ async function record(host: ClusterHost, image: ClusterImage) {
   return { trace, hostSteps, requests: requests.take().filter(({ method }) => method !== 'POST') };
 }
 
+/** A host that has started another image before: it has seen its own code. */
+async function inService(host: LazyHost, other: ClusterImage): Promise<Starter> {
+  const starter = new Starter(host);
+  await starter.cold(other, ['/bin/md5sum', randomFile(0)]);
+  return starter;
+}
+
 function startMesh(hosts: readonly ClusterHost[], secretFile: string): Promise<LazyHost[]> {
   return cluster.startHosts(hosts, ({ address }) => ({
     mesh: { secretFile, listen: `${address}:6011`, advertise: `${address}:6011` },
@@ -152,11 +171,11 @@ function startMesh(hosts: readonly ClusterHost[], secretFile: string): Promise<L
 
 async function oneRound(
   hosts: readonly ClusterHost[],
-  image: ClusterImage,
+  { image, other }: Images,
   secretFile: string,
 ): Promise<Round> {
   const lazy = await startMesh(hosts, secretFile);
-  const [one, two] = lazy.map((host) => new Starter(host)) as [Starter, Starter];
+  const [one, two] = [await inService(lazy[0]!, other), await inService(lazy[1]!, other)];
   try {
     const first = await measured(one, two, () => one.cold(image));
     const next = await measured(one, two, async () => {
@@ -190,18 +209,18 @@ class Starter {
   }
 
   /** Pulls the image, and starts a first container. */
-  async cold(image: ClusterImage): Promise<void> {
+  async cold(image: ClusterImage, program: readonly string[] = PROGRAM): Promise<void> {
     this.#parent = await pullLazily(this.#client, image, AbortSignal.timeout(PATIENCE_MS));
-    await this.container();
+    await this.container(program);
   }
 
   /** One more container, to its end. */
-  async container(): Promise<void> {
+  async container(program: readonly string[] = PROGRAM): Promise<void> {
     const name = `container-${++this.#containers}`;
     const root = join(this.#directory, name);
     mkdirSync(root);
     const mounts = await this.#client.prepare(name, this.#parent, {}, AbortSignal.timeout(PATIENCE_MS));
-    await withMounted(mounts, root, () => run('chroot', [root, ...PROGRAM]));
+    await withMounted(mounts, root, () => run('chroot', [root, ...program]));
   }
 
   close(): void {

@@ -121,8 +121,9 @@ function draw(directory: string, files: readonly string[]): void {
       points: curves.filter(({ series }) => series === name).map((row) => [row.hosts, y(row)] as const),
     }));
   const notes = [
-    'Simulated: real topology and agent code, costs measured. Hosts of 4 cores and 10 Gbit/s; a proxy is one process on',
-    'one core, with 25 Gbit/s; 0.1 ms between hosts. An image of 15 MB read at the start.',
+    'Simulated: real topology and agent code, on measured costs. An image of 15 MB read at the start.',
+    'Hosts of 4 cores and 10 Gbit/s; a proxy is one process on one core, with 25 Gbit/s; 0.1 ms between hosts.',
+    `The simulation ends after ${PATIENCE_MS / 1000} s.`,
   ];
   const x = { label: 'hosts that start ten containers each at the same moment', isLogarithmic: true };
   const charts = {
