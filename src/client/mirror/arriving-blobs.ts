@@ -228,9 +228,15 @@ export class ArrivingBlobs {
     };
     const context = { host, repository: target.repository, reference: digest };
     const body = await ResumedBody.begin({ start: 0 }, fetch, context, signal);
-    const blob = await ArrivingBlob.begin(digest, directory, body, giveUp);
-    coming?.begin(blob);
-    return { kind: 'arriving', blob, coming };
+    try {
+      const blob = await ArrivingBlob.begin(digest, directory, body, giveUp);
+      coming?.begin(blob);
+      return { kind: 'arriving', blob, coming };
+    } catch (error) {
+      body.discard();
+      coming?.close();
+      throw error;
+    }
   }
 
   /** Null for a blob that is to come from a proxy alone. */

@@ -61,7 +61,8 @@ export async function answerBlob(
       const refusal = await askForRight(parts, asked, digest);
       if (refusal !== null) return refusal;
     }
-    return await fromChunks(parts, await chunked.open(target, digest, found.table), asked, digest, found);
+    const source = await chunked.open(target, digest, found.table, reading === 'as parts' ? 'short' : 'long');
+    return await fromChunks(parts, source, asked, digest, found);
   } catch (error) {
     if (!(error instanceof ProxiesAwayError)) throw error;
     const held = await fromHeld(parts, asked, digest);

@@ -1,7 +1,7 @@
 import type { ByteSource } from '../../format/byte-source.ts';
 import { type ChunkTable, encodeChunkTable } from '../../format/chunk-table.ts';
 import { type Digest, digestOf } from '../../oci/digest.ts';
-import type { Mesh } from '../../p2p/agent/mesh.ts';
+import type { Mesh, Patience } from '../../p2p/agent/mesh.ts';
 import type { ChunkCache, PeerSource } from '../chunks/chunk-cache.ts';
 import { type FetchRange, FetchRefusedError } from '../chunks/chunk-fetcher.ts';
 import { newReadStats, type ReadStats } from '../chunks/read-stats.ts';
@@ -42,10 +42,20 @@ export class ChunkedBlobs {
   }
 
   /** To be closed by the caller. What the cache lacks is fetched in the name of that repository. */
-  open(target: MirrorTarget, digest: Digest, table: ChunkTable): Promise<ByteSource> {
+  open(
+    target: MirrorTarget,
+    digest: Digest,
+    table: ChunkTable,
+    patience: Patience = 'short',
+  ): Promise<ByteSource> {
     this.offer(target, digest, table);
     const fetch = this.#parts.fetchRange(target.registry, target.repository, digest);
-    return this.#read(digest, table, fetch, this.#mesh);
+    const mesh = this.#mesh;
+    const peers: PeerSource | null = mesh && {
+      table: (content, signal) => mesh.table(content, signal),
+      open: (content, of) => mesh.open(content, of, patience),
+    };
+    return this.#read(digest, table, fetch, peers);
   }
 
   /** Tells the mesh that this host has a blob, or is about to get it; not that anybody reads it. */

@@ -30,7 +30,7 @@ const DIGEST_BYTES = 32;
 /** Chunks that are being fetched, or wait for those before them. */
 const WINDOW = 8;
 /** How long a chunk may take, before the rest is had from a proxy as it comes. */
-const CHUNK_MS = 20_000;
+const CHUNK_MS = 30_000;
 /** One question to a proxy. */
 const WAIT_SECONDS = 10;
 /** Between questions: part of the time since the first, so that many hosts cost a proxy little. */
@@ -57,6 +57,8 @@ export class ComingBlob {
   readonly #user: BlobUser & { readonly peers: NonNullable<BlobUser['peers']> };
   readonly #queue: FetchQueue;
   readonly #lent: (() => void)[] = [];
+  readonly #blob = Promise.withResolvers<ArrivingBlob>();
+  #arrivedBytes = () => 0;
   #known = 0;
   #failure: unknown = null;
   #news = Promise.withResolvers<void>();
@@ -70,6 +72,8 @@ export class ComingBlob {
     query.set('unverified', '1');
     this.#asked = { ...asked, request: { ...asked.request, query, signal } };
     this.#signal = signal;
+    // Nobody may be waiting for it.
+    this.#blob.promise.catch(() => {});
     this.#chunks = Math.ceil(first.sizeBytes / DEFAULT_CHUNK_BYTES);
     this.#table = {
       chunkSize: DEFAULT_CHUNK_BYTES,
@@ -77,8 +81,10 @@ export class ComingBlob {
       digests: Buffer.alloc(this.#chunks * DIGEST_BYTES),
     };
     this.#content = { blob: digest, table: digestOf(`dadi: chunks to come of ${digest}`) };
+    // Others may be told of this host as soon as it joins.
+    this.#lend(this.#content.table);
     parts.mesh.join(asked.target, [this.#content]);
-    const peers = parts.mesh.open(this.#content, this.#table);
+    const peers = parts.mesh.open(this.#content, this.#table, 'long');
     this.#user = { fetch: (...range) => this.#range(...range), stats: parts.chunked.stats, peers };
     this.#queue = new FetchQueue({
       name: `blob ${shortDigest(digest)}`,
@@ -101,12 +107,14 @@ export class ComingBlob {
 
   /** From now on other hosts are given what has arrived of it, and more of its chunks are asked for. */
   begin(blob: ArrivingBlob): void {
-    this.#lend(this.#content.table, blob);
-    void this.#follow(blob);
+    this.#blob.resolve(blob);
+    this.#arrivedBytes = () => blob.arrivedBytes;
+    void this.#follow();
   }
 
   /** Nobody is given anything of it any more. */
   close(): void {
+    this.#blob.reject(new Error('the blob is not on its way any more'));
     for (const end of this.#lent.splice(0)) end();
   }
 
@@ -139,7 +147,7 @@ export class ComingBlob {
     await this.#user.peers.close();
   }
 
-  async #follow(blob: ArrivingBlob): Promise<void> {
+  async #follow(): Promise<void> {
     const startMs = performance.now();
     try {
       for (let failures = 0; failures < MAX_FAILURES; ) {
@@ -151,7 +159,7 @@ export class ComingBlob {
         failures = told.kind === 'none' ? failures + 1 : 0;
         if (told.kind === 'coming') this.#learn(told.chunks.digests);
         if (told.kind !== 'whole') continue;
-        this.#complete(told.known.table, blob);
+        this.#complete(told.known.table);
         return;
       }
       throw new Error('no proxy tells any more of the chunks of the blob');
@@ -169,13 +177,13 @@ export class ComingBlob {
   }
 
   /** Who asks the proxy from now on is told the table at once. */
-  #complete(table: ChunkTable, blob: ArrivingBlob): void {
+  #complete(table: ChunkTable): void {
     const { chunkSize, blobSize, digests } = table;
     if (chunkSize !== this.#table.chunkSize || blobSize !== this.#table.blobSize) {
       throw new Error('the proxy tells of another blob than before');
     }
     this.#learn(digests.subarray(this.#known * DIGEST_BYTES));
-    this.#lend(digestOf(encodeChunkTable(table)), blob);
+    this.#lend(digestOf(encodeChunkTable(table)));
     this.#parts.chunked.offer(this.#asked.target, this.#content.blob, table);
   }
 
@@ -195,14 +203,14 @@ export class ComingBlob {
     return readExactly(body, length, context, onFilled);
   }
 
-  #lend(table: Digest, blob: ArrivingBlob): void {
-    if (this.#signal.aborted) return;
+  #lend(table: Digest): void {
     const endOf = (index: number) => index * DEFAULT_CHUNK_BYTES + chunkLength(this.#table, index);
     const content: HeldContent = {
       blob: this.#content.blob,
       table: this.#table,
-      has: (index) => endOf(index) <= blob.arrivedBytes,
+      has: (index) => endOf(index) <= this.#arrivedBytes(),
       chunk: async (index, signal) => {
+        const blob = await unlessAborted(this.#blob.promise, signal);
         const end = endOf(index);
         for (let arrived = 0; arrived < end; ) {
           arrived = await blob.readableTo({ start: arrived, end }, signal);

@@ -8,14 +8,14 @@ import { systemClock } from './clock.ts';
 import { HttpPeerTransport } from './http-peer-transport.ts';
 import { HttpRootTransport } from './http-root-transport.ts';
 import { Membership } from './membership.ts';
-import type { Budgets, Mesh, MeshAgentOptions, MeshStatus, TreeStatus, Where } from './mesh.ts';
+import type { Budgets, Mesh, MeshAgentOptions, MeshStatus, Patience, TreeStatus, Where } from './mesh.ts';
 import type { MeshBlob } from './mesh-blob.ts';
 import { type MeshCounters, zeroCounters } from './mesh-counts.ts';
 import { MeshError } from './mesh-error.ts';
 import { peerTls } from './peer-security.ts';
 import { PeerServer } from './peer-server.ts';
 import { PeerStandings } from './peer-standings.ts';
-import { DEFAULT_BUDGETS } from './run-time.ts';
+import { DEFAULT_BUDGETS, LONG_BUDGETS } from './run-time.ts';
 import type { Seat } from './seat.ts';
 import { TicketChecker } from './ticket-checker.ts';
 import { withinMs } from './time-limit.ts';
@@ -127,8 +127,9 @@ export class MeshAgent implements Mesh {
     return null;
   }
 
-  open(content: Content, table: ChunkTable): MeshBlob {
-    const { membership, peers, standings, counters, budgets } = this.#parts;
+  open(content: Content, table: ChunkTable, patience: Patience = 'short'): MeshBlob {
+    const { membership, peers, standings, counters } = this.#parts;
+    const budgets = patience === 'short' ? this.#parts.budgets : { ...this.#parts.budgets, ...LONG_BUDGETS };
     const seat = membership.open(content);
     return new TreeReader({
       ...{ seat, table, counters, budgets, standings, transport: peers, clock: systemClock },

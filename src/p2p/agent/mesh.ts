@@ -24,8 +24,11 @@ export interface Mesh {
    * this host is at the top. It matches its digest. Rejects only with the signal's reason.
    */
   table(content: Content, signal: AbortSignal): Promise<Buffer | null>;
-  /** The mesh's part of one blob; without a join before, it has nothing of it. To be closed by the caller. */
-  open(content: Content, table: ChunkTable): MeshBlob;
+  /**
+   * The mesh's part of one blob; without a join before, it has nothing of it. To be closed by the caller.
+   * @param patience `long`: for who wants all of it, and no byte soon
+   */
+  open(content: Content, table: ChunkTable, patience?: Patience): MeshBlob;
   /** Gives others a content that the holder lacks as yet, until the function that this returns is called. */
   lend(table: Digest, content: HeldContent): () => void;
   status(): MeshStatus;
@@ -58,6 +61,9 @@ export interface Budgets {
   /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */
   readonly readMs: number;
 }
+
+/** How long a run waits for hosts that do not answer, or are slow: links may be full of the very blob. */
+export type Patience = 'short' | 'long';
 
 /**
  * The `Authorization` header with which a join is sent to a root (a proxy), or null for none. Asked once without a
