@@ -260,11 +260,10 @@ describe('a host that fails its child', () => {
     const other = chunkedBlob(2, 99);
     const child = hosts[2]!.open(other);
     await vi.waitFor(() => expect(hosts[2]!.agent.status().trees[1]?.place).not.toBeNull(), WAIT);
-    expect(await child.fetch(0, 2)).toEqual([0, 1]);
-    await vi.waitFor(
-      () => expect(new Set(root.reports.map(({ reason }) => reason))).toEqual(new Set(['refused'])),
-      WAIT,
-    );
+    await vi.waitFor(async () => {
+      expect(await child.fetch(0, 2)).toEqual([0, 1]);
+      expect(new Set(root.reports.map(({ reason }) => reason))).toEqual(new Set(['refused']));
+    }, WAIT);
   });
 });
 

@@ -228,7 +228,7 @@ test('when nobody can be reached the proxies are asked within two budgets for fi
   expect(host.reports).toEqual(['b unreachable', 'c unreachable']);
 });
 
-test('a parent that was there a moment ago has three times as long to say something: it may have much to do', async () => {
+test('a parent that was there a moment ago has as long as for a chunk to say something: it may have much to do', async () => {
   const host = new Host('b', { b: has(BLOB, { findMs: 850 }) });
   host.standings.heard('b'.repeat(32));
   expect(await host.read()).toEqual({ missing: [], tookMs: 854 });
@@ -309,17 +309,54 @@ test('a parent that is busy again and again is given up', async () => {
   expect(host.reports).toEqual(['b refused']);
 });
 
-test.each(['ERR_PEER_TICKET', 'ERR_PEER_UNKNOWN_CONTENT'] as const)(
-  'a parent that refuses (%s) is left for this tree alone',
-  async (code) => {
-    const host = new Host('bc', { b: fails(code), c: has(BLOB) });
-    await host.read();
-    expect(host.reports).toEqual(['b refused']);
-    const { table, blob } = placeBelow(BLOB, '');
-    expect(host.standings.isAvoided('b'.repeat(32), table)).toBe(true);
-    expect(host.standings.isAvoided('b'.repeat(32), blob)).toBe(false);
-  },
-);
+test('a parent that does not take the ticket is left for this tree alone', async () => {
+  const host = new Host('bc', { b: fails('ERR_PEER_TICKET'), c: has(BLOB) });
+  await host.read();
+  expect(host.reports).toEqual(['b refused']);
+  expectAvoidedInThisTree(host);
+});
+
+test('a parent that does not have the content may open it soon: it is asked again, and given up when that goes on', async () => {
+  const host = new Host('bc', { b: fails('ERR_PEER_UNKNOWN_CONTENT'), c: has(BLOB) });
+  for (let round = 0; round < 4; round++) {
+    expect(host.reports).toEqual([]);
+    host.got.clear();
+    expect((await host.read()).missing).toEqual([]);
+    expectAvoidedInThisTree(host);
+    await host.clock.run(host.clock.sleep(400));
+  }
+  expect(host.peers.asked.filter((asked) => asked.startsWith('b'))).toHaveLength(4);
+  expect(host.reports).toEqual(['b refused']);
+});
+
+function expectAvoidedInThisTree({ standings }: Host): void {
+  const { table, blob } = placeBelow(BLOB, '');
+  expect(standings.isAvoided('b'.repeat(32), table)).toBe(true);
+  expect(standings.isAvoided('b'.repeat(32), blob)).toBe(false);
+}
+
+test('a parent that was there a moment ago and is late once is not left, and the next time it is', async () => {
+  const host = new Host('bc', { b: dead, c: has(BLOB) });
+  host.standings.heard('b'.repeat(32));
+  expect(await host.read()).toEqual({ missing: [], tookMs: 305 });
+  expect(host.reports).toEqual([]);
+  host.got.clear();
+  expect(await host.read()).toEqual({ missing: [], tookMs: 305 });
+  expect(host.reports).toEqual(['b unreachable']);
+});
+
+test('a parent that always takes long to say something is given that time, up to a bound', async () => {
+  const slow = { b: has(BLOB, { findMs: 280 }), c: has(BLOB) };
+  const host = new Host('bc', slow);
+  await host.read();
+  slow.b = has(BLOB, { findMs: 550 });
+  host.got.clear();
+  await host.read();
+  expect(host.peers.asked).toEqual(['b 0+4', 'b 0+4']);
+  slow.b = has(BLOB, { findMs: 5_000 });
+  host.got.clear();
+  expect((await host.read()).tookMs).toBeLessThan(910);
+});
 
 test('a parent that cannot get all itself is not blamed', async () => {
   const host = new Host('bc', { b: fails('ERR_PEER_INCOMPLETE'), c: has(BLOB) });

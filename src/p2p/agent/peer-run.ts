@@ -165,13 +165,16 @@ export class PeerRun {
     await transport.chunks(attempt.peer, request, listener, attempt.abort.signal);
   }
 
-  /** One peer says that it has the content: those that had their time and said nothing cannot be reached. */
+  /** One peer says that it has the content: those that had their time and said nothing are at fault. */
   #found(attempt: Attempt): void {
     if (attempt.isFound || attempt.abort.signal.aborted) return;
     attempt.isFound = true;
-    this.#parts.standings.heard(attempt.peer.id);
-    this.#parts.standings.absolve(attempt.peer.id, 'silent');
-    for (const other of this.#attempts) if (other.isLate && !other.isFound) this.#leave(other, 'unreachable');
+    const { standings, clock } = this.#parts;
+    const { id } = attempt.peer;
+    standings.heard(id);
+    standings.absolve(id, 'silent');
+    standings.sampleFind(id, clock.now() - attempt.sentMs!);
+    for (const other of this.#attempts) if (other.isLate && !other.isFound) this.#silent(other);
   }
 
   #take(attempt: Attempt, index: number, bytes: Buffer): void {
@@ -236,7 +239,8 @@ export class PeerRun {
 
   /** For what a peer is left; null if only another one is to be asked this time. */
   #faultOf({ peer, sentMs }: Attempt, error: PeerError): Lost['reason'] | null {
-    const { standings } = this.#parts;
+    const { standings, seat } = this.#parts;
+    const tree = seat.place?.table;
     switch (error.code) {
       case 'ERR_PEER_INCOMPLETE':
         return null;
@@ -244,8 +248,11 @@ export class PeerRun {
         this.#named.push(...error.alternates.slice(0, MAX_NAMED - this.#named.length));
         standings.avoid(peer.id, '*', AVOID_BUSY_MS);
         return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
-      case 'ERR_PEER_TICKET':
       case 'ERR_PEER_UNKNOWN_CONTENT':
+        // It may be about to open it.
+        if (tree !== undefined) standings.avoid(peer.id, tree, AVOID_BUSY_MS);
+        return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
+      case 'ERR_PEER_TICKET':
         return 'refused';
       case 'ERR_PEER_ANSWER':
         return 'wrong-bytes';
@@ -294,10 +301,9 @@ export class PeerRun {
 
   #dueMs(): number {
     const { endMs } = this.#time;
-    const { findMs } = this.#parts.budgets;
     let dueMs = this.#isUnheard ? Math.min(endMs, this.#giveUpMs) : endMs;
     for (const attempt of this.#attempts) {
-      if (isFinding(attempt)) dueMs = Math.min(dueMs, attempt.sentMs + findMs);
+      if (isFinding(attempt)) dueMs = Math.min(dueMs, attempt.sentMs + this.#findMs(attempt));
       if (this.#mayHedge) dueMs = Math.min(dueMs, this.#hedgeMs(attempt));
     }
     return dueMs;
@@ -317,6 +323,10 @@ export class PeerRun {
     return this.#time.giveUpMs(isThere);
   }
 
+  #findMs({ peer }: Attempt): number {
+    return this.#parts.standings.findMs(peer.id, this.#parts.budgets.findMs);
+  }
+
   get #mayHedge(): boolean {
     return this.#attempts.size === 1 && this.#hedges < MAX_HEDGES;
   }
@@ -326,14 +336,13 @@ export class PeerRun {
   }
 
   #check(nowMs: number): void {
-    const { findMs } = this.#parts.budgets;
     if (nowMs >= this.#time.endMs) {
       if (nowMs >= this.#time.stallMs) this.#stalled(nowMs);
       this.#done.resolve();
       return;
     }
     for (const attempt of this.#attempts) {
-      if (isFinding(attempt) && nowMs >= attempt.sentMs + findMs) this.#late(attempt);
+      if (isFinding(attempt) && nowMs >= attempt.sentMs + this.#findMs(attempt)) this.#late(attempt);
     }
     if (this.#isUnheard && nowMs >= this.#giveUpMs) {
       this.#nobody();
@@ -368,11 +377,20 @@ export class PeerRun {
     attempt.isLate = true;
     for (const { isFound } of this.#attempts) {
       if (!isFound) continue;
-      this.#leave(attempt, 'unreachable');
+      this.#silent(attempt);
       return;
     }
     const peer = this.#tried.size < MAX_FINDING ? this.#candidate() : null;
     if (peer !== null) this.#start(peer, true);
+  }
+
+  /** Another one has said something sooner. Who was there a moment ago may have much to do, the first time. */
+  #silent(attempt: Attempt): void {
+    const { standings } = this.#parts;
+    const { peer, sentMs } = attempt;
+    const faults = standings.fault(peer.id, 'silent', sentMs ?? 0);
+    if (standings.isThere(peer.id) && faults < SILENT_FAULTS) this.#drop(attempt);
+    else this.#leave(attempt, 'unreachable');
   }
 
   #nobody(): void {

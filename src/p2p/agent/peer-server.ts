@@ -42,9 +42,10 @@ const LIMITS = { max: 1024, requestTimeoutMs: 10_000, stalledClientMs: 5_000 };
 const DRAIN_MS = 500;
 /**
  * A host that has joined for an image is about to open it: its children may be a little ahead. When many hosts start at
- * once all wait for the first one's chunk table, nearly as long as they are given for it: else all ask the proxies.
+ * once all wait for the first one's chunk table, nearly as long as they are given for it: else all ask the proxies. For
+ * chunks others ask an alternate too meanwhile.
  */
-const COMING_MS = { chunks: 250, tables: 450 } as const;
+const COMING_MS = { chunks: 1_000, tables: 450 } as const;
 const COMING_POLL_MS = 10;
 const BYTES = { 'content-type': 'application/octet-stream' };
 

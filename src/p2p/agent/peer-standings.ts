@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import type { Digest } from '../../oci/digest.ts';
 import type { Clock } from './clock.ts';
+import { TimeEstimate } from './time-estimate.ts';
 
 /** Requests to one peer at once; more wait here, so that none waits unseen in a connection pool. */
 export const MAX_REQUESTS_PER_PEER = 8;
@@ -9,10 +10,8 @@ const MAX_PEERS = 4096;
 const FIRST_PATIENCE_MS = 500;
 const MIN_PATIENCE_MS = 150;
 const MAX_PATIENCE_MS = 1_000;
-/** Weights of the newest sample, and of the deviation in the bound: those of TCP's retransmission timer (RFC 6298). */
-const MEAN_WEIGHT = 1 / 8;
-const DEVIATION_WEIGHT = 1 / 4;
-const DEVIATIONS = 4;
+/** So many budgets for finding at most has a peer that always takes long to say something: it has much to do. */
+const MAX_FINDS = 3;
 /** Who has a content and gave nothing of it in so many runs is left alone in that tree, each time for twice as long. */
 const MAX_STALLS = 2;
 const AVOID_STALLED_MS = 5_000;
@@ -33,9 +32,9 @@ interface Waiter {
 interface Standing {
   /** Until when it is left alone, in all trees ('*') and in single ones. */
   readonly avoidedUntilMs: Map<Digest | '*', number>;
-  /** Of the time until the next chunk. */
-  meanMs: number | null;
-  deviationMs: number;
+  /** Until it says that it has a content, and until the next chunk. */
+  readonly find: TimeEstimate;
+  readonly chunk: TimeEstimate;
   running: number;
   readonly waiting: Waiter[];
   heardMs: number;
@@ -65,23 +64,24 @@ export class PeerStandings {
 
   /** A chunk came after so long. */
   sample(id: string, elapsedMs: number): void {
-    const standing = this.#of(id);
-    if (standing.meanMs === null) {
-      standing.meanMs = elapsedMs;
-      standing.deviationMs = elapsedMs / 2;
-      return;
-    }
-    const off = Math.abs(elapsedMs - standing.meanMs);
-    standing.deviationMs += DEVIATION_WEIGHT * (off - standing.deviationMs);
-    standing.meanMs += MEAN_WEIGHT * (elapsedMs - standing.meanMs);
+    this.#of(id).chunk.sample(elapsedMs);
   }
 
   /** How long the next chunk may take before another peer is asked too. */
   patienceMs(id: string): number {
-    const { meanMs, deviationMs } = this.#of(id);
-    if (meanMs === null) return FIRST_PATIENCE_MS;
-    const expectedMs = Math.max(2 * meanMs, meanMs + DEVIATIONS * deviationMs);
+    const expectedMs = this.#of(id).chunk.longestMs ?? FIRST_PATIENCE_MS;
     return Math.min(Math.max(expectedMs, MIN_PATIENCE_MS), MAX_PATIENCE_MS);
+  }
+
+  /** It has said something after so long. */
+  sampleFind(id: string, elapsedMs: number): void {
+    this.#of(id).find.sample(elapsedMs);
+  }
+
+  /** How long it may say nothing: the budget, and more if it always takes long. */
+  findMs(id: string, budgetMs: number): number {
+    const expectedMs = this.#of(id).find.longestMs ?? budgetMs;
+    return Math.min(Math.max(expectedMs, budgetMs), MAX_FINDS * budgetMs);
   }
 
   /**
@@ -169,7 +169,7 @@ export class PeerStandings {
     let standing = this.#peers.get(id);
     if (standing === undefined) {
       standing = {
-        ...{ avoidedUntilMs: new Map(), meanMs: null, deviationMs: 0 },
+        ...{ avoidedUntilMs: new Map(), find: new TimeEstimate(), chunk: new TimeEstimate() },
         ...{ running: 0, waiting: [], heardMs: Number.NEGATIVE_INFINITY, faults: new Map() },
       };
       this.#peers.set(id, standing);

@@ -11,8 +11,6 @@ export const LONG_BUDGETS: Omit<Budgets, 'joinMs'> = { findMs: 1_500, readMs: 5_
  */
 const LEVEL_MS = 150;
 const MAX_LEVELS = 5;
-/** Budgets for finding, in which hosts that were there a moment ago must have said something. */
-const PATIENT_FINDS = 3;
 /** A timer that comes later than this tells of this process, not of the peers. */
 const LATE_MS = 5;
 /** So that a short hold-up is noticed, whatever is being waited for. */
@@ -54,7 +52,7 @@ export class RunTime {
 
   /** When it is over if nobody has said anything. @param isThere whether one was heard of a moment ago: it may have much to do */
   giveUpMs(isThere: boolean): number {
-    return this.#startMs + (isThere ? PATIENT_FINDS * this.#budgets.findMs : 0);
+    return this.#startMs + (isThere ? this.#budgets.readMs : 0);
   }
 
   /**
