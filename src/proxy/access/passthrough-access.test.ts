@@ -78,6 +78,16 @@ test('who may read upstream may read here, and nobody else, also not what is kep
 test('a refusal is the same, word by word, for what is kept and for what is not', async () => {
   const image = upstream.putImage([LAYER], 'kept');
   const nothing = digestOf('nothing');
+  let callers = 0;
+  // A refusal that is remembered is one without a question, whatever was asked for: each caller is a new one.
+  const strangers: readonly (() => Promise<string | undefined>)[] = [
+    async () => basic(`bob-${callers++}`, 'secret'),
+    async () => {
+      await proxy.stop();
+      await proxy.start();
+      return undefined;
+    },
+  ];
   for (const repository of ['private/a', 'denied/a', 'hidden/a']) {
     await bytesOf(await get(`/v2/${repository}/manifests/kept`, ALICE));
     await bytesOf(await get(`/v2/${repository}/blobs/${image.layers[0]}`, ALICE));
@@ -87,12 +97,10 @@ test('a refusal is the same, word by word, for what is kept and for what is not'
       [`blobs/${image.layers[0]}`, `blobs/${nothing}`],
       [`referrers/${image.digest}`, `referrers/${nothing}`],
     ] as const) {
-      for (const authorization of [BOB, undefined]) {
+      for (const stranger of strangers) {
         for (const method of ['GET', 'HEAD']) {
           const ask = async (path: string) => {
-            // A refusal that is remembered is one without a question, whatever was asked for.
-            await proxy.stop();
-            await proxy.start();
+            const authorization = await stranger();
             const before = upstream.requests.length;
             const shape = await shapeOf(await get(`/v2/${repository}/${path}`, authorization, method));
             const asked = upstream.requests.slice(before).map((seen) => seen.method);
