@@ -1,8 +1,12 @@
 import { resolve } from 'node:path';
 import { defineConfig } from 'vitest/config';
 
-/** Of more than two cores' worth: these tests mostly wait, for each other's processes and for time-outs. */
-const WORKERS = 3;
+/**
+ * Of more than two cores' worth: tests wait, for other processes and for time-outs. All projects share them. Vitest
+ * begins with those of the first project by name, and of each with the largest files: so the long ones come first, and
+ * at the end, when cores would be idle, there are many short ones.
+ */
+const maxWorkers = 3;
 
 /** The proxy as its clients and operators have it: real registries, clients and databases, each test with its own. */
 const PROXY = [
@@ -21,8 +25,7 @@ export default defineConfig({
           name: 'unit',
           include: ['src/**/*.test.ts', 'test/support/**/*.test.ts', 'bench/**/*.test.ts'],
           testTimeout: 60_000,
-          maxWorkers: WORKERS,
-          sequence: { groupOrder: 0 },
+          maxWorkers,
         },
       },
       {
@@ -31,20 +34,18 @@ export default defineConfig({
           include: PROXY,
           testTimeout: 300_000,
           hookTimeout: 600_000,
-          maxWorkers: WORKERS,
-          sequence: { groupOrder: 0 },
+          maxWorkers,
         },
       },
       {
-        // Real mounts, and programs that work: a file for each of two cores.
+        // Real mounts, and programs that work.
         test: {
           name: 'machine',
           include: ['test/**/*.test.ts'],
           exclude: [...PROXY, 'test/support/**'],
           testTimeout: 300_000,
           hookTimeout: 600_000,
-          maxWorkers: 2,
-          sequence: { groupOrder: 1 },
+          maxWorkers,
         },
       },
     ],
