@@ -8,7 +8,7 @@ import {
   readlinkSync,
   readSync,
 } from 'node:fs';
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { type ByteString, toBytes } from '../../src/format/byte-string.ts';
 import type { TreeEntry, TreeEntryType } from './tree.ts';
 import { readXattrs } from './xattrs.ts';
@@ -104,4 +104,4 @@ function deviceOf(rdev: bigint): string {
   return `${major}:${minor}`;
 }
 
-parentPort?.postMessage(walk(Buffer.from(workerData.root)));
+parentPort?.on('message', (root: string) => parentPort?.postMessage(walk(Buffer.from(root))));

@@ -36,14 +36,22 @@ export type TreeField = Exclude<keyof TreeEntry, 'path'>;
  * Reads a tree, sorted by path, without following links or entering what is mounted in it. Needs the rights to read
  * all of it. It may be served by this very process.
  */
-export function readTree(root: string): Promise<TreeEntry[]> {
-  return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL('./tree-walk.ts', import.meta.url), { workerData: { root } });
-    worker.once('message', (entries: TreeEntry[]) => resolve(entries));
-    worker.once('error', reject);
-    worker.once('exit', () => reject(new Error(`reading ${root} ended without a result`)));
-  });
+export async function readTree(root: string): Promise<TreeEntry[]> {
+  const walker = idleWalkers.pop() ?? new Worker(new URL('./tree-walk.ts', import.meta.url));
+  walker.ref();
+  const { promise, resolve, reject } = Promise.withResolvers<TreeEntry[]>();
+  const ended = () => reject(new Error(`reading ${root} ended without a result`));
+  walker.on('message', resolve).on('error', reject).on('exit', ended);
+  walker.postMessage(root);
+  const entries = await promise;
+  walker.off('message', resolve).off('error', reject).off('exit', ended);
+  walker.unref();
+  idleWalkers.push(walker);
+  return entries;
 }
+
+/** To start a thread takes longer than to read most trees. One that failed has ended. */
+const idleWalkers: Worker[] = [];
 
 /** How many differences are told one by one. */
 const MAX_TOLD_DIFFERENCES = 30;
