@@ -279,6 +279,18 @@ test('chunks that keep coming slowly are taken for 4 s, and what comes later is 
   expect(await host.read()).toEqual({ missing: [2, 3], tookMs: 4_000 });
 });
 
+test('a parent from which each chunk takes long is given more than 2 s for the next one, but no more than 4', async () => {
+  const slow = { b: has(BLOB, { chunkMs: 1_500 }) };
+  const host = new Host('b', slow);
+  expect((await host.read()).missing).toEqual([2, 3]);
+  slow.b = has(BLOB, { chunkMs: 2_500 });
+  host.got.clear();
+  expect(await host.read()).toEqual({ missing: [1, 2, 3], tookMs: 4_000 });
+  host.got.clear();
+  slow.b = has(BLOB, { chunks: 0 });
+  expect(await host.read()).toEqual({ missing: ALL, tookMs: 4_000 });
+});
+
 test('a busy parent is not left: the alternate that it names is asked this time', async () => {
   const host = new Host('b', { b: fails('ERR_PEER_BUSY', [peerNamed('e')]), e: has(BLOB) });
   expect((await host.read()).missing).toEqual([]);

@@ -73,7 +73,9 @@ export class PeerRun {
     this.#deliver = deliver;
     this.#has = new Uint8Array(count);
     this.#missing = count;
-    this.#time = new RunTime(parts.clock, parts.budgets, () => parts.seat.place?.depth ?? null);
+    const { clock, budgets, seat, standings } = parts;
+    const depth = () => seat.place?.depth ?? null;
+    this.#time = new RunTime(clock, budgets, depth, () => standings.usualMs(seat.place?.parent?.id ?? null));
   }
 
   /** The indexes that did not come. To be called once. @throws the signal's reason */

@@ -73,6 +73,11 @@ export class PeerStandings {
     return Math.min(Math.max(expectedMs, MIN_PATIENCE_MS), MAX_PATIENCE_MS);
   }
 
+  /** What the next chunk may well take from it; 0 if nothing is known. */
+  usualMs(id: string | null): number {
+    return id === null ? 0 : (this.#of(id).chunk.longestMs ?? 0);
+  }
+
   /** It has said something after so long. */
   sampleFind(id: string, elapsedMs: number): void {
     this.#of(id).find.sample(elapsedMs);

@@ -21,16 +21,21 @@ export class RunTime {
   readonly #clock: Clock;
   readonly #budgets: Budgets;
   readonly #depth: () => number | null;
+  readonly #usualMs: () => number;
   #startMs: number;
   /** When a chunk came last. */
   #lastMs: number;
   #forgivenMs = 0;
 
-  /** @param depth of this host in the tree: 1 at the top; null if it has no place */
-  constructor(clock: Clock, budgets: Budgets, depth: () => number | null) {
+  /**
+   * @param depth of this host in the tree: 1 at the top; null if it has no place
+   * @param usualMs what the next chunk may well take
+   */
+  constructor(clock: Clock, budgets: Budgets, depth: () => number | null, usualMs: () => number) {
     this.#clock = clock;
     this.#budgets = budgets;
     this.#depth = depth;
+    this.#usualMs = usualMs;
     this.#startMs = clock.now();
     this.#lastMs = this.#startMs;
   }
@@ -39,10 +44,11 @@ export class RunTime {
     this.#lastMs = nowMs;
   }
 
-  /** When it has stalled, if nothing comes before. */
+  /** When it has stalled, if nothing comes before. Where all takes long, the proxies would too if all hosts asked them. */
   get stallMs(): number {
     const levels = (this.#depth() ?? 2) - 2;
-    return this.#lastMs + this.#budgets.readMs + LEVEL_MS * Math.min(Math.max(levels, 0), MAX_LEVELS);
+    const readMs = Math.max(this.#budgets.readMs, this.#usualMs());
+    return this.#lastMs + readMs + LEVEL_MS * Math.min(Math.max(levels, 0), MAX_LEVELS);
   }
 
   /** When it is over, if nothing comes before. */
