@@ -29,8 +29,8 @@ export interface ComingParts extends MirrorContext {
 const DIGEST_BYTES = 32;
 /** Chunks that are being fetched, or wait for those before them. */
 const WINDOW = 8;
-/** How long a chunk may take, before the rest is had from a proxy as it comes. */
-const CHUNK_MS = 30_000;
+/** How long a chunk may take, before the rest is had from a proxy as it comes: two attempts. */
+const CHUNK_MS = 60_000;
 /** One question to a proxy. */
 const WAIT_SECONDS = 10;
 /** Between questions: part of the time since the first, so that many hosts cost a proxy little. */

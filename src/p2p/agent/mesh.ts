@@ -58,8 +58,10 @@ export interface Budgets {
   readonly joinMs: number;
   /** Until a peer says that it has the content; then another one is asked too. */
   readonly findMs: number;
-  /** Until a chunk comes. All chunks of a run may take twice that together, if they keep coming. */
+  /** Until a chunk comes. */
   readonly readMs: number;
+  /** Until all chunks of a run have come, if they keep coming; twice `readMs` if left out. */
+  readonly runMs?: number;
 }
 
 /** How long a run waits for hosts that do not answer, or are slow: links may be full of the very blob. */

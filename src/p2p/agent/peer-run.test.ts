@@ -12,10 +12,11 @@ import {
 import { VirtualClock } from '../../../test/support/virtual-clock.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
 import type { Place } from '../mesh-protocol.ts';
+import type { Budgets } from './mesh.ts';
 import { EdgeCounts, zeroCounters } from './mesh-counts.ts';
 import { PeerRun } from './peer-run.ts';
 import { PeerStandings } from './peer-standings.ts';
-import { DEFAULT_BUDGETS } from './run-time.ts';
+import { DEFAULT_BUDGETS, LONG_BUDGETS } from './run-time.ts';
 
 const COUNT = 4;
 const BLOB = chunkedBlob(COUNT, 7);
@@ -33,8 +34,10 @@ class Host {
   /** What the root gives for a report. */
   next: Place | null = null;
   place: Place | null;
+  readonly #budgets: Budgets;
 
-  constructor(letters: string, scripts: Record<string, PeerScript>) {
+  constructor(letters: string, scripts: Record<string, PeerScript>, budgets: Budgets = DEFAULT_BUDGETS) {
+    this.#budgets = budgets;
     this.peers = new ScriptedPeers(this.clock, scripts);
     this.place = placeBelow(BLOB, letters);
   }
@@ -59,7 +62,7 @@ class Host {
       },
     };
     const { clock, standings, counters, edges, peers } = this;
-    const shared = { clock, standings, counters, edges, transport: peers, budgets: DEFAULT_BUDGETS };
+    const shared = { clock, standings, counters, edges, transport: peers, budgets: this.#budgets };
     const run = new PeerRun({ ...shared, table: BLOB.table, seat }, first, count, (index, bytes) => {
       expect(bytes.equals(BLOB.bytes.subarray(index * 4096, (index + 1) * 4096))).toBe(true);
       expect(this.got.has(index), 'delivered once').toBe(false);
@@ -234,6 +237,13 @@ test('a parent that was there a moment ago has as long as for a chunk to say som
   expect(await host.read()).toEqual({ missing: [], tookMs: 854 });
   const other = new Host('b', { b: has(BLOB, { findMs: 850 }) });
   expect(await other.read()).toEqual({ missing: ALL, tookMs: 300 });
+});
+
+test('who wants all of a blob waits longer for a host whose link is full, as long as chunks keep coming', async () => {
+  const slow = () => ({ b: has(BLOB, { findMs: 1_200, chunkMs: 3_500 }) });
+  const host = new Host('b', slow(), { ...DEFAULT_BUDGETS, ...LONG_BUDGETS });
+  expect(await host.read()).toEqual({ missing: [], tookMs: 15_200 });
+  expect(await new Host('b', slow()).read()).toMatchObject({ missing: ALL });
 });
 
 test('many requests that are silent at once are one fault', async () => {

@@ -2,8 +2,8 @@ import type { Clock } from './clock.ts';
 import type { Budgets } from './mesh.ts';
 
 export const DEFAULT_BUDGETS: Budgets = { joinMs: 1_000, findMs: 300, readMs: 2_000 };
-/** Of who wants all of a blob: a host that is gone may cost a pull a second or two, once. */
-export const LONG_BUDGETS: Omit<Budgets, 'joinMs'> = { findMs: 1_500, readMs: 5_000 };
+/** Of who wants all of a blob: a host that is gone may cost a pull some seconds, once. */
+export const LONG_BUDGETS: Omit<Budgets, 'joinMs'> = { findMs: 1_500, readMs: 5_000, runMs: 25_000 };
 
 /**
  * So much longer than those above it a host waits for the next chunk, by each level, up to so many: when the top stalls,
@@ -53,7 +53,8 @@ export class RunTime {
 
   /** When it is over, if nothing comes before. */
   get endMs(): number {
-    return Math.min(this.stallMs, this.#startMs + 2 * this.#budgets.readMs);
+    const { readMs, runMs = 2 * readMs } = this.#budgets;
+    return Math.min(this.stallMs, this.#startMs + runMs);
   }
 
   /** When it is over if nobody has said anything. @param isThere whether one was heard of a moment ago: it may have much to do */
