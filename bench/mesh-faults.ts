@@ -2,7 +2,7 @@
  * What faults cost many hosts that start the same program out of the same image at the same moment: each fault comes while
  * they read. The program reads files of numpy, block by block, and tells what their digest is and how long it waited for
  * a block at most. Hosts are as in bench/mesh.ts, in two zones, with a root on a host of its own.
- * Usage: node bench/mesh-faults.ts [--fault none,kill-inner,kill-root,kill-proxy,partition,liar,slow-link] [--hosts N]
+ * Usage: npm run build && node bench/mesh-faults.ts [--fault none,kill-inner,kill-root,kill-proxy,partition,liar,slow-link] [--hosts N]
  *   [--rate-mbit N] [--proxy-rate-mbit N] [--read-mb N] [--json]
  * Needs root, docker-registry, skopeo, umoci, iproute2 and what mounting needs.
  */
@@ -17,6 +17,7 @@ import { formatTable, printJson } from '../src/cli/output.ts';
 import type { MeshHost } from '../src/p2p/root/mesh-overview.ts';
 import type { ClusterImage } from '../test/support/cluster.ts';
 import type { ClusterHost } from '../test/support/cluster-network.ts';
+import { BUILT_MAIN } from '../test/support/dadi-main.ts';
 import { unpackWithUmoci } from '../test/support/images.ts';
 import type { LazyHost } from '../test/support/lazy-host.ts';
 import { MeshCluster } from '../test/support/mesh-cluster.ts';
@@ -100,6 +101,7 @@ report('reading the image without us');
 const expected = await readUnpacked();
 const uploadBytesPerSecond = rateMbit * 125_000;
 const mesh = await MeshCluster.start({
+  main: BUILT_MAIN,
   zones: ZONES,
   trees: { maxFanOut: FAN_OUT, heartbeatMs: 2_000, bytesPerSecondPerChild: uploadBytesPerSecond / FAN_OUT },
   uploadBytesPerSecond,
