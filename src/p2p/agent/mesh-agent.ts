@@ -129,7 +129,7 @@ export class MeshAgent implements Mesh {
 
   open(content: Content, table: ChunkTable, patience: Patience = 'short'): MeshBlob {
     const { membership, peers, standings, counters } = this.#parts;
-    const budgets = patience === 'short' ? this.#parts.budgets : { ...this.#parts.budgets, ...LONG_BUDGETS };
+    const budgets = patience === 'short' ? this.#parts.budgets : LONG_BUDGETS;
     const seat = membership.open(content);
     return new TreeReader({
       ...{ seat, table, counters, budgets, standings, transport: peers, clock: systemClock },

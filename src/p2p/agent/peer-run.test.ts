@@ -241,7 +241,7 @@ test('a parent that was there a moment ago has as long as for a chunk to say som
 
 test('who wants all of a blob waits longer for a host whose link is full, as long as chunks keep coming', async () => {
   const slow = () => ({ b: has(BLOB, { findMs: 1_200, chunkMs: 3_500 }) });
-  const host = new Host('b', slow(), { ...DEFAULT_BUDGETS, ...LONG_BUDGETS });
+  const host = new Host('b', slow(), LONG_BUDGETS);
   expect(await host.read()).toEqual({ missing: [], tookMs: 15_200 });
   expect(await new Host('b', slow()).read()).toMatchObject({ missing: ALL });
 });

@@ -3,7 +3,7 @@ import type { Budgets } from './mesh.ts';
 
 export const DEFAULT_BUDGETS: Budgets = { joinMs: 1_000, findMs: 300, readMs: 2_000 };
 /** Of who wants all of a blob: a host that is gone may cost a pull some seconds, once. */
-export const LONG_BUDGETS: Omit<Budgets, 'joinMs'> = { findMs: 1_500, readMs: 5_000, runMs: 25_000 };
+export const LONG_BUDGETS: Budgets = { joinMs: 5_000, findMs: 1_500, readMs: 5_000, runMs: 25_000 };
 
 /**
  * So much longer than those above it a host waits for the next chunk, by each level, up to so many: when the top stalls,

@@ -94,9 +94,9 @@ export class Seat implements SeatView {
    * The place; if a join is under way, once its answer is there, or after the budget for joining. When the one before
    * came to nothing, reads are not held up again.
    */
-  async arrival(signal: AbortSignal): Promise<Place | null> {
+  async arrival(signal: AbortSignal, joinMs = this.#parts.joinMs): Promise<Place | null> {
     if (this.place !== null || this.#joining === null || this.#fruitlessMs !== null) return this.place;
-    const { clock, joinMs } = this.#parts;
+    const { clock } = this.#parts;
     const { promise, sinceMs } = this.#joining;
     const leftMs = sinceMs + joinMs - clock.now();
     if (leftMs <= 0) return null;

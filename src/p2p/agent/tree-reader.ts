@@ -24,8 +24,8 @@ export class TreeReader implements MeshBlob {
     deliver: (index: number, bytes: Buffer) => void,
   ): Promise<number[]> {
     signal.throwIfAborted();
-    const { seat, table, counters } = this.#parts;
-    const place = await seat.arrival(signal);
+    const { seat, table, counters, budgets } = this.#parts;
+    const place = await seat.arrival(signal, budgets.joinMs);
     if (place === null) counters.missedChunks += count;
     if (this.#closed.signal.aborted || place === null || place.parent === null) {
       return Array.from({ length: count }, (_, at) => first + at);
