@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer as createHttpServer, type RequestListener } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
 import { CHUNK_BYTES, chunkedBlob } from '../../../test/support/chunked-blob.ts';
 import { contentOf } from '../../../test/support/mesh-host.ts';
@@ -36,7 +37,7 @@ interface Heard {
 /** Asks for chunks 1 and 2. */
 async function ask(
   from: Peer,
-  { signal = new AbortController().signal, blob = BLOB, first = 1 } = {},
+  { signal = new AbortController().signal, blob = BLOB, first = 1, onLast = () => {} } = {},
 ): Promise<Heard & { error: unknown }> {
   const heard: Heard = { isFound: false, chunks: [] };
   const { chunkSize, blobSize } = blob.table;
@@ -51,7 +52,10 @@ async function ask(
     found: () => {
       heard.isFound = true;
     },
-    deliver: (index: number, bytes: Buffer) => void heard.chunks.push([index, bytes]),
+    deliver: (index: number, bytes: Buffer) => {
+      heard.chunks.push([index, bytes]);
+      if (index === first + 1) onLast();
+    },
   };
   const error = await transport.chunks(from, request, on, signal).then(
     () => null,
@@ -131,6 +135,40 @@ test('what a busy peer says that is no list of hosts is not looked at', async ()
     response.writeHead(503).end(JSON.stringify({ alternates: others })),
   );
   expect((await ask(from)).error).toMatchObject({ code: 'ERR_PEER_BUSY', alternates: [] });
+});
+
+test('who has all chunks may go before the answer ends, and the next request takes the same connection', async () => {
+  let connections = 0;
+  const server = createHttpServer((_request, response) => {
+    response.write(BLOB.bytes.subarray(CHUNK_BYTES, 3 * CHUNK_BYTES));
+    // The end takes a while.
+    setTimeout(() => response.end(), 200);
+  });
+  server.on('connection', () => {
+    connections++;
+  });
+  const from = await peer(server);
+  for (let round = 0; round < 3; round++) {
+    const leaving = new AbortController();
+    const heard = await ask(from, { signal: leaving.signal, onLast: () => leaving.abort() });
+    expect(heard.error).toBeNull();
+    expect(heard.chunks.map(([index]) => index)).toEqual([1, 2]);
+    await sleep(300);
+  }
+  expect(connections).toBe(1);
+});
+
+test('a peer that sends on to who has gone is cut off', async () => {
+  const closed = Promise.withResolvers<void>();
+  const from = await http((request, response) => {
+    request.socket.once('close', () => closed.resolve());
+    response.write(BLOB.bytes.subarray(CHUNK_BYTES, 3 * CHUNK_BYTES));
+    setTimeout(() => response.write('more'), 50);
+  });
+  const leaving = new AbortController();
+  const heard = await ask(from, { signal: leaving.signal, onLast: () => leaving.abort() });
+  expect(heard.error).toBeNull();
+  await closed.promise;
 });
 
 test('what speaks no HTTP, or nobody, is unreachable', async () => {

@@ -148,7 +148,10 @@ class ChunkStream implements Dispatcher.DispatchHandler {
   }
 
   abort(reason: unknown): void {
-    this.#fail(reason);
+    if (this.#isOver) return;
+    // All has come but the end: the connection stays good for the next request.
+    if (this.#isWhole) this.#succeed();
+    else this.#fail(reason);
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -163,7 +166,10 @@ class ChunkStream implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(_controller: Dispatcher.DispatchController, piece: Buffer): void {
-    if (this.#isOver) return;
+    if (this.#isOver) {
+      if (this.#isWhole) this.#controller?.abort(new Error('it sends more than was asked for'));
+      return;
+    }
     if (this.#status === 200) this.#cut(piece);
     else {
       this.#refusal.push(piece);
@@ -179,15 +185,21 @@ class ChunkStream implements Dispatcher.DispatchHandler {
     else if (this.#filled > 0) this.#broke('ERR_PEER_ANSWER', 'ended its answer inside a chunk');
     else if (this.#index < this.#end)
       this.#broke('ERR_PEER_INCOMPLETE', 'could not get all that was asked for');
-    else {
-      this.#isOver = true;
-      this.#settle.resolve();
-    }
+    else this.#succeed();
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, cause: Error): void {
     const message = `no answer, or not all of it (${cause.message})`;
     this.#fail(new PeerError('ERR_PEER_UNREACHABLE', `peer ${this.#peer.address}: ${message}`, { cause }));
+  }
+
+  get #isWhole(): boolean {
+    return this.#index === this.#end;
+  }
+
+  #succeed(): void {
+    this.#isOver = true;
+    this.#settle.resolve();
   }
 
   get #end(): number {
@@ -196,7 +208,7 @@ class ChunkStream implements Dispatcher.DispatchHandler {
 
   #cut(piece: Buffer): void {
     for (let at = 0; at < piece.length && !this.#isOver; ) {
-      if (this.#index === this.#end) {
+      if (this.#isWhole) {
         this.#broke('ERR_PEER_ANSWER', 'sends more than was asked for');
         return;
       }

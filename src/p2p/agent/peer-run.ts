@@ -39,6 +39,8 @@ const REPORTED_STALLS = 3;
 const MAX_HEDGES = 2;
 /** Of the hosts that busy ones name, so many are asked in one run: no host has another one ask anybody it likes. */
 const MAX_NAMED = 4;
+/** Of all that runs end: an error made for each would cost more than it says. */
+const RUN_OVER = new Error('the run of chunks is over');
 /** Peers that are asked in one run before one says that it has the content. */
 const MAX_FINDING = 3;
 
@@ -87,8 +89,8 @@ export class PeerRun {
     void this.#watch();
     await this.#done.promise;
     signal.removeEventListener('abort', onAbort);
-    this.#over.abort();
-    for (const { abort } of this.#attempts) abort.abort();
+    this.#over.abort(RUN_OVER);
+    for (const { abort } of this.#attempts) abort.abort(RUN_OVER);
     signal.throwIfAborted();
     const missing: number[] = [];
     for (const [at, has] of this.#has.entries()) if (has === 0) missing.push(this.#first + at);
@@ -110,7 +112,7 @@ export class PeerRun {
     const waiting = new AbortController();
     const signal = AbortSignal.any([waiting.signal, this.#over.signal]);
     await Promise.race([moving, clock.sleep(budgets.findMs, signal).catch(() => {})]);
-    waiting.abort();
+    waiting.abort(RUN_OVER);
     if (this.#moving === moving) this.#moving = null;
     if (this.#attempts.size === 0) this.#next();
   }
@@ -277,7 +279,7 @@ export class PeerRun {
 
   #drop(attempt: Attempt): void {
     this.#attempts.delete(attempt);
-    attempt.abort.abort();
+    attempt.abort.abort(RUN_OVER);
   }
 
   /** An attempt is over: another one that is under way takes its place, or the next peer is asked. */
