@@ -152,8 +152,9 @@ function draw(directory: string, files: readonly string[]): void {
   }
 }
 
-/** Of the containers that were asked for, which part had started after so many seconds. */
+/** Of the containers that were asked for, which part had started after so many seconds; nothing if none has. */
 function shares({ containerMs, failed, unfinished }: SwarmResult): [x: number, y: number][] {
+  if (containerMs.length === 0) return [];
   const all = containerMs.length + failed + unfinished;
   return Array.from({ length: 101 }, (_, percent) => {
     const at = Math.min(containerMs.length - 1, Math.floor((percent / 100) * containerMs.length));
