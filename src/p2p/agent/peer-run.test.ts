@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { chunkedBlob } from '../../../test/support/chunked-blob.ts';
+import { HOST_BLOB, ReadingHost as Host } from '../../../test/support/reading-host.ts';
 import {
   dead,
   fails,
@@ -11,66 +11,13 @@ import {
 } from '../../../test/support/scripted-peers.ts';
 import { VirtualClock } from '../../../test/support/virtual-clock.ts';
 import { unlessAborted } from '../../format/unless-aborted.ts';
-import type { Place } from '../mesh-protocol.ts';
-import type { Budgets } from './mesh.ts';
 import { EdgeCounts, zeroCounters } from './mesh-counts.ts';
 import { PeerRun } from './peer-run.ts';
 import { PeerStandings } from './peer-standings.ts';
 import { DEFAULT_BUDGETS, LONG_BUDGETS } from './run-time.ts';
 
-const COUNT = 4;
-const BLOB = chunkedBlob(COUNT, 7);
+const BLOB = HOST_BLOB;
 const ALL = [0, 1, 2, 3];
-
-/** A host that reads below `letters`, and what became of it. */
-class Host {
-  readonly clock = new VirtualClock();
-  readonly standings = new PeerStandings(this.clock);
-  readonly counters = zeroCounters();
-  readonly edges = new EdgeCounts();
-  readonly got = new Map<number, number>();
-  readonly reports: string[] = [];
-  readonly peers: ScriptedPeers;
-  /** What the root gives for a report. */
-  next: Place | null = null;
-  place: Place | null;
-  readonly #budgets: Budgets;
-
-  constructor(letters: string, scripts: Record<string, PeerScript>, budgets: Budgets = DEFAULT_BUDGETS) {
-    this.#budgets = budgets;
-    this.peers = new ScriptedPeers(this.clock, scripts);
-    this.place = placeBelow(BLOB, letters);
-  }
-
-  /** What is missing, and how long it took. */
-  async read(signal = new AbortController().signal): Promise<{ missing: number[]; tookMs: number }> {
-    const startMs = this.clock.now();
-    const missing = await this.clock.run(this.start(signal));
-    return { missing, tookMs: this.clock.now() - startMs };
-  }
-
-  start(signal = new AbortController().signal, first = 0, count = COUNT): Promise<number[]> {
-    const host = this;
-    const seat = {
-      get place() {
-        return host.place;
-      },
-      lose: async ({ id }: { id: string }, reason: string) => {
-        host.reports.push(`${id.charAt(0)} ${reason}`);
-        await host.clock.sleep(20);
-        if (host.next !== null) host.place = host.next;
-      },
-    };
-    const { clock, standings, counters, edges, peers } = this;
-    const shared = { clock, standings, counters, edges, transport: peers, budgets: this.#budgets };
-    const run = new PeerRun({ ...shared, table: BLOB.table, seat }, first, count, (index, bytes) => {
-      expect(bytes.equals(BLOB.bytes.subarray(index * 4096, (index + 1) * 4096))).toBe(true);
-      expect(this.got.has(index), 'delivered once').toBe(false);
-      this.got.set(index, clock.now());
-    });
-    return run.get(signal);
-  }
-}
 
 test('all comes from the parent while it is well', async () => {
   const host = new Host('bc', { b: has(BLOB), c: has(BLOB) });

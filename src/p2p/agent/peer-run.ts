@@ -29,11 +29,6 @@ export interface RunParts {
 /** How long a peer is left alone that was left, by the reason. What sends wrong bytes has bad memory, or bad intent. */
 const AVOID_MS = { unreachable: 10_000, slow: 10_000, refused: 5_000, 'wrong-bytes': 600_000 } as const;
 const AVOID_BUSY_MS = 300;
-/** A parent is left when another peer was faster so often, or when it was busy so often, one time after the other. */
-const SLOW_FAULTS = 2;
-const BUSY_FAULTS = 4;
-/** A peer that says nothing when nobody else does either: it may be this host that cannot hear. */
-const SILENT_FAULTS = 2;
 /** Who stands at the top waits for no other host: so often it may give nothing of what it has, until it is reported. */
 const REPORTED_STALLS = 3;
 const MAX_HEDGES = 2;
@@ -217,8 +212,7 @@ export class PeerRun {
     counters.hedgesWon++;
     for (const other of this.#attempts) {
       if (other === hedge) continue;
-      if (standings.fault(other.peer.id, 'slow', other.sentMs ?? 0) >= SLOW_FAULTS)
-        this.#leave(other, 'slow');
+      if (standings.isToLeave(other, 'slow')) this.#leave(other, 'slow');
       else this.#drop(other);
     }
   }
@@ -242,20 +236,20 @@ export class PeerRun {
   }
 
   /** For what a peer is left; null if only another one is to be asked this time. */
-  #faultOf({ peer, sentMs }: Attempt, error: PeerError): Lost['reason'] | null {
+  #faultOf(attempt: Attempt, error: PeerError): Lost['reason'] | null {
     const { standings, seat } = this.#parts;
-    const tree = seat.place?.table;
+    const { id } = attempt.peer;
     switch (error.code) {
       case 'ERR_PEER_INCOMPLETE':
         return null;
       case 'ERR_PEER_BUSY':
         this.#named.push(...error.alternates.slice(0, MAX_NAMED - this.#named.length));
-        standings.avoid(peer.id, '*', AVOID_BUSY_MS);
-        return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
+        standings.avoid(id, '*', AVOID_BUSY_MS);
+        return standings.isToLeave(attempt, 'busy') ? 'refused' : null;
       case 'ERR_PEER_UNKNOWN_CONTENT':
         // It may be about to open it.
-        if (tree !== undefined) standings.avoid(peer.id, tree, AVOID_BUSY_MS);
-        return standings.fault(peer.id, 'busy', sentMs ?? 0) >= BUSY_FAULTS ? 'refused' : null;
+        standings.avoid(id, seat.place?.table ?? '*', AVOID_BUSY_MS);
+        return standings.isToLeave(attempt, 'busy') ? 'refused' : null;
       case 'ERR_PEER_TICKET':
         return 'refused';
       case 'ERR_PEER_ANSWER':
@@ -379,8 +373,7 @@ export class PeerRun {
   /** Another one is asked too. If that says something, this one is at fault; if nobody does, nobody can tell. */
   #late(attempt: Attempt): void {
     attempt.isLate = true;
-    for (const { isFound } of this.#attempts) {
-      if (!isFound) continue;
+    if ([...this.#attempts].some(({ isFound }) => isFound)) {
       this.#silent(attempt);
       return;
     }
@@ -391,18 +384,17 @@ export class PeerRun {
   /** Another one has said something sooner. Who was there a moment ago may have much to do, the first time. */
   #silent(attempt: Attempt): void {
     const { standings } = this.#parts;
-    const { peer, sentMs } = attempt;
-    const faults = standings.fault(peer.id, 'silent', sentMs ?? 0);
-    if (standings.isThere(peer.id) && faults < SILENT_FAULTS) this.#drop(attempt);
-    else this.#leave(attempt, 'unreachable');
+    const isAgain = standings.isToLeave(attempt, 'silent');
+    if (isAgain || !standings.isThere(attempt.peer.id)) this.#leave(attempt, 'unreachable');
+    else this.#drop(attempt);
   }
 
+  /** Nobody has said anything: it may be this host that cannot hear, the first time. */
   #nobody(): void {
     const { standings } = this.#parts;
     const [again, once]: [Attempt[], Attempt[]] = [[], []];
     for (const attempt of this.#attempts) {
-      const isAgain = standings.fault(attempt.peer.id, 'silent', attempt.sentMs ?? 0) >= SILENT_FAULTS;
-      (isAgain ? again : once).push(attempt);
+      (standings.isToLeave(attempt, 'silent') ? again : once).push(attempt);
     }
     for (const attempt of once) this.#drop(attempt);
     for (const attempt of again) this.#leave(attempt, 'unreachable');

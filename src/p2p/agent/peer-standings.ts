@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache';
 import type { Digest } from '../../oci/digest.ts';
 import type { Clock } from './clock.ts';
+import type { Attempt } from './peer-attempt.ts';
 import { TimeEstimate } from './time-estimate.ts';
 
 /** Requests to one peer at once; more wait here, so that none waits unseen in a connection pool. */
@@ -18,6 +19,8 @@ const AVOID_STALLED_MS = 5_000;
 const MAX_AVOID_STALLED_MS = 40_000;
 /** Faults of a kind that only counts when it comes again so soon. Who stalls is left alone for long in between. */
 const FAULT_MEMORY_MS = { slow: 10_000, busy: 10_000, silent: 10_000, stalled: 90_000 } as const;
+/** A peer is left when another one was faster so often, it was busy or said nothing so often, one time soon after the other. */
+const LEFT_AFTER = { slow: 2, busy: 4, silent: 2 } as const;
 /** A host from which something came so lately is there, whatever it is busy with. */
 const HEARD_MS = 10_000;
 
@@ -89,11 +92,16 @@ export class PeerStandings {
     return Math.min(Math.max(expectedMs, budgetMs), MAX_FINDS * budgetMs);
   }
 
+  /** Takes note of a fault, and says whether it is one too many. */
+  isToLeave({ peer, sentMs }: Pick<Attempt, 'peer' | 'sentMs'>, kind: keyof typeof LEFT_AFTER): boolean {
+    return this.#fault(peer.id, kind, sentMs ?? 0) >= LEFT_AFTER[kind];
+  }
+
   /**
    * How many faults of this kind there were of late, with this one. Of requests that were under way together only one
    * counts: `sentMs` is when this one was sent.
    */
-  fault(id: string, kind: Fault, sentMs: number): number {
+  #fault(id: string, kind: Fault, sentMs: number): number {
     const { faults } = this.#of(id);
     const nowMs = this.#clock.now();
     const before = faults.get(kind);
@@ -110,7 +118,7 @@ export class PeerStandings {
    * @returns how often, with this time
    */
   stalled(id: string, tree: Digest, sentMs: number): number {
-    const stalls = this.fault(inTree(id, tree), 'stalled', sentMs);
+    const stalls = this.#fault(inTree(id, tree), 'stalled', sentMs);
     if (stalls >= MAX_STALLS) {
       const forMs = AVOID_STALLED_MS * 2 ** (stalls - MAX_STALLS);
       this.avoid(id, tree, Math.min(forMs, MAX_AVOID_STALLED_MS));
