@@ -3,8 +3,9 @@
  * chunk from the proxy and from another host, a join. Processor time is taken program by program, so that it holds on a
  * machine that has other things to do, too; what the kernel does in its own threads is not in it. The simulator
  * (bench/swarm.ts) lives on these figures.
- * Two node daemons in network namespaces, in service: each has started a small other image before. The first one starts the program cold, through the proxy; then again and again,
- * as further containers; then as many at once. The second one starts it cold, and has all from the first one.
+ * Two node daemons in network namespaces, in service: each has started a small other image before. The first one starts
+ * the program cold, through the proxy; then again and again, as further containers; then as many at once. The second one
+ * starts it cold, and has all from the first one.
  * Usage: npm run build && node bench/mesh-costs.ts [--rounds N] [--containers N] [--rate 1gbit] [--json]
  * Needs root, docker-registry, skopeo, iproute2 and what mounting needs.
  */
