@@ -27,6 +27,11 @@ export default defineConfig({
           testTimeout: 60_000,
           hookTimeout: 60_000,
           maxWorkers,
+          // Hundreds of small files: to load all modules anew for each takes longer than most of the tests. So each test
+          // gives back what it changed, and no spy outlives the test that set it.
+          isolate: false,
+          restoreMocks: true,
+          unstubEnvs: true,
         },
       },
       {

@@ -1,14 +1,11 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { beforeEach, describe, expect, it, type MockInstance, vi } from 'vitest';
 import { requireCapability } from './capabilities.ts';
 
 describe('requireCapability', () => {
-  const warn = vi.spyOn(console, 'warn').mockImplementation(() => {});
+  let warn: MockInstance<typeof console.warn>;
   beforeEach(() => {
+    warn = vi.spyOn(console, 'warn').mockImplementation(() => {});
     vi.stubEnv('CI', '');
-  });
-  afterEach(() => {
-    vi.unstubAllEnvs();
-    warn.mockClear();
   });
 
   it('says nothing where nothing is missing', () => {

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer as createHttpServer, type RequestListener } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { CHUNK_BYTES, chunkedBlob } from '../../../test/support/chunked-blob.ts';
 import { contentOf } from '../../../test/support/mesh-host.ts';
 import type { Peer } from '../mesh-protocol.ts';
@@ -139,7 +139,9 @@ test('what a busy peer says that is no list of hosts is not looked at', async ()
 
 test('who has all chunks may go before the answer ends, and the next request takes the same connection', async () => {
   let connections = 0;
+  let sent = 0;
   const server = createHttpServer((_request, response) => {
+    response.on('finish', () => sent++);
     response.write(BLOB.bytes.subarray(CHUNK_BYTES, 3 * CHUNK_BYTES));
     // The end takes a while.
     setTimeout(() => response.end(), 200);
@@ -153,6 +155,8 @@ test('who has all chunks may go before the answer ends, and the next request tak
     const heard = await ask(from, { signal: leaving.signal, onLast: () => leaving.abort() });
     expect(heard.error).toBeNull();
     expect(heard.chunks.map(([index]) => index)).toEqual([1, 2]);
+    await vi.waitFor(() => expect(sent).toBe(round + 1), { timeout: 30_000 });
+    // On its way through this very process.
     await sleep(300);
   }
   expect(connections).toBe(1);
