@@ -6,7 +6,7 @@ import { KernelNbdAttachment } from './kernel-nbd-attachment.ts';
 import { prepareMount } from './mount-helpers.ts';
 
 export type { Attachment, AttachOptions } from './attach-contract.ts';
-export { prepareMount } from './mount-helpers.ts';
+export { prepareMount, stayReadyToMount } from './mount-helpers.ts';
 export { detachRemains } from './remains.ts';
 
 /**

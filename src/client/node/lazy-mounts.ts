@@ -7,6 +7,7 @@ import {
   detachRemains,
   prepareMount,
   resumeAttachment,
+  stayReadyToMount,
 } from '../attach/attachment.ts';
 import { listSystemMounts } from '../attach/linux-mount.ts';
 import { ClientError } from '../errors.ts';
@@ -69,6 +70,7 @@ export class LazyMounts {
    */
   static async start(options: LazyMountsOptions): Promise<LazyMounts> {
     const mounts = new LazyMounts(options, await MountRecords.open(options.directory));
+    stayReadyToMount();
     const found = await mounts.#records.list();
     await Promise.all(found.map((paths) => mounts.#takeUp(paths).catch(() => mounts.#left.add(paths))));
     return mounts;
