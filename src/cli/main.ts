@@ -2,6 +2,7 @@
 import process from 'node:process';
 import { Command, CommanderError } from 'commander';
 import { version } from './version.ts';
+import { keepYoungGenerationSmall } from './young-generation.ts';
 
 const EXIT_FAILURE = 1;
 const EXIT_USAGE = 2;
@@ -16,7 +17,13 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['preheat', async () => (await import('./preheat.ts')).preheatCommand()],
   ['cache', async () => (await import('./cache.ts')).cacheCommand()],
   ['gc', async () => (await import('./cache.ts')).gcCommand()],
-  ['node', async () => (await import('./node.ts')).nodeCommand()],
+  [
+    'node',
+    async () => {
+      keepYoungGenerationSmall();
+      return (await import('./node.ts')).nodeCommand();
+    },
+  ],
   ['mesh', async () => (await import('./mesh.ts')).meshCommand()],
   ['root', async () => (await import('./root.ts')).rootCommand()],
   ['doctor', async () => (await import('./doctor.ts')).doctorCommand()],
