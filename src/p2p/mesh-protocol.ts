@@ -16,6 +16,8 @@ const address = z
   .max(260);
 const zone = z.string().max(128);
 const count = z.int().nonnegative();
+/** Until the member's next heartbeat: the more members a root has, the longer. Silent for three of them, it is gone. */
+const heartbeatMs = z.int().positive();
 
 /** A host as others reach it. */
 export const peerSchema = z.strictObject({ id: memberId, address });
@@ -75,8 +77,7 @@ export const joinAnswerSchema = z.strictObject({
   refused: z.array(z.strictObject({ ...contentSchema.shape, reason: z.string() })),
   /** For the member's further requests, as `Authorization: Bearer`. */
   session: z.string(),
-  /** A member that is silent for three of them is gone. */
-  heartbeatMs: z.int().positive(),
+  heartbeatMs,
 });
 export type JoinAnswer = z.output<typeof joinAnswerSchema>;
 
@@ -105,6 +106,7 @@ export const heartbeatAnswerSchema = z.strictObject({
   places: z.array(placeSchema),
   /** Contents in which the root does not know the member (it was restarted): to be joined again. */
   unknown: z.array(contentSchema),
+  heartbeatMs,
 });
 export type HeartbeatAnswer = z.output<typeof heartbeatAnswerSchema>;
 

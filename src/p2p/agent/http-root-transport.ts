@@ -22,7 +22,8 @@ import type { AuthorizeJoin, Where } from './mesh.ts';
 import { RootError, type RootErrorCode, type RootTransport } from './root-transport.ts';
 
 const CONNECT_MS = 1_000;
-const SILENCE_MS = 10_000;
+/** Whoever asks has less patience, as a rule. */
+const SILENCE_MS = 30_000;
 const KEEP_ALIVE_MS = 30_000;
 const CONNECTIONS = 4;
 /** A heartbeat's answer may hold 4096 places. */

@@ -42,6 +42,8 @@ class Roots implements RootTransport {
   readonly beats: Heartbeat[] = [];
   readonly refused = new Set<string>();
   ticketEndsInMs = 600_000;
+  heartbeatMs = 5_000;
+  delayMs = 2;
   isForbidden = false;
   lostParent = 'x';
   readonly #clock: VirtualClock;
@@ -61,7 +63,7 @@ class Roots implements RootTransport {
         .filter(({ table }) => this.refused.has(table))
         .map((content) => ({ ...content, reason: 'not yours' })),
       session: `session of ${root}`,
-      heartbeatMs: 5_000,
+      heartbeatMs: this.heartbeatMs,
     };
   }
 
@@ -74,7 +76,8 @@ class Roots implements RootTransport {
     await this.#ask(root, 'heartbeat', signal);
     expect(session).toBe(`session of ${root}`);
     this.beats.push(beat);
-    return { places: [], unknown: beat.contents.filter(({ table }) => !this.#tables(root).has(table)) };
+    const unknown = beat.contents.filter(({ table }) => !this.#tables(root).has(table));
+    return { places: [], unknown, heartbeatMs: this.heartbeatMs };
   }
 
   async lost(root: string, _session: string, lost: Lost, signal: AbortSignal): Promise<Place> {
@@ -106,7 +109,7 @@ class Roots implements RootTransport {
   async #ask(root: string, what: string, signal: AbortSignal): Promise<void> {
     this.asked.push(`${letterOf(root)} ${what}`);
     if (this.silent.has(root)) await this.#clock.sleep(60_000, signal);
-    await this.#clock.sleep(2, signal);
+    await this.#clock.sleep(this.delayMs, signal);
     if (this.down.has(root)) throw new RootError('ERR_ROOT_UNREACHABLE', 'nobody there');
   }
 
@@ -121,12 +124,17 @@ function letterOf(root: string): string {
   return new URL(root).hostname.slice(-1);
 }
 
-function start(): { clock: VirtualClock; roots: Roots; membership: Membership; troubles: string[] } {
+function start(urls: readonly string[] = URLS): {
+  clock: VirtualClock;
+  roots: Roots;
+  membership: Membership;
+  troubles: string[];
+} {
   const clock = new VirtualClock();
   const troubles: string[] = [];
   const roots = new Roots(clock);
   const membership = new Membership({
-    ...{ member: MEMBER, roots: URLS, transport: roots, clock },
+    ...{ member: MEMBER, roots: urls, transport: roots, clock },
     ...{ joinMs: 300, lingerMs: 60_000, onTrouble: (root) => troubles.push(letterOf(root)) },
   });
   return { clock, roots, membership, troubles };
@@ -235,6 +243,36 @@ test('heartbeats come in time and name all that the member is in', async () => {
   await clock.run(clock.sleep(15_000));
   expect(roots.asked).toEqual(['a heartbeat', 'a heartbeat', 'a heartbeat']);
   expect(roots.beats.at(-1)).toEqual({ member: MEMBER, contents: [CONTENT], edges: [] });
+});
+
+test('a root says how often it wants to hear of a member, and hears of it sooner after a failure', async () => {
+  const { clock, roots } = await startJoined();
+  roots.heartbeatMs = 50_000;
+  await clock.run(clock.sleep(3_000));
+  expect(roots.asked).toEqual(['a heartbeat']);
+  await clock.run(clock.sleep(49_000));
+  expect(roots.asked).toEqual(['a heartbeat']);
+  roots.down.add(URLS[0]!);
+  await clock.run(clock.sleep(1_000));
+  roots.down.clear();
+  await clock.run(clock.sleep(5_000));
+  expect(roots.asked).toEqual(['a heartbeat', 'a heartbeat', 'a heartbeat']);
+});
+
+test('the only root is not asked again and again while it is late', async () => {
+  const { clock, roots, membership, troubles } = start(URLS.slice(0, 1));
+  roots.delayMs = 20_000;
+  const seat = membership.open(CONTENT);
+  await clock.run(membership.join(WHERE, [CONTENT]));
+  expect(roots.asked).toEqual(['a join 1']);
+  expect(parentOf(seat)).toBe('a');
+  roots.asked.length = 0;
+  await clock.run(seat.lose(peerNamed('a'), 'slow'));
+  await clock.run(clock.sleep(60_000));
+  expect(roots.asked.filter((what) => what.includes('heartbeat'))).not.toHaveLength(0);
+  expect(roots.asked.filter((what) => !what.includes('heartbeat'))).toEqual(['a lost a slow']);
+  expect(parentOf(seat)).toBe('x');
+  expect(troubles).toEqual(['a']);
 });
 
 test('a root that was restarted is joined again, and the place stays until it has answered', async () => {

@@ -9,9 +9,9 @@ import {
   type Peer,
   type Place,
 } from '../mesh-protocol.ts';
-import { rootOrder } from '../root-order.ts';
 import type { Clock } from './clock.ts';
 import type { Where } from './mesh.ts';
+import { type RootState, RootStates } from './root-states.ts';
 import { RootError, type RootTransport } from './root-transport.ts';
 import { Seat } from './seat.ts';
 import { withinMs } from './time-limit.ts';
@@ -32,43 +32,32 @@ export interface MembershipParts {
   readonly onTrouble: (root: string, error: unknown) => void;
 }
 
-/** Until a root has said more. */
+/** Of a root that failed; and how often the seats are looked over, if no root wants to hear of them more often. */
 const HEARTBEAT_MS = 5_000;
-/** A root may have to ask a registry whether the member may read. */
-const JOIN_MS = 5_000;
+/** A root may have to ask a registry whether the member may read, or have many hosts to answer at once. */
+const JOIN_MS = 10_000;
+const BEAT_MS = 10_000;
 const CALL_MS = 1_500;
+/** A root that has too much to do is not helped by being asked again, and if there is no other one, nobody is. */
+const ONLY_ROOT_MS = 30_000;
 const CLOSE_MS = 1_000;
-/** A root that failed is asked after the others for so long. */
-const REST_MS = 10_000;
 /** Heartbeats that fail, one after the other, before its trees are joined elsewhere. */
 const FAILED_BEATS = 2;
-/** Heartbeats between attempts to go back to the root that comes first. */
-const RETURN_BEATS = 6;
-
-interface RootState {
-  session: string | null;
-  failedBeats: number;
-  restsUntilMs: number;
-  lastError: string | null;
-}
+/** So often the seats are looked over before it is tried to go back to the root that comes first. */
+const RETURN_ROUNDS = 6;
 
 /** A member's seats in all trees: joined, kept up by heartbeats, moved to other roots when one fails. */
 export class Membership {
   readonly #parts: MembershipParts;
   readonly #seats = new Map<string, Seat>();
-  readonly #roots: ReadonlyMap<string, RootState>;
+  readonly #roots: RootStates;
   readonly #closed = new AbortController();
-  #heartbeatMs = HEARTBEAT_MS;
-  #beats = 0;
-  #isBeating = false;
+  #rounds = 0;
+  #isTending = false;
 
   constructor(parts: MembershipParts) {
     this.#parts = parts;
-    const fresh = () => ({
-      ...{ session: null, failedBeats: 0 },
-      ...{ restsUntilMs: Number.NEGATIVE_INFINITY, lastError: null },
-    });
-    this.#roots = new Map(parts.roots.map((root) => [root, fresh()]));
+    this.#roots = new RootStates(parts.roots, parts.clock, HEARTBEAT_MS, parts.onTrouble);
   }
 
   get seats(): Iterable<Seat> {
@@ -76,7 +65,7 @@ export class Membership {
   }
 
   get roots(): readonly { readonly url: string; readonly lastError: string | null }[] {
-    return [...this.#roots].map(([url, { lastError }]) => ({ url, lastError }));
+    return this.#roots.all.map(({ url, lastError }) => ({ url, lastError }));
   }
 
   /** Takes seats in the trees of all these contents; those that it has stay. Resolves when the answers are in. */
@@ -91,7 +80,7 @@ export class Membership {
       if (seat.isToJoin) standing.push(seat);
     }
     await this.#sit(standing);
-    void this.#beat();
+    void this.#tend();
   }
 
   /** The seat for a content, joined or not. */
@@ -130,10 +119,10 @@ export class Membership {
     this.#closed.abort();
     const { clock, transport, member } = this.#parts;
     const leave = { id: member.id, contents: [] };
-    const leaving = [...this.#roots].map(async ([root, { session }]) => {
+    const leaving = this.#roots.all.map(async ({ url, session }) => {
       if (session === null) return;
       const never = new AbortController().signal;
-      await withinMs(clock, CLOSE_MS, never, (signal) => transport.leave(root, session, leave, signal));
+      await withinMs(clock, CLOSE_MS, never, (signal) => transport.leave(url, session, leave, signal));
     });
     // Who does not hear of it notices the silence.
     await Promise.allSettled(leaving);
@@ -143,7 +132,7 @@ export class Membership {
   /** Joins, at the first root of each content's order that answers. Never rejects. */
   #sit(seats: readonly Seat[]): Promise<void> {
     if (seats.length === 0) return Promise.resolve();
-    const sitting = this.#sitAt(new Map(seats.map((seat) => [seat, this.#order(seat.content.table)])));
+    const sitting = this.#sitAt(new Map(seats.map((seat) => [seat, this.#roots.order(seat.content.table)])));
     for (const seat of seats) seat.join(sitting);
     return sitting;
   }
@@ -183,7 +172,7 @@ export class Membership {
     const { clock, transport, member } = this.#parts;
     const request = { member, contents: seats.map(({ content }) => content) };
     try {
-      const answer = await withinMs(clock, JOIN_MS, this.#closed.signal, (signal) =>
+      const answer = await withinMs(clock, this.#patienceMs(JOIN_MS), this.#closed.signal, (signal) =>
         transport.join(root, where, request, signal),
       );
       this.#joined(root, seats, answer);
@@ -191,7 +180,7 @@ export class Membership {
     } catch (error) {
       if (this.#closed.signal.aborted) return true;
       if (!(error instanceof RootError) || error.code !== 'ERR_ROOT_UNAUTHORIZED') {
-        this.#trouble(root, error);
+        this.#roots.failed(root, error);
         return false;
       }
       for (const seat of seats) seat.refusal = error.message;
@@ -200,10 +189,11 @@ export class Membership {
   }
 
   #joined(root: string, seats: readonly Seat[], { places, refused, session, heartbeatMs }: JoinAnswer): void {
-    const state = this.#roots.get(root)!;
+    const state = this.#roots.of(root);
     state.session = session;
-    this.#isWell(state);
-    this.#heartbeatMs = heartbeatMs;
+    this.#roots.isWell(state);
+    state.heartbeatMs = heartbeatMs;
+    void this.#keepUp(state);
     const before = new Map(seats.map((seat) => [seat, seat.root]));
     for (const place of places) this.#take(this.#seats.get(contentKey(place)), root, place);
     for (const { reason, ...content } of refused) {
@@ -223,56 +213,79 @@ export class Membership {
   async #lose(seat: Seat, { id: lost }: Peer, reason: Lost['reason']): Promise<void> {
     const { clock, transport, member } = this.#parts;
     const { root } = seat;
-    const session = root === null ? null : this.#roots.get(root)!.session;
+    const session = root === null ? null : this.#roots.of(root).session;
     if (root === null || session === null || this.#closed.signal.aborted) return;
     const report = { id: member.id, ...seat.content, lost, reason };
     try {
-      const place = await withinMs(clock, CALL_MS, this.#closed.signal, (signal) =>
+      const place = await withinMs(clock, this.#patienceMs(CALL_MS), this.#closed.signal, (signal) =>
         transport.lost(root, session, report, signal),
       );
       if (seat.root === root) this.#take(seat, root, place);
     } catch (error) {
       if (this.#closed.signal.aborted) return;
-      if (!isForgotten(error)) this.#trouble(root, error);
+      if (!isForgotten(error)) this.#roots.failed(root, error);
       await (seat.joining ?? this.#sit([seat]));
     }
   }
 
-  /** Keeps the seats up until the member closes. */
-  async #beat(): Promise<void> {
-    if (this.#isBeating) return;
-    this.#isBeating = true;
-    const { clock, member } = this.#parts;
-    // Members that start at the same time do not beat at the same time; and always alike in a simulation.
-    const phase = Number.parseInt(member.id.slice(0, 8), 16) / 2 ** 32;
+  /** Until another root is worth being asked. */
+  #patienceMs(ms: number): number {
+    return this.#parts.roots.length === 1 ? ONLY_ROOT_MS : ms;
+  }
+
+  /** Members that start at the same time do nothing at the same time; and always alike in a simulation. */
+  get #phase(): number {
+    return Number.parseInt(this.#parts.member.id.slice(0, 8), 16) / 2 ** 32;
+  }
+
+  /** Is heard of by a root until the member closes. */
+  async #keepUp(state: RootState): Promise<void> {
+    if (state.isKeptUp) return;
+    state.isKeptUp = true;
+    const { clock } = this.#parts;
     try {
-      await clock.sleep(this.#heartbeatMs * phase, this.#closed.signal);
+      await clock.sleep(state.heartbeatMs * this.#phase, this.#closed.signal);
       for (;;) {
-        await this.#beatOnce();
-        await clock.sleep(this.#heartbeatMs, this.#closed.signal);
+        await this.#beatAt(state);
+        const ms = state.failedBeats === 0 ? state.heartbeatMs : Math.min(state.heartbeatMs, HEARTBEAT_MS);
+        await clock.sleep(ms, this.#closed.signal);
       }
     } catch (error) {
       if (!this.#closed.signal.aborted) throw error;
     }
   }
 
-  async #beatOnce(): Promise<void> {
-    this.#beats++;
+  /** Looks the seats over, again and again until the member closes. */
+  async #tend(): Promise<void> {
+    if (this.#isTending) return;
+    this.#isTending = true;
+    const { clock } = this.#parts;
+    const roundMs = () => Math.min(HEARTBEAT_MS, ...this.#roots.all.map(({ heartbeatMs }) => heartbeatMs));
+    try {
+      await clock.sleep(roundMs() * this.#phase, this.#closed.signal);
+      for (;;) {
+        this.#tendOnce();
+        await clock.sleep(roundMs(), this.#closed.signal);
+      }
+    } catch (error) {
+      if (!this.#closed.signal.aborted) throw error;
+    }
+  }
+
+  #tendOnce(): void {
+    this.#rounds++;
     this.#leaveIdle();
-    await Promise.all(this.#parts.roots.map((root) => this.#beatAt(root)));
     const standing: Seat[] = [];
     for (const seat of this.#seats.values()) {
       if (seat.where === null || seat.refusal !== null || seat.joining !== null) continue;
       if (seat.place === null || this.#isToReturn(seat)) standing.push(seat);
     }
-    // The next heartbeat does not wait for it.
     void this.#sit(standing);
   }
 
-  async #beatAt(root: string): Promise<void> {
+  async #beatAt(state: RootState): Promise<void> {
     const { clock, transport, member } = this.#parts;
-    const state = this.#roots.get(root)!;
-    const { session } = state;
+    const { url: root, session } = state;
     const seats = [...this.#seats.values()].filter((seat) => seat.root === root);
     if (session === null || seats.length === 0) return;
     // What is not named is left: a join may be under way, and its answer behind this one.
@@ -280,10 +293,11 @@ export class Membership {
     const beat = { member, contents: named.map(({ content }) => content) };
     const edges = seats.flatMap((seat) => seat.edges.take(seat.content.table));
     try {
-      const { places, unknown } = await withinMs(clock, CALL_MS, this.#closed.signal, (signal) =>
+      const { places, unknown, heartbeatMs } = await withinMs(clock, BEAT_MS, this.#closed.signal, (signal) =>
         transport.heartbeat(root, session, { ...beat, edges }, signal),
       );
-      this.#isWell(state);
+      this.#roots.isWell(state);
+      state.heartbeatMs = heartbeatMs;
       for (const place of places) {
         const seat = this.#seats.get(contentKey(place));
         if (seat?.root === root) this.#take(seat, root, place);
@@ -292,9 +306,11 @@ export class Membership {
     } catch (error) {
       if (this.#closed.signal.aborted) return;
       const isGone = isForgotten(error);
-      if (!isGone) this.#trouble(root, error);
+      if (!isGone) this.#roots.failed(root, error);
+      state.failedBeats++;
       // Until there is a better one, the place stays: the parent may be well.
-      if (isGone || ++state.failedBeats >= FAILED_BEATS) this.#sitAgain(root, beat.contents);
+      const isToMove = state.failedBeats >= FAILED_BEATS && this.#parts.roots.length > 1;
+      if (isGone || isToMove) this.#sitAgain(root, beat.contents);
     }
   }
 
@@ -305,7 +321,8 @@ export class Membership {
 
   /** Whether a root that comes earlier in the content's order may be well again. */
   #isToReturn({ root, content }: Seat): boolean {
-    return this.#beats % RETURN_BEATS === 0 && this.#order(content.table)[0] !== root;
+    if (root === null || this.#rounds % RETURN_ROUNDS !== 0) return false;
+    return this.#roots.isAnotherFirst(content.table, root);
   }
 
   #leaveIdle(): void {
@@ -321,7 +338,7 @@ export class Membership {
 
   async #leave(root: string, contents: Content[]): Promise<void> {
     const { clock, transport, member } = this.#parts;
-    const { session } = this.#roots.get(root)!;
+    const { session } = this.#roots.of(root);
     if (session === null) return;
     try {
       await withinMs(clock, CALL_MS, this.#closed.signal, (signal) =>
@@ -330,28 +347,6 @@ export class Membership {
     } catch {
       // It is not in the next heartbeat, which says the same.
     }
-  }
-
-  /** Roots in the order in which they are asked about a table: those that rest come last. */
-  #order(table: Digest): readonly string[] {
-    const nowMs = this.#parts.clock.now();
-    const order = rootOrder(this.#parts.roots, table);
-    const isResting = (root: string) => this.#roots.get(root)!.restsUntilMs > nowMs;
-    return [...order.filter((root) => !isResting(root)), ...order.filter(isResting)];
-  }
-
-  #trouble(root: string, error: unknown): void {
-    const state = this.#roots.get(root)!;
-    state.restsUntilMs = this.#parts.clock.now() + REST_MS;
-    const isNews = state.lastError === null;
-    state.lastError = error instanceof Error ? error.message : String(error);
-    if (isNews) this.#parts.onTrouble(root, error);
-  }
-
-  #isWell(state: RootState): void {
-    state.failedBeats = 0;
-    state.lastError = null;
-    state.restsUntilMs = Number.NEGATIVE_INFINITY;
   }
 }
 

@@ -5,6 +5,8 @@ import type { Seat } from './seats.ts';
 export interface Member {
   announcement: Announcement;
   seenAtMs: number;
+  /** When it was told to be heard of again. */
+  heartbeatMs: number;
   /** By content. */
   readonly seats: Map<string, Seat>;
   /** How often others said that it sent them bytes that were not those of the chunk table. */
@@ -23,14 +25,12 @@ export class Members {
     return this.#members.get(id);
   }
 
-  /** Takes note that a member is there; one that was not known is a new one. */
+  /** Takes note that a member is there; one that was not known is a new one, that is to be told when to come again. */
   seen(announcement: Announcement, nowMs: number): Member {
     const { id } = announcement;
     const member = this.#members.get(id) ?? {
-      announcement,
-      seenAtMs: nowMs,
-      seats: new Map(),
-      wrongBytes: 0,
+      ...{ announcement, seenAtMs: nowMs, heartbeatMs: Number.POSITIVE_INFINITY },
+      ...{ seats: new Map(), wrongBytes: 0 },
     };
     this.#members.delete(id);
     this.#members.set(id, Object.assign(member, { announcement, seenAtMs: nowMs }));
@@ -41,12 +41,13 @@ export class Members {
     this.#members.delete(id);
   }
 
-  /** Those who were last heard of before. */
-  silentSince(momentMs: number): Member[] {
+  /** Those who are silent for so many heartbeats, of which none comes sooner than `leastMs` after another. */
+  silentFor(beats: number, nowMs: number, leastMs: number): Member[] {
     const silent: Member[] = [];
     for (const member of this.#members.values()) {
-      if (member.seenAtMs > momentMs) break;
-      silent.push(member);
+      const silentMs = nowMs - member.seenAtMs;
+      if (silentMs < beats * leastMs) break;
+      if (silentMs >= beats * member.heartbeatMs) silent.push(member);
     }
     return silent;
   }

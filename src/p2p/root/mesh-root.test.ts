@@ -7,6 +7,8 @@ import { RootKey } from './root-key.ts';
 import { DEFAULT_LIMITS, type RootLimits, treeSettingsSchema } from './root-limits.ts';
 
 const HEARTBEAT_MS = 5_000;
+/** Of a root that has very many members. */
+const LONGEST_BEAT_MS = 120_000;
 const MIB = 2 ** 20;
 const IMAGE: Content[] = ['base', 'top'].map((name) => ({
   blob: digestOf(name),
@@ -124,6 +126,36 @@ test('who is silent for three heartbeats is gone, and its children hear of their
   expect(root.counts.repairs.silent).toBe(1);
 });
 
+test('the more members there are, the less often they are heard of, and the longer they may be silent', () => {
+  expect(root.join(host(1), [BASE]).heartbeatMs).toBe(HEARTBEAT_MS);
+  for (let number = 2; number <= 400; number += 1) join(number);
+  const all = Array.from({ length: 400 }, (_, at) => at + 1);
+  for (const number of all) expect(beat(number).heartbeatMs).toBe(20_000);
+  nowMs += 50_000;
+  for (const number of all) if (number !== 3) beat(number);
+  expect(Object.keys(parents())).toContain('3');
+  nowMs += 10_000;
+  beat(1);
+  expect(Object.keys(parents())).not.toContain('3');
+  for (let number = 401; number <= 3_000; number += 1) join(number);
+  expect(beat(2).heartbeatMs).toBe(LONGEST_BEAT_MS);
+});
+
+test('when most members seem to be silent at once the trees stay for a while: it is the root that hears nothing', () => {
+  const numbers = Array.from({ length: 20 }, (_, at) => at + 1);
+  for (const number of numbers) join(number);
+  const before = parents();
+  nowMs += 4 * HEARTBEAT_MS;
+  beat(20);
+  expect(parents()).toEqual(before);
+  // A few of those who are back again.
+  pass(4 * HEARTBEAT_MS, numbers.slice(5));
+  expect(Object.keys(parents())).toHaveLength(15);
+  nowMs += 12 * HEARTBEAT_MS;
+  beat(20);
+  expect(Object.keys(parents())).toEqual(['20']);
+});
+
 test('who complains of its parent gets another place at once', () => {
   for (const number of [1, 2, 3, 4, 5]) join(number);
   const place = lose(4, 2, 'slow');
@@ -227,7 +259,7 @@ test('tickets are renewed by heartbeats in time, and not for ever: the right has
   expect(Math.min(...tickets)).toBeGreaterThan(5 * 60_000);
   last = nowMs;
   nowMs += HEARTBEAT_MS;
-  expect(beat(1)).toEqual({ places: [], unknown: [BASE] });
+  expect(beat(1)).toMatchObject({ places: [], unknown: [BASE] });
   join(1);
   nowMs += HEARTBEAT_MS;
   expect(beat(1).unknown).toEqual([]);
@@ -283,8 +315,8 @@ test('after a restart all find their parents where they were, those at the top f
 test('after a restart whose parent does not come back joins all the same', () => {
   root = startRoot();
   const edges = [{ table: BASE.table, from: host(9).id, bytes: 5, latencyMs: 1 }];
-  expect(beat(1, [BASE], edges).unknown).toEqual([]);
-  nowMs += 12 * HEARTBEAT_MS;
+  expect(beat(1, [BASE], edges)).toMatchObject({ unknown: [], heartbeatMs: HEARTBEAT_MS });
+  nowMs += LONGEST_BEAT_MS + 12 * HEARTBEAT_MS;
   expect(beat(1, [BASE], edges).unknown).toEqual([BASE]);
   expect(join(1)).toMatchObject([{ parent: null }]);
 });

@@ -26,8 +26,19 @@ import { type ContentTree, countEdge, type Seat } from './seats.ts';
 
 const ALTERNATES = 3;
 const SILENT_BEATS = 3;
+/**
+ * When so many, and most of all members, seem to be silent at once, it is rather the root that cannot hear: it has too much to
+ * do, or a network of its own trouble. Their trees are better than none, and who is really gone is complained about.
+ */
+const MANY_SILENT = 8;
+const SILENT_BEATS_OF_MANY = 12;
 /** Silent for so many, one word against a member is enough. */
 const QUIET_BEATS = 1.5;
+/** Of a large mesh: one heartbeat comes every so many milliseconds. */
+const BEAT_OF_MEMBER_MS = 50;
+/** Tickets are renewed by heartbeats. */
+const MAX_BEAT_MS = 120_000;
+const MAX_SWEEP_MS = 1_000;
 const TICKET_MS = 10 * 60_000;
 const SESSION_MS = 24 * 60 * 60_000;
 /** How long the right to a content is taken for granted that was shown by a join. */
@@ -56,13 +67,14 @@ export class MeshRoot {
   readonly #complaints = new Complaints();
   readonly #rebuilding: Rebuilding;
   #seats = 0;
+  #sweptAtMs = Number.NEGATIVE_INFINITY;
 
   constructor({ settings, key, now, limits = DEFAULT_LIMITS }: MeshRootOptions) {
     this.#settings = settings;
     this.#key = key;
     this.#now = now;
     this.#limits = limits;
-    this.#rebuilding = new Rebuilding(now(), settings.heartbeatMs, limits.seats);
+    this.#rebuilding = new Rebuilding(now(), MAX_BEAT_MS, settings.heartbeatMs, limits.seats);
   }
 
   /** What tickets of this root are checked with. */
@@ -79,12 +91,9 @@ export class MeshRoot {
    * A member joins the trees of contents that it may read; where it stands already it stays.
    * @throws MeshRootError ERR_MESH_FULL, ERR_MESH_NAME_TAKEN
    */
-  join(
-    announcement: Announcement,
-    contents: readonly Content[],
-  ): Pick<JoinAnswer, 'places' | 'session' | 'heartbeatMs'> {
-    const nowMs = this.#sweep();
+  join(announcement: Announcement, contents: readonly Content[]): Omit<JoinAnswer, 'refused'> {
     const { id } = announcement;
+    const nowMs = this.#sweep(id);
     const known = this.#members.get(id);
     if (known !== undefined && known.announcement.address !== announcement.address) {
       throw new MeshRootError('ERR_MESH_NAME_TAKEN', `${id} is at ${known.announcement.address}`);
@@ -93,9 +102,8 @@ export class MeshRoot {
       throw new MeshRootError('ERR_MESH_FULL', `there are ${this.#members.size} members`);
     }
     const session = this.#key.session(id, nowMs + SESSION_MS);
-    const { heartbeatMs } = this.#settings;
     // Who may have nothing is no member.
-    if (contents.length === 0) return { places: [], session, heartbeatMs };
+    if (contents.length === 0) return { places: [], session, heartbeatMs: this.#settings.heartbeatMs };
     const member = this.#seen(announcement, nowMs);
     const places = contents.map((content) => {
       const seat = member.seats.get(contentKey(content)) ?? this.#sit(member, content, nowMs);
@@ -103,14 +111,14 @@ export class MeshRoot {
       return this.#place(id, seat, nowMs);
     });
     this.counts.joins += 1;
-    return { places, session, heartbeatMs };
+    return { places, session, heartbeatMs: this.#nextBeatMs(member) };
   }
 
   /** The member is there. It leaves what it does not name. */
   heartbeat(beat: Heartbeat): HeartbeatAnswer {
-    const nowMs = this.#sweep();
     const { member: announcement, contents, edges } = beat;
     const { id } = announcement;
+    const nowMs = this.#sweep(id);
     const places: Place[] = [];
     const unknown: Content[] = [];
     // Who is in no tree is no member: it is told to join.
@@ -127,7 +135,8 @@ export class MeshRoot {
       if (nowMs >= seat.rightEndsAtMs) unknown.push(content);
       else if (this.#isToBeTold(id, seat, nowMs)) places.push(this.#place(id, seat, nowMs));
     }
-    if (member === undefined) return { places, unknown };
+    // One that waits for its parent to come back is to ask again soon.
+    if (member === undefined) return { places, unknown, heartbeatMs: this.#settings.heartbeatMs };
     const seatByTable = new Map([...member.seats.values()].map((seat) => [seat.of.content.table, seat]));
     for (const edge of edges) {
       const seat = seatByTable.get(edge.table);
@@ -136,7 +145,7 @@ export class MeshRoot {
       this.counts.received[edge.from === null ? 'proxies' : 'peers'] += edge.bytes;
     }
     this.#leaveAllBut(id, member, contents, nowMs);
-    return { places, unknown };
+    return { places, unknown, heartbeatMs: this.#nextBeatMs(member) };
   }
 
   /**
@@ -144,11 +153,10 @@ export class MeshRoot {
    * @throws MeshRootError ERR_MESH_UNKNOWN_MEMBER
    */
   lost({ id, blob, table, lost, reason }: Lost): Place {
-    const nowMs = this.#sweep();
+    const nowMs = this.#sweep(id);
     const member = this.#members.get(id);
     const seat = member?.seats.get(contentKey({ blob, table }));
     if (member === undefined || seat === undefined) throw unknownMember(id);
-    this.#members.seen(member.announcement, nowMs);
     const { told } = seat;
     seat.lostAtMs = nowMs;
     seat.of.tree.move(id, lost);
@@ -160,13 +168,12 @@ export class MeshRoot {
 
   /** Those who are in no tree may leave, too. */
   leave({ id, contents }: Leave): void {
-    const nowMs = this.#sweep();
+    this.#sweep(id);
     const member = this.#members.get(id);
     if (member === undefined) return;
     const keys = contents.length === 0 ? [...member.seats.keys()] : contents.map(contentKey);
     for (const key of keys) this.#stand(id, member, key, 'left');
     if (member.seats.size === 0) this.#forget(id);
-    else this.#members.seen(member.announcement, nowMs);
   }
 
   /** For people: how many, how deep. */
@@ -187,7 +194,7 @@ export class MeshRoot {
     const view = {
       member: (id: string) => this.#members.get(id),
       isSuspected: (id: string) => this.#complaints.isSuspected(id),
-      isSilent: ({ seenAtMs }: Member) => nowMs - seenAtMs > QUIET_BEATS * this.#settings.heartbeatMs,
+      isSilent: (member: Member) => isQuiet(member, nowMs),
     };
     return wanted.map((tree) => treeOf(tree, view));
   }
@@ -295,8 +302,7 @@ export class MeshRoot {
       member.wrongBytes += 1;
       this.counts.wrongBytes += 1;
     }
-    const isQuiet = nowMs - member.seenAtMs > QUIET_BEATS * this.#settings.heartbeatMs;
-    if (reason === 'unreachable' && isQuiet) {
+    if (reason === 'unreachable' && isQuiet(member, nowMs)) {
       this.#drop(accused, member);
       return;
     }
@@ -307,14 +313,32 @@ export class MeshRoot {
     }
   }
 
-  /** Takes out who has been silent too long, and trusts again who has been suspected long enough. Returns the time. */
-  #sweep(): number {
+  /**
+   * Takes out who has been silent too long, and trusts again who has been suspected long enough. Returns the time.
+   * @param speaker is not silent, however long the root has not listened
+   */
+  #sweep(speaker?: string): number {
     const nowMs = this.#now();
-    for (const member of this.#members.silentSince(nowMs - SILENT_BEATS * this.#settings.heartbeatMs)) {
-      this.#drop(member.announcement.id, member);
+    const { heartbeatMs } = this.#settings;
+    const heard = speaker === undefined ? undefined : this.#members.get(speaker);
+    if (heard !== undefined) this.#members.seen(heard.announcement, nowMs);
+    if (nowMs - this.#sweptAtMs >= Math.min(heartbeatMs / 2, MAX_SWEEP_MS)) {
+      this.#sweptAtMs = nowMs;
+      let silent = this.#members.silentFor(SILENT_BEATS, nowMs, heartbeatMs);
+      if (silent.length >= MANY_SILENT && silent.length > this.#members.size / 2) {
+        silent = this.#members.silentFor(SILENT_BEATS_OF_MANY, nowMs, heartbeatMs);
+      }
+      for (const member of silent) this.#drop(member.announcement.id, member);
     }
     for (const id of this.#complaints.cleared(nowMs)) this.#resize(id);
     return nowMs;
+  }
+
+  /** When the member is to be heard of next: all heartbeats together take but a small part of the root's time. */
+  #nextBeatMs(member: Member): number {
+    const ms = Math.min(this.#members.size * BEAT_OF_MEMBER_MS, MAX_BEAT_MS);
+    member.heartbeatMs = Math.max(this.#settings.heartbeatMs, ms);
+    return member.heartbeatMs;
   }
 
   #drop(id: string, member: Member): void {
@@ -326,6 +350,10 @@ export class MeshRoot {
     this.#members.remove(id);
     this.#complaints.forget(id);
   }
+}
+
+function isQuiet({ seenAtMs, heartbeatMs }: Member, nowMs: number): boolean {
+  return nowMs - seenAtMs > QUIET_BEATS * heartbeatMs;
 }
 
 function unknownMember(id: string): MeshRootError {

@@ -1,6 +1,6 @@
 import { type Content, contentKey, type Heartbeat } from '../mesh-protocol.ts';
 
-/** How many heartbeats long a root that has started learns what trees there were: a level of each with every one of them. */
+/** When all have been heard of once, so many heartbeats more a root learns what trees there were: a level of each with every one. */
 const REBUILDING_BEATS = 12;
 
 /**
@@ -13,8 +13,9 @@ export class Rebuilding {
   readonly #parents = new Map<string, string>();
   readonly #maxParents: number;
 
-  constructor(startedAtMs: number, heartbeatMs: number, maxParents: number) {
-    this.#endsAtMs = startedAtMs + REBUILDING_BEATS * heartbeatMs;
+  /** @param firstMs until the last of the members is heard of for the first time */
+  constructor(startedAtMs: number, firstMs: number, heartbeatMs: number, maxParents: number) {
+    this.#endsAtMs = startedAtMs + firstMs + REBUILDING_BEATS * heartbeatMs;
     this.#maxParents = maxParents;
   }
 
