@@ -16,6 +16,7 @@ import { ChunkTables } from './content/chunk-tables.ts';
 import { Manifests } from './content/manifests.ts';
 import { ConversionEvents } from './conversion/conversion-events.ts';
 import { openConversion } from './conversion/open-conversion.ts';
+import { WholeImages } from './conversion/whole-images.ts';
 import { ReferrerLists } from './distribution/referrer-lists.ts';
 import { proxyErrorAnswer } from './errors.ts';
 import { type ConfigChange, LiveConfig } from './live-config.ts';
@@ -138,7 +139,7 @@ async function openAll(
   };
   const http = { log, onEnd, errorAnswer: proxyErrorAnswer };
   const conversionStatus = { conversions, profile, queue, events: new ConversionEvents(news) };
-  const chains = enabled ? { ...parts, images, store, profile, queue, news } : null;
+  const chains = enabled ? { ...parts, images, store, profile, queue, news, whole: new WholeImages() } : null;
   const seen = { version, startedAtMs, readiness, upstreams, outages, blobs, metrics, pulls, freeBytes };
   const served = { ...parts, tables: new ChunkTables(signal) };
   const clients = new HttpSide(clientRoutes(served, conversionStatus, chains, mesh, readiness), http);

@@ -1,5 +1,13 @@
 import BetterSqlite from 'better-sqlite3';
-import { Kysely, PostgresDialect, type RawBuilder, SqliteDialect } from 'kysely';
+import {
+  Kysely,
+  PostgresDialect,
+  type RawBuilder,
+  type SqliteDatabase,
+  SqliteDialect,
+  type SqliteStatement,
+} from 'kysely';
+import { LRUCache } from 'lru-cache';
 import pRetry from 'p-retry';
 import { Pool, types } from 'pg';
 import { errorCode } from '../format/error-code.ts';
@@ -11,6 +19,8 @@ export interface PostgresOptions {
   readonly maxConnections?: number;
 }
 
+/** Statements that are kept ready: to prepare one takes longer than to find a row with it. */
+const MAX_STATEMENTS = 256;
 const MAX_CONNECTIONS = 10;
 const CONNECT_MS = 5_000;
 /** No question of ours takes long: what does is stuck. */
@@ -61,7 +71,8 @@ export class SqlDatabase {
       database?.close();
       throw ioError(`cannot open the catalog ${path}`, cause);
     }
-    return new SqlDatabase('sqlite', new Kysely({ dialect: new SqliteDialect({ database }) }));
+    const dialect = new SqliteDialect({ database: withStatementsKept(database) });
+    return new SqlDatabase('sqlite', new Kysely({ dialect }));
   }
 
   /** Connects when it is first used. */
@@ -130,6 +141,18 @@ export class SqlDatabase {
       throw this.#isTransaction ? cause : ioError('the catalog cannot be asked', cause);
     }
   }
+}
+
+function withStatementsKept(database: BetterSqlite.Database): SqliteDatabase {
+  const statements = new LRUCache<string, BetterSqlite.Statement>({ max: MAX_STATEMENTS });
+  return {
+    close: () => void database.close(),
+    prepare: (sql) => {
+      const statement = statements.get(sql) ?? database.prepare(sql);
+      statements.set(sql, statement);
+      return statement as SqliteStatement;
+    },
+  };
 }
 
 /** How pg tells of a connection that has ended, without a code: also where a transaction on it is to be rolled back. */

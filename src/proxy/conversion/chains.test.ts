@@ -1,3 +1,5 @@
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { proxy, upstream, useProxiedRegistry } from '../../../test/support/proxied-registry.ts';
 import { END_BLOCKS, tarMember } from '../../../test/support/tar-blocks.ts';
@@ -57,6 +59,26 @@ test('a node asks for all chains of an image, which has them converted, and pull
     expect([digestOf(bytes), bytes.length]).toEqual([blob?.digest, blob?.size]);
     expect((await proxy.fetch(`/v2/lib/a/blobs/${blob?.chunkTable}`)).status).toBe(200);
   }
+});
+
+test('what is told of a whole image holds for a moment, and for that repository: then what was lost is missing', async () => {
+  const image = upstream.putImage([layer('one')], '1');
+  const [chain] = (await converted(image.digest)).chains;
+  const hex = chain!.converted!.digest.slice('sha256:'.length);
+  rmSync(join(proxy.directory, 'blobs', 'sha256', hex.slice(0, 2), hex));
+  upstream.intercept = ({ url = '' }, response) => {
+    if (!url.startsWith('/v2/lib/none/')) return false;
+    response.writeHead(404).end();
+    return true;
+  };
+  expect((await ask(`images/${image.digest}`, image.digest, '', 'lib/none')).status).toBe(404);
+  await vi.waitFor(
+    async () => {
+      const { chains } = (await (await ask(`images/${image.digest}`, image.digest)).json()) as ImageAnswer;
+      expect(chains).toMatchObject([{ converted: null }]);
+    },
+    { timeout: 60_000 },
+  );
 });
 
 test('a single chain is answered with its layer once it is there, and waited for as long as was asked', async () => {

@@ -17,6 +17,7 @@ import { type ConversionQueue, whyNotConverted } from './conversion-queue.ts';
 import { type ConversionStatus, conversionStatus } from './conversion-status.ts';
 import type { ConvertedImages } from './converted.ts';
 import { readConfig } from './image-converter.ts';
+import type { WholeImages } from './whole-images.ts';
 
 /** What nodes are told about converted layers from. */
 export interface ChainParts {
@@ -30,6 +31,7 @@ export interface ChainParts {
   readonly profile: string;
   readonly queue: Pick<ConversionQueue, 'offer'>;
   readonly news: ConversionNews;
+  readonly whole: WholeImages;
 }
 
 /** A layer on those below it, and its converted form if there is one. Sizes in bytes. */
@@ -74,7 +76,8 @@ export async function answerChain(
   await parts.access.admit(request);
   const chainId = parsePathDigest(chainIdText);
   const imageDigest = parsePathDigest(required(request.query, 'image'));
-  const image = await nodeImage(parts, imageDigest, request);
+  const target = await authorised(parts, imageDigest, request);
+  const image = await nodeImage(parts, target, imageDigest, request.signal);
   const layers = image.layers.filter((layer) => layer.chainId === chainId);
   if (layers.length === 0) {
     throw new RequestError('MANIFEST_UNKNOWN', `${chainId} is no chain of the image ${imageDigest}`, {
@@ -107,21 +110,37 @@ export async function answerImage(
   request: ServedRequest,
 ): Promise<Answer> {
   await parts.access.admit(request);
-  const image = await nodeImage(parts, parsePathDigest(digestText), request);
+  const digest = parsePathDigest(digestText);
+  const target = await authorised(parts, digest, request);
+  const known = parts.whole.find(target.where, digest);
+  if (known !== null) return jsonAnswer(known);
+
+  const image = await nodeImage(parts, target, digest, request.signal);
   const { chains, state } = await waitForChains(parts, image, request);
-  return jsonAnswer({ profile: parts.profile, image: image.served.digest, ...state, chains });
+  const answer = { profile: parts.profile, image: digest, ...state, chains };
+  const isWhole = state.state === 'done' && chains.every(({ converted }) => converted !== null);
+  if (isWhole) parts.whole.keep(target.where, digest, answer);
+  return jsonAnswer(answer);
 }
 
-/** The image as the repository has it, by its own or upstream's word. */
-async function nodeImage(parts: ChainParts, digest: Digest, request: ServedRequest): Promise<NodeImage> {
-  const { query, signal } = request;
+function authorised(parts: ChainParts, digest: Digest, request: ServedRequest): Promise<Target> {
+  const { query } = request;
   const name = required(query, 'repository');
   const asked = {
     name,
     target: parts.upstreams.choose(name, query.get('ns')),
     claim: { kind: 'manifest', reference: digest },
   } as const;
-  const target = await parts.access.authorise(asked, request);
+  return parts.access.authorise(asked, request);
+}
+
+/** The image as the repository has it, by its own or upstream's word. */
+async function nodeImage(
+  parts: ChainParts,
+  target: Target,
+  digest: Digest,
+  signal: AbortSignal,
+): Promise<NodeImage> {
   const served = await unlessAborted(parts.manifests.byDigest(target, digest), signal);
   const manifest = readManifest(served);
   if (manifest === null || manifest.kind !== 'image') {

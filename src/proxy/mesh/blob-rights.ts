@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache';
 import type { Digest } from '../../oci/digest.ts';
 import { RegistryError } from '../../oci/errors.ts';
 import type { ServedRequest } from '../../oci/serving/answer.ts';
@@ -13,9 +14,15 @@ interface Parts {
   readonly blobs: Pick<Blobs, 'sizeBytes'>;
 }
 
+/** How long a blob is taken to be there that was: all hosts that start an image ask for the same ones. */
+const THERE_MS = 1_000;
+const MAX_THERE = 10_000;
+
 /** Who may read a blob through the proxy may join its tree: asked as HEAD of the blob is. */
 export class BlobRights implements MeshRights {
   readonly #parts: Parts;
+  /** By repository and blob, whoever asked. */
+  readonly #there = new LRUCache<string, true>({ max: MAX_THERE, ttl: THERE_MS });
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -35,7 +42,11 @@ export class BlobRights implements MeshRights {
     const claim = { kind: 'blob', digest: blob } as const;
     try {
       const target = await access.authorise({ name: repository, target: chosen, claim }, request);
+      const { where } = target;
+      const key = `${where.upstream}/${where.repository}@${blob}`;
+      if (this.#there.has(key)) return null;
       await blobs.sizeBytes(target, blob, request.signal);
+      this.#there.set(key, true);
       return null;
     } catch (error) {
       if (!isRefusal(error)) throw error;
