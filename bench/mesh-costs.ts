@@ -11,7 +11,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { type ChannelListener, subscribe, unsubscribe } from 'node:diagnostics_channel';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
@@ -36,13 +36,17 @@ import { run } from '../test/support/processes.ts';
 import { type RecordedRequest, RequestRecorder } from '../test/support/request-recorder.ts';
 import { withMounted } from '../test/support/snapshot-mounts.ts';
 import { SnapshotsClient } from '../test/support/snapshots-client.ts';
+import { parallelWork } from './parallel-work.ts';
+import { machineMs, ownMs, reapedMs, usedMs } from './processor-time.ts';
 import { TraceRecorder } from './start-trace.ts';
+import type { PullCosts } from './swarm/costs.ts';
 import type { MeasuredCosts, MeasuredStart, MeasuredSteady } from './swarm/measured.ts';
 import { chunksOf } from './swarm/trace.ts';
 
 const REPOSITORY = 'lib/demo';
 const PROGRAM = ['/usr/bin/python3', '--version'] as const;
 const PATIENCE_MS = 120_000;
+const WHERE = { registry: CLUSTER_REGISTRY, repository: REPOSITORY };
 const JOINS = 300;
 /** Of the small other image. */
 const OTHER_BYTES = 4_000_000;
@@ -51,8 +55,6 @@ const WARM_UP = 30;
 const REPEATS = 60;
 /** Of an answer. */
 const MAX_BYTES = 64 * 1024 * 1024;
-/** proc(5), "stat": clock ticks are hundredths of a second. */
-const TICK_MS = 10;
 
 interface Images {
   readonly image: ClusterImage;
@@ -96,7 +98,7 @@ async function main(): Promise<void> {
   const other = await cluster.addMade(busyboxImage(1, { randomBytes: OTHER_BYTES }), 'lib/other');
   const images: Images = { image, other };
   for (const host of [cluster.proxy.host, ...hosts]) await cluster.network.shape(host, { rate: flags.rate });
-  const { trace, hostSteps, requests } = await record(hosts[0]!, image);
+  const { trace, hostSteps, requests } = await record(hosts[0]!, images);
   const rounds: Round[] = [];
   for (let at = 0; at < Number(flags.rounds); at++) {
     rounds.push(await oneRound(hosts, images, secretFile));
@@ -105,7 +107,8 @@ async function main(): Promise<void> {
   const host = await startMesh(hosts.slice(0, 1), secretFile);
   const starter = await inService(host[0]!, other);
   await starter.cold(image);
-  const steadyCosts = await steady(starter, image.contents, requests, secretFile);
+  const joined = await recordJoined(hosts, images, secretFile);
+  const steadyCosts = await steady(starter, image.contents, { alone: requests, joined }, secretFile);
   starter.close();
   print({
     ...{ trace, hostSteps, rate: flags.rate, cores: cpus().length },
@@ -114,15 +117,18 @@ async function main(): Promise<void> {
     fromPeer: summary(rounds.map(({ fromPeer }) => fromPeer)),
     ...{ together: containers, togetherMs: summary(rounds.map(({ together }) => together)).wallMs },
     steady: steadyCosts,
+    parallel: await parallelWork(),
   });
 }
 
-/** What the program reads, all that the proxy is asked for it, and the host's work in between; on a host alone, that has just been started. */
-async function record(host: ClusterHost, image: ClusterImage) {
+/** What the program reads, all that the proxy is asked for it, and the host's work in between; on a host alone. */
+async function record(host: ClusterHost, { image, other }: Images) {
   const recorder = await TraceRecorder.start(cluster.network.address, cluster.proxy.url);
   const requests = new RequestRecorder(recorder.url);
   const [lazy] = await cluster.startHosts([host], () => ({ proxies: [recorder.url] }));
-  const starter = new Starter(lazy!);
+  const starter = await inService(lazy!, other);
+  recorder.begin();
+  requests.take();
   const used = () => {
     const daemonMs = ownMs(String(lazy!.node.pid));
     return { daemonMs, helperMs: usedMs(host) - daemonMs };
@@ -157,6 +163,30 @@ async function record(host: ClusterHost, image: ClusterImage) {
   return { trace, hostSteps, requests: requests.take().filter(({ method }) => method !== 'POST') };
 }
 
+/** All that the proxy is asked by a host in the mesh, when another one has started the image before. */
+async function recordJoined(
+  hosts: readonly ClusterHost[],
+  { image, other }: Images,
+  secretFile: string,
+): Promise<readonly RecordedRequest[]> {
+  const recorder = await TraceRecorder.start(cluster.network.address, cluster.proxy.url);
+  const requests = new RequestRecorder(recorder.url);
+  const lazy = await startMesh(hosts, secretFile, { proxies: [recorder.url], roots: [cluster.proxy.url] });
+  const [one, two] = [await inService(lazy[0]!, other), await inService(lazy[1]!, other)];
+  try {
+    await one.cold(image);
+    requests.take();
+    await two.cold(image);
+    return requests.take().filter(({ headers }) => !('range' in headers));
+  } finally {
+    one.close();
+    two.close();
+    requests.stop();
+    recorder.stop();
+    await cluster.removeHosts(lazy);
+  }
+}
+
 /** A host that has started another image before: it has seen its own code. */
 async function inService(host: LazyHost, other: ClusterImage): Promise<Starter> {
   const starter = new Starter(host);
@@ -164,9 +194,14 @@ async function inService(host: LazyHost, other: ClusterImage): Promise<Starter> 
   return starter;
 }
 
-function startMesh(hosts: readonly ClusterHost[], secretFile: string): Promise<LazyHost[]> {
+function startMesh(
+  hosts: readonly ClusterHost[],
+  secretFile: string,
+  { proxies, roots }: { readonly proxies?: readonly string[]; readonly roots?: readonly string[] } = {},
+): Promise<LazyHost[]> {
   return cluster.startHosts(hosts, ({ address }) => ({
-    mesh: { secretFile, listen: `${address}:6011`, advertise: `${address}:6011` },
+    mesh: { secretFile, listen: `${address}:6011`, advertise: `${address}:6011`, ...(roots && { roots }) },
+    ...(proxies && { proxies }),
   }));
 }
 
@@ -233,6 +268,7 @@ async function measured(own: Starter, other: Starter, work: () => Promise<void>)
   const namespaces = [own.host, cluster.proxy.host, other.host];
   const take = async () => ({
     used: namespaces.map(usedMs),
+    machineMs: machineMs(),
     programMs: reapedMs('self'),
     receivedBytes: (await cluster.network.traffic(own.host)).receivedBytes,
   });
@@ -244,38 +280,9 @@ async function measured(own: Starter, other: Starter, work: () => Promise<void>)
   const [daemonMs = 0, proxyMs = 0, otherMs = 0] = after.used.map((used, at) => used - before.used[at]!);
   return {
     ...{ wallMs, daemonMs, proxyMs, otherMs, programMs: after.programMs - before.programMs },
+    machineMs: after.machineMs - before.machineMs,
     receivedBytes: after.receivedBytes - before.receivedBytes,
   };
-}
-
-/** Of all processes of a namespace, and of those that they have started and outlived. */
-function usedMs({ enter }: Pick<ClusterHost, 'enter'>): number {
-  const { ino } = statSync(enter.find((word) => word.startsWith('--net='))!.slice('--net='.length));
-  let sumMs = 0;
-  for (const name of readdirSync('/proc')) {
-    if (!/^\d+$/.test(name)) continue;
-    try {
-      if (statSync(`/proc/${name}/ns/net`).ino === ino) sumMs += ownMs(name) + reapedMs(name);
-    } catch {
-      // It has ended meanwhile.
-    }
-  }
-  return sumMs;
-}
-
-/** proc(5), "stat": utime and stime are fields 14 and 15; cutime and cstime, of children that have ended, 16 and 17. */
-function ownMs(process: string): number {
-  return ticksOf(process, 14) + ticksOf(process, 15);
-}
-
-function reapedMs(process: string): number {
-  return ticksOf(process, 16) + ticksOf(process, 17);
-}
-
-function ticksOf(process: string, field: number): number {
-  const text = readFileSync(`/proc/${process}/stat`, 'utf8');
-  // The second field is the name, which may hold blanks.
-  return TICK_MS * Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[field - 3]);
 }
 
 /**
@@ -285,11 +292,11 @@ function ticksOf(process: string, field: number): number {
 async function steady(
   one: Starter,
   contents: readonly Content[],
-  requests: readonly RecordedRequest[],
+  requests: { readonly alone: readonly RecordedRequest[]; readonly joined: readonly RecordedRequest[] },
   secretFile: string,
 ): Promise<MeasuredSteady> {
   const [ranges, others] = [true, false].map((is) =>
-    requests.filter(({ headers }) => is === 'range' in headers),
+    requests.alone.filter(({ headers }) => is === 'range' in headers),
   );
   const replayedMs = async (replayed: readonly RecordedRequest[]) => {
     await replay(replayed, WARM_UP);
@@ -297,13 +304,17 @@ async function steady(
     await replay(replayed, REPEATS);
     return (usedMs(cluster.proxy.host) - beforeMs) / REPEATS;
   };
-  const [pullMs, chunksMs] = [await replayedMs(others!), await replayedMs(ranges!)];
+  const pullOf = async (all: readonly RecordedRequest[]) => {
+    return { ms: await replayedMs(all), requests: all.length };
+  };
+  const [pull, meshPull] = [await pullOf(others!), await pullOf(requests.joined)];
+  const chunksMs = await replayedMs(ranges!);
   await joinMs(contents, WARM_UP);
   const [joinOneMs, joinAllMs] = [await joinMs(contents.slice(0, 1)), await joinMs(contents)];
   const joinContentMs = Math.max(0, (joinAllMs - joinOneMs) / (contents.length - 1));
   return {
-    ...{ proxyPullMs: pullMs, pullRequests: others!.length, proxySendMs: chunksMs / ranges!.length },
-    ...{ joinCallMs: joinOneMs - joinContentMs, joinContentMs },
+    ...{ pull, meshPull, proxySendMs: chunksMs / ranges!.length },
+    ...{ joinCallMs: joinOneMs - joinContentMs, joinContentMs, heartbeatMs: await beatMs(contents) },
     ...(await transferMs(one.host, contents, secretFile)),
   };
 }
@@ -327,7 +338,37 @@ async function joinMs(contents: readonly Content[], times = JOINS): Promise<numb
   return (usedMs(cluster.proxy.host) - beforeMs) / times;
 }
 
+/** Heartbeats of one that has joined. */
+async function beatMs(contents: readonly Content[]): Promise<number> {
+  const { transport, request } = stranger(contents);
+  const beat = { ...request, edges: [] };
+  try {
+    const { session } = await transport.join(cluster.proxy.url, WHERE, request, signal());
+    const send = async (times: number) => {
+      for (let at = 0; at < times; at++) {
+        await transport.heartbeat(cluster.proxy.url, session, beat, signal());
+      }
+    };
+    await send(WARM_UP);
+    const beforeMs = usedMs(cluster.proxy.host);
+    await send(JOINS);
+    return (usedMs(cluster.proxy.host) - beforeMs) / JOINS;
+  } finally {
+    await transport.close();
+  }
+}
+
 async function joinOnce(contents: readonly Content[]): Promise<JoinAnswer> {
+  const { transport, request } = stranger(contents);
+  try {
+    return await transport.join(cluster.proxy.url, WHERE, request, signal());
+  } finally {
+    await transport.close();
+  }
+}
+
+/** A member that nobody has heard of. */
+function stranger(contents: readonly Content[]) {
   const secret = newMemberSecret();
   const transport = new HttpRootTransport(() => Promise.resolve(null), null, secret);
   const member = {
@@ -335,14 +376,12 @@ async function joinOnce(contents: readonly Content[]): Promise<JoinAnswer> {
     address: 'host.example:6011',
     ...{ zone: '', uploadBytesPerSecond: 1 },
   };
-  const where = { registry: CLUSTER_REGISTRY, repository: REPOSITORY };
   const wanted = contents.map(({ blob, table }) => ({ blob, table }));
-  try {
-    const request = { member, contents: wanted };
-    return await transport.join(cluster.proxy.url, where, request, AbortSignal.timeout(PATIENCE_MS));
-  } finally {
-    await transport.close();
-  }
+  return { transport, request: { member, contents: wanted } };
+}
+
+function signal(): AbortSignal {
+  return AbortSignal.timeout(PATIENCE_MS);
 }
 
 /** A chunk that the host has, asked for as its children do: what it works, and what who gets it works to check it. */
@@ -441,22 +480,28 @@ function print(costs: Measured): void {
     row('first, from a host', costs.fromPeer),
   ];
   console.log(formatTable(head, rows));
-  const { together, togetherMs, trace, steady } = costs;
+  const { together, togetherMs, trace, steady, parallel } = costs;
   console.log(`${together} more at once: ${togetherMs.toFixed(0)} ms until the last has ended`);
+  console.log(`all processors do ${parallel.toFixed(2)} times the work of one`);
   console.log(`a start reads ${chunksOf(trace)} chunks in ${trace.steps.length} steps\n`);
-  const names: Readonly<Record<keyof MeasuredSteady, string>> = {
-    proxyPullMs: "ms of the proxy for a host's pull",
-    pullRequests: 'requests of a pull',
+  const { pull, meshPull, ...others } = steady;
+  const names: Readonly<Record<keyof typeof others, string>> = {
     proxySendMs: 'ms of the proxy for a chunk',
     sendMs: 'ms of a host that sends a chunk',
     receiveMs: 'ms of who receives it',
     requestMs: 'ms until it is there, at best',
     joinCallMs: 'ms of the root for a join',
     joinContentMs: 'ms for each content of a join',
+    heartbeatMs: 'ms of the root for a heartbeat',
   };
-  const entries = Object.entries(names).map(([key, name]) => {
-    return [name, steady[key as keyof MeasuredSteady].toFixed(2)];
-  });
+  const pullOf = (name: string, { ms, requests }: PullCosts) => {
+    return [`ms of the proxy for a pull ${name}, ${requests} requests`, ms.toFixed(2)];
+  };
+  const entries = [
+    pullOf('without the mesh', pull),
+    pullOf('in the mesh', meshPull),
+    ...Object.entries(names).map(([key, name]) => [name, others[key as keyof typeof others].toFixed(2)]),
+  ];
   console.log(formatTable(['of programs that have long run', ''], entries));
 }
 

@@ -9,7 +9,7 @@
  * Needs root, docker-registry, skopeo, curl, iproute2 and what mounting needs.
  */
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -25,6 +25,7 @@ import type { LazyHost } from '../test/support/lazy-host.ts';
 import type { LazyImage } from '../test/support/lazy-pull.ts';
 import { run } from '../test/support/processes.ts';
 import { bytesPerSecond } from './link-rate.ts';
+import { machineMs } from './processor-time.ts';
 import { TraceRecorder } from './start-trace.ts';
 import type { Trace } from './swarm/swarm.ts';
 
@@ -136,7 +137,7 @@ async function oneRound(
     await warmUp(daemons, other);
     const served = [proxy.host, registry.host];
     const before = await traffic([...served, ...hosts]);
-    const cpuBeforeMs = cpuMs();
+    const cpuBeforeMs = machineMs();
     const signal = AbortSignal.timeout(PATIENCE_MS);
     const seconds =
       mode === 'pull'
@@ -144,7 +145,7 @@ async function oneRound(
         : await Promise.all(
             daemons.map(async (host) => (await host.run(image, program!, signal)).firstOutputMs / 1000),
           );
-    const usedMs = cpuMs() - cpuBeforeMs;
+    const usedMs = machineMs() - cpuBeforeMs;
     const after = await traffic([...served, ...hosts]);
     const sent = (at: number) => after[at]!.sentBytes - before[at]!.sentBytes;
     const received = after
@@ -189,17 +190,6 @@ async function deepest(): Promise<number> {
   const answer = await fetch(`${cluster.adminUrl}/dadi/v1/mesh`);
   const { trees } = (await answer.json()) as { trees: { depth: number }[] };
   return Math.max(0, ...trees.map(({ depth }) => depth));
-}
-
-/** That the machine's processors have worked since it was started. */
-function cpuMs(): number {
-  // proc(5), "stat": user, nice, system, idle, iowait, irq, softirq, steal; in hundredths of a second.
-  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = readFileSync('/proc/stat', 'utf8')
-    .slice('cpu'.length)
-    .trim()
-    .split(/\s+/)
-    .map(Number);
-  return 10 * (user + nice + system + irq + softirq);
 }
 
 function describe({ mode, hosts, seconds, proxySentBytes }: Round): string {

@@ -48,6 +48,11 @@ export class TraceRecorder {
     return new TraceRecorder(`http://${address}:${port}`, seen, () => server.close());
   }
 
+  /** What came before does not count. */
+  begin(): void {
+    this.#seen.length = 0;
+  }
+
   /** Ends the recording. Requests that overlap belong to one step. */
   stop(): Trace {
     this.#close();

@@ -45,15 +45,15 @@ function readCosts(file: string | undefined, isFresh: boolean) {
   const measured = read<MeasuredCosts>(file, 'bench/mesh-costs.ts');
   const costs = measuredCosts(measured, { isFresh });
   process.stderr.write(`costs: ${JSON.stringify(costs)}\n`);
-  return { trace: measured.trace, costs };
+  return { trace: measured.trace, costs, parallel: measured.parallel };
 }
 
 async function check(costsFile: string | undefined, benchFile: string | undefined): Promise<void> {
-  const { costs } = readCosts(costsFile, true);
+  const { costs, parallel } = readCosts(costsFile, true);
   const bench = read<MeshBench>(benchFile, 'bench/mesh.ts');
   const rows: string[][] = [];
   for (const round of bench.rounds.filter(({ mode }) => mode !== 'pull')) {
-    const result = await simulate(scenarioOf(bench, costs, round));
+    const result = await simulate(scenarioOf(bench, costs, round, parallel));
     const seconds = round.seconds.at(-1)!;
     const predicted = result.lastMs / 1000;
     rows.push([

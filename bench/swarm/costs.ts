@@ -9,6 +9,11 @@ export interface Costs {
   readonly containerDaemonMs: number;
   /** Of each container's program, and of what mounts its root. */
   readonly containerMs: number;
+  /**
+   * Of the machine for a host's first container, and of no program here: the kernel's, those that make the links, the one
+   * that measures. Only where hosts share a machine.
+   */
+  readonly aroundMs: number;
   /** Of a host's daemon for a chunk that it receives: TLS, digest, cache. */
   readonly receiveMs: number;
   /** Of a host's daemon for a chunk that it sends to another one. */
@@ -17,17 +22,25 @@ export interface Costs {
   readonly peerMs: number;
   /** Of the proxy for a chunk. */
   readonly proxySendMs: number;
-  /** Of the proxy for each host that pulls an image: manifests, what is converted, who may read. */
-  readonly proxyPullMs: number;
-  /** One after the other. */
-  readonly pullRequests: number;
-  /** Of a root for one join, and for each content in it; a heartbeat, too, is taken for one. */
+  /** Of the proxy for each host that pulls an image: what is converted, chunk tables. */
+  readonly pull: PullCosts;
+  /** Of a host in the mesh: others have the tables. */
+  readonly meshPull: PullCosts;
+  /** Of a root for one join, and for each content in it. */
   readonly joinMs: number;
   readonly joinContentMs: number;
+  /** Of a root for a heartbeat; whatever else is said to it is taken for one. */
+  readonly heartbeatMs: number;
   /** One way between any two hosts. */
   readonly latencyMs: number;
   /** Bytes that a chunk takes on the wire. */
   readonly chunkBytes: number;
+}
+
+export interface PullCosts {
+  readonly ms: number;
+  /** One after the other. */
+  readonly requests: number;
 }
 
 export interface HostStep {

@@ -113,6 +113,6 @@ function baseOf(hosts: number, trace: Trace, costs: Costs): Scenario {
     trace: lengthened(trace, Math.round(READ_BYTES / costs.chunkBytes)),
     costs: { ...costs, latencyMs: LATENCY_MS },
     hostBytesPerSecond: 10 * GIGABIT,
-    ...{ proxies: 1, proxyBytesPerSecond: 25 * GIGABIT, coresPerHost: 4, sharedCores: 1 },
+    ...{ proxies: 1, proxyBytesPerSecond: 25 * GIGABIT, coresPerHost: 4, shared: { cores: 1, parallel: 1 } },
   };
 }

@@ -3,78 +3,98 @@ import { Fifo } from './fifo.ts';
 import { Heap } from './heap.ts';
 import type { VirtualTime } from './virtual-time.ts';
 
+/** What a thread wants to have done. */
 interface Job {
-  /** On the processors' own clock: see {@link Processors}. */
-  readonly endsAt: number;
+  leftMs: number;
+  /** What its thread has had, as the scheduler counts it. */
+  hadMs: number;
   readonly order: number;
+  readonly thread: Thread;
   readonly done: () => void;
 }
 
+/** How long one thread runs while others wait: about what the kernel's scheduler gives it. */
+const SLICE_MS = 3;
 /** Of the time that is computed; less than anything that is measured. */
 const PRECISION_MS = 1e-6;
 
 /**
- * All that wants to work gets an equal share, and nothing more than one processor, as the kernel's scheduler has it. So the
- * more want to work, the longer each waits: on processors that have too much to do whoever answers is slow, and those who
- * wait for it run out of patience.
- *
- * They have a clock of their own that goes as fast as each job is worked on: a job of 5 ms ends when it has gone on by five.
+ * Who has had least is next, and gives way to the others after a slice, as the kernel's scheduler has it: who seldom wants
+ * anything gets it soon, also where others want all they can get. Where processors are threads of one core they are slower
+ * together than each of them alone.
  */
 export class Processors {
   readonly #time: VirtualTime;
   readonly #cores: number;
-  readonly #jobs = new Heap<Job>((a, b) => a.endsAt - b.endsAt || a.order - b.order);
+  /** Of each, by how many of them work. */
+  readonly #speeds: readonly number[];
+  readonly #waiting = new Heap<Job>((a, b) => a.hadMs - b.hadMs || a.order - b.order);
+  #running: Job[] = [];
+  /** Where those that are given time are, so that whoever has slept does not have all of it now. */
+  #levelMs = 0;
   #order = 0;
-  /** The own clock, and when it showed that. */
-  #own = 0;
-  #ownAtMs = 0;
+  #atMs = 0;
   #takeBack: (() => void) | null = null;
-  #plannedMs = Number.POSITIVE_INFINITY;
+  #sliceEndsMs = 0;
   /** That has been done. */
   usedMs = 0;
 
-  constructor(time: VirtualTime, cores: number) {
+  /** @param parallel work that all of them do in the time in which one alone does 1 */
+  constructor(time: VirtualTime, cores: number, parallel = cores) {
     this.#time = time;
     this.#cores = cores;
+    const step = cores === 1 ? 0 : (parallel - 1) / (cores - 1);
+    this.#speeds = Array.from({ length: cores + 1 }, (_, working) =>
+      working === 0 ? 1 : (1 + step * (working - 1)) / working,
+    );
   }
 
   /** Calls `done` when so much has been worked. */
-  start(ms: number, done: () => void): void {
+  start(thread: Thread, ms: number, done: () => void): void {
     this.#advance();
     this.usedMs += ms;
-    this.#jobs.push({ endsAt: this.#own + ms, order: this.#order++, done });
+    const hadMs = Math.max(thread.hadMs, this.#levelMs);
+    this.#waiting.push({ leftMs: ms, hadMs, order: this.#order++, thread, done });
     this.#plan();
-  }
-
-  get #rate(): number {
-    return Math.min(1, this.#cores / this.#jobs.size);
   }
 
   #advance(): void {
     const nowMs = this.#time.now();
-    if (this.#jobs.size > 0) this.#own += (nowMs - this.#ownAtMs) * this.#rate;
-    this.#ownAtMs = nowMs;
+    const workedMs = (nowMs - this.#atMs) * this.#speeds[this.#running.length]!;
+    for (const job of this.#running) {
+      job.leftMs -= workedMs;
+      job.hadMs += workedMs;
+    }
+    this.#atMs = nowMs;
   }
 
   #plan(): void {
-    const { first } = this.#jobs;
-    const nowMs = this.#time.now();
-    const atMs =
-      first === null ? Number.POSITIVE_INFINITY : nowMs + Math.max(0, first.endsAt - this.#own) / this.#rate;
-    if (Math.abs(atMs - this.#plannedMs) < PRECISION_MS) return;
+    while (this.#running.length < this.#cores) {
+      const next = this.#waiting.pop();
+      if (next === null) break;
+      this.#levelMs = Math.max(this.#levelMs, next.hadMs);
+      this.#running.push(next);
+      this.#sliceEndsMs = this.#atMs + SLICE_MS;
+    }
     this.#takeBack?.();
-    this.#plannedMs = atMs;
-    this.#takeBack = first === null ? null : this.#time.after(atMs - nowMs, () => this.#end());
+    this.#takeBack = null;
+    if (this.#running.length === 0) return;
+    const speed = this.#speeds[this.#running.length]!;
+    let dueMs = Math.min(...this.#running.map(({ leftMs }) => leftMs)) / speed;
+    if (this.#waiting.first !== null) dueMs = Math.min(dueMs, this.#sliceEndsMs - this.#atMs);
+    this.#takeBack = this.#time.after(Math.max(0, dueMs), () => this.#turn());
   }
 
-  #end(): void {
+  /** Something has ended: a job, or a slice. */
+  #turn(): void {
     this.#takeBack = null;
-    this.#plannedMs = Number.POSITIVE_INFINITY;
     this.#advance();
-    const ended: Job[] = [];
-    while (this.#jobs.first !== null && this.#jobs.first.endsAt <= this.#own + PRECISION_MS) {
-      ended.push(this.#jobs.pop()!);
+    const ended = this.#running.filter(({ leftMs }) => leftMs <= PRECISION_MS);
+    this.#running = this.#running.filter(({ leftMs }) => leftMs > PRECISION_MS);
+    if (this.#waiting.first !== null && this.#atMs >= this.#sliceEndsMs - PRECISION_MS) {
+      for (const job of this.#running.splice(0)) this.#waiting.push(job);
     }
+    for (const { thread, hadMs } of ended) thread.hadMs = hadMs;
     this.#plan();
     for (const { done } of ended) done();
   }
@@ -82,6 +102,8 @@ export class Processors {
 
 /** One thread of a program: what it has to do waits for what it had to do before. */
 export class Thread {
+  /** On its processors, as their scheduler counts it. */
+  hadMs = 0;
   readonly #processors: Processors;
   readonly #waiting = new Fifo<{ readonly ms: number; readonly done: () => void }>();
   #isBusy = false;
@@ -108,7 +130,7 @@ export class Thread {
         continue;
       }
       this.#isBusy = true;
-      this.#processors.start(next.ms, () => {
+      this.#processors.start(this, next.ms, () => {
         this.#isBusy = false;
         next.done();
         this.#next();

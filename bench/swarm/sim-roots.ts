@@ -73,15 +73,15 @@ export class SimRoots implements RootTransport {
   }
 
   heartbeat(url: string, _session: string, beat: Heartbeat, signal: AbortSignal): Promise<HeartbeatAnswer> {
-    return this.#ask(url, this.#costs.joinMs, signal, (root) => root.heartbeat(beat));
+    return this.#ask(url, this.#costs.heartbeatMs, signal, (root) => root.heartbeat(beat));
   }
 
   lost(url: string, _session: string, lost: Lost, signal: AbortSignal): Promise<Place> {
-    return this.#ask(url, this.#costs.joinMs, signal, (root) => root.lost(lost));
+    return this.#ask(url, this.#costs.heartbeatMs, signal, (root) => root.lost(lost));
   }
 
   leave(url: string, _session: string, leave: Leave, signal: AbortSignal): Promise<void> {
-    return this.#ask(url, this.#costs.joinMs, signal, (root) => root.leave(leave));
+    return this.#ask(url, this.#costs.heartbeatMs, signal, (root) => root.leave(leave));
   }
 
   keys(): Promise<RootKeys> {

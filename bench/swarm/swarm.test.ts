@@ -5,8 +5,9 @@ import { chunksOf, lengthened, type Trace } from './trace.ts';
 
 const COSTS: Costs = {
   hostSteps: [150, 20, 20, 20, 90].map((daemonMs) => ({ daemonMs, helperMs: daemonMs, besideMs: 10 })),
-  ...{ containerDaemonMs: 10, containerMs: 50 },
-  ...{ receiveMs: 1, sendMs: 1, peerMs: 0, proxySendMs: 1, proxyPullMs: 10, pullRequests: 5 },
+  ...{ containerDaemonMs: 10, containerMs: 50, aroundMs: 5 },
+  ...{ receiveMs: 1, sendMs: 1, peerMs: 0, proxySendMs: 1 },
+  ...{ pull: { ms: 10, requests: 5 }, meshPull: { ms: 2, requests: 1 }, heartbeatMs: 1 },
   ...{ joinMs: 1, joinContentMs: 0.1, latencyMs: 0.1, chunkBytes: 250_000 },
 };
 const TRACE: Trace = {
@@ -25,7 +26,7 @@ const READ_BYTES = chunksOf(TRACE) * COSTS.chunkBytes;
 const MESH: Scenario = {
   ...{ hosts: 32, containersPerHost: 2, arrivalMs: 0, trace: TRACE, costs: COSTS },
   ...{ hostBytesPerSecond: 125_000_000, proxies: 1, proxyBytesPerSecond: 125_000_000 },
-  ...{ coresPerHost: 4, sharedCores: 1, isWarm: false, failingPart: 0 },
+  ...{ coresPerHost: 4, shared: { cores: 1, parallel: 1 }, isWarm: false, failingPart: 0 },
   mesh: {
     roots: 1,
     settings: { tops: 1, maxFanOut: 4, bytesPerSecondPerChild: 12_500_000, heartbeatMs: 5_000 },
@@ -70,7 +71,7 @@ test('when hosts fail only their own containers do not start', async () => {
 test('hosts that share too few processors run out of patience with each other, and ask the proxy', async () => {
   const { proxyBytes, unfinished } = await simulate({
     ...MESH,
-    ...{ coresPerHost: null, sharedCores: 1 },
+    ...{ coresPerHost: null, shared: { cores: 1, parallel: 1 } },
     costs: { ...COSTS, hostSteps: COSTS.hostSteps.map(slower), receiveMs: 12, sendMs: 12 },
   });
   expect(unfinished).toBe(0);

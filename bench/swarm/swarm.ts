@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { RootKey } from '../../src/p2p/root/root-key.ts';
 import type { TreeSettings } from '../../src/p2p/root/root-limits.ts';
-import type { Costs } from './costs.ts';
+import type { Costs, PullCosts } from './costs.ts';
 import { Link, send } from './links.ts';
 import { Processors, Thread } from './processors.ts';
 import { type SimContent, simContent } from './sim-content.ts';
@@ -25,9 +25,10 @@ export interface Scenario {
   /** Each a process that does one thing at a time, with a link of its own. Hosts are shared out among them evenly. */
   readonly proxies: number;
   readonly proxyBytesPerSecond: number;
-  /** Of each host; null: all hosts and proxies share so many as `sharedCores` says, as they do on one machine. */
+  /** Of each host; null: all hosts and proxies share those of one machine. */
   readonly coresPerHost: number | null;
-  readonly sharedCores: number;
+  /** `parallel`: work that all do in the time in which one alone does 1. */
+  readonly shared: { readonly cores: number; readonly parallel: number };
   /** Null: without the mesh. The first proxies are the roots. */
   readonly mesh: { readonly roots: number; readonly settings: TreeSettings } | null;
   /** All that is read is on the hosts already, and mounted. */
@@ -109,7 +110,7 @@ export async function simulate(scenario: Scenario): Promise<SwarmResult> {
 
 function cluster(scenario: Scenario, time: VirtualTime, contents: readonly SimContent[]) {
   const { costs, mesh, coresPerHost, hostBytesPerSecond: bytesPerSecond } = scenario;
-  const shared = new Processors(time, scenario.sharedCores);
+  const shared = new Processors(time, scenario.shared.cores, scenario.shared.parallel);
   const proxies: SimProxy[] = Array.from({ length: scenario.proxies }, () => {
     const processors = coresPerHost === null ? shared : new Processors(time, 1);
     return { up: new Link(scenario.proxyBytesPerSecond), processors, thread: new Thread(processors) };
@@ -125,7 +126,12 @@ function cluster(scenario: Scenario, time: VirtualTime, contents: readonly SimCo
     const host: SimHost = new SimHost({
       member: { id, address, zone: '', uploadBytesPerSecond: bytesPerSecond },
       ...{ bytesPerSecond, time, costs },
-      origin: originOf(proxies[at % proxies.length]!, time, costs),
+      origin: originOf(
+        proxies[at % proxies.length]!,
+        time,
+        costs,
+        roots === null ? costs.pull : costs.meshPull,
+      ),
       processors: coresPerHost === null ? shared : new Processors(time, coresPerHost),
       mesh: roots && { peers: new SimPeers(byId, byTable, () => host), roots, rootUrls: roots.urls },
     });
@@ -135,13 +141,13 @@ function cluster(scenario: Scenario, time: VirtualTime, contents: readonly SimCo
   return { hosts, proxies, roots };
 }
 
-function originOf({ up, thread }: SimProxy, time: VirtualTime, costs: Costs): Origin {
+function originOf({ up, thread }: SimProxy, time: VirtualTime, costs: Costs, pull: PullCosts): Origin {
   const { latencyMs, chunkBytes } = costs;
   return {
     pull: async () => {
-      for (let request = 0; request < costs.pullRequests; request++) {
+      for (let request = 0; request < pull.requests; request++) {
         await time.sleep(latencyMs);
-        await thread.work(costs.proxyPullMs / costs.pullRequests);
+        await thread.work(pull.ms / pull.requests);
         await time.sleep(latencyMs);
       }
     },
@@ -163,6 +169,7 @@ class ImageStart {
   readonly #helpers: Thread;
   /** The kernel's, and others that nobody waits for. */
   readonly #beside: Thread;
+  readonly #around: Thread;
   #pulled: Promise<void> | null = null;
   readonly #steps: (Promise<void> | undefined)[] = [];
 
@@ -172,6 +179,7 @@ class ImageStart {
     this.#scenario = scenario;
     this.#helpers = new Thread(host.parts.processors);
     this.#beside = new Thread(host.parts.processors);
+    this.#around = new Thread(host.parts.processors);
   }
 
   /** Resolves to whether the host lived until the container had started. */
@@ -208,6 +216,9 @@ class ImageStart {
     // A lengthened start has more steps, in which the host does nothing new.
     const own = step === steps.length ? hostSteps.at(-1) : hostSteps.slice(0, -1)[step];
     void this.#beside.work(own?.besideMs ?? 0);
+    if (this.#scenario.coresPerHost === null) {
+      void this.#around.work(this.#scenario.costs.aroundMs / (steps.length + 1));
+    }
     await host.daemon.work(own?.daemonMs ?? 0);
     await this.#helpers.work(own?.helperMs ?? 0);
     host.died.throwIfAborted();
