@@ -88,6 +88,7 @@ const { values: flags } = parseArgs({
 const containers = Number(flags.containers);
 const report = (line: string) => process.stderr.write(`${line}\n`);
 const { layout } = await demoImage({ signal: new AbortController().signal, report });
+const parallel = await parallelWork();
 const cluster = await Cluster.start({ main: BUILT_MAIN });
 async function main(): Promise<void> {
   const secretFile = join(cluster.directory, 'secret');
@@ -104,10 +105,10 @@ async function main(): Promise<void> {
     rounds.push(await oneRound(hosts, images, secretFile));
     report(describe(rounds.at(-1)!));
   }
+  const joined = await recordJoined(hosts, images, secretFile);
   const host = await startMesh(hosts.slice(0, 1), secretFile);
   const starter = await inService(host[0]!, other);
   await starter.cold(image);
-  const joined = await recordJoined(hosts, images, secretFile);
   const steadyCosts = await steady(starter, image.contents, { alone: requests, joined }, secretFile);
   starter.close();
   print({
@@ -117,7 +118,7 @@ async function main(): Promise<void> {
     fromPeer: summary(rounds.map(({ fromPeer }) => fromPeer)),
     ...{ together: containers, togetherMs: summary(rounds.map(({ together }) => together)).wallMs },
     steady: steadyCosts,
-    parallel: await parallelWork(),
+    parallel,
   });
 }
 
