@@ -1,7 +1,7 @@
 import type { Clock } from './clock.ts';
 import type { Budgets } from './mesh.ts';
 
-export const DEFAULT_BUDGETS: Budgets = { joinMs: 2_000, findMs: 300, readMs: 2_000 };
+export const DEFAULT_BUDGETS: Budgets = { joinMs: 4_000, findMs: 300, readMs: 2_000 };
 /** Of who wants all of a blob: a host that is gone may cost a pull some seconds, once. */
 export const LONG_BUDGETS: Budgets = { joinMs: 5_000, findMs: 1_500, readMs: 5_000, runMs: 25_000 };
 
