@@ -8,6 +8,8 @@ interface Job {
   leftMs: number;
   /** What its thread has had, as the scheduler counts it. */
   hadMs: number;
+  /** While it runs: when it gives way. */
+  sliceEndsMs: number;
   readonly order: number;
   readonly thread: Thread;
   readonly done: () => void;
@@ -35,7 +37,6 @@ export class Processors {
   #order = 0;
   #atMs = 0;
   #takeBack: (() => void) | null = null;
-  #sliceEndsMs = 0;
   /** That has been done. */
   usedMs = 0;
 
@@ -54,7 +55,7 @@ export class Processors {
     this.#advance();
     this.usedMs += ms;
     const hadMs = Math.max(thread.hadMs, this.#levelMs);
-    this.#waiting.push({ leftMs: ms, hadMs, order: this.#order++, thread, done });
+    this.#waiting.push({ leftMs: ms, hadMs, sliceEndsMs: 0, order: this.#order++, thread, done });
     this.#plan();
   }
 
@@ -74,14 +75,16 @@ export class Processors {
       if (next === null) break;
       this.#levelMs = Math.max(this.#levelMs, next.hadMs);
       this.#running.push(next);
-      this.#sliceEndsMs = this.#atMs + SLICE_MS;
+      next.sliceEndsMs = this.#atMs + SLICE_MS;
     }
     this.#takeBack?.();
     this.#takeBack = null;
     if (this.#running.length === 0) return;
     const speed = this.#speeds[this.#running.length]!;
     let dueMs = Math.min(...this.#running.map(({ leftMs }) => leftMs)) / speed;
-    if (this.#waiting.first !== null) dueMs = Math.min(dueMs, this.#sliceEndsMs - this.#atMs);
+    if (this.#waiting.first !== null) {
+      dueMs = Math.min(dueMs, ...this.#running.map(({ sliceEndsMs }) => sliceEndsMs - this.#atMs));
+    }
     this.#takeBack = this.#time.after(Math.max(0, dueMs), () => this.#turn());
   }
 
@@ -91,8 +94,10 @@ export class Processors {
     this.#advance();
     const ended = this.#running.filter(({ leftMs }) => leftMs <= PRECISION_MS);
     this.#running = this.#running.filter(({ leftMs }) => leftMs > PRECISION_MS);
-    if (this.#waiting.first !== null && this.#atMs >= this.#sliceEndsMs - PRECISION_MS) {
-      for (const job of this.#running.splice(0)) this.#waiting.push(job);
+    if (this.#waiting.first !== null) {
+      const over = this.#running.filter(({ sliceEndsMs }) => this.#atMs >= sliceEndsMs - PRECISION_MS);
+      this.#running = this.#running.filter((job) => !over.includes(job));
+      for (const job of over) this.#waiting.push(job);
     }
     for (const { thread, hadMs } of ended) thread.hadMs = hadMs;
     this.#plan();

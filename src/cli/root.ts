@@ -64,7 +64,7 @@ export function rootCommand(): Command {
     .addOption(
       option(
         '--heartbeat-ms <n>',
-        'silent for three of them a host is gone (default: 5000)',
+        'hosts are heard of so often, or less if they are many (default: 5000)',
         'HEARTBEAT_MS',
       ).argParser(number),
     )

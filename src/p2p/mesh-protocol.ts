@@ -16,7 +16,7 @@ const address = z
   .max(260);
 const zone = z.string().max(128);
 const count = z.int().nonnegative();
-/** Until the member's next heartbeat: the more members a root has, the longer. Silent for three of them, it is gone. */
+/** Until the member's next heartbeat: the more members a root has, the longer. Silent for three of them, it is gone (if most are, for twelve). */
 const heartbeatMs = z.int().positive();
 
 /** A host as others reach it. */
@@ -106,7 +106,7 @@ export const heartbeatAnswerSchema = z.strictObject({
   places: z.array(placeSchema),
   /** Contents in which the root does not know the member (it was restarted): to be joined again. */
   unknown: z.array(contentSchema),
-  heartbeatMs,
+  heartbeatMs: heartbeatMs.default(5_000),
 });
 export type HeartbeatAnswer = z.output<typeof heartbeatAnswerSchema>;
 

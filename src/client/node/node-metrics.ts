@@ -5,7 +5,10 @@ import type { CacheFigures } from '../chunks/chunk-cache.ts';
 import type { ReadStats } from '../chunks/read-stats.ts';
 import type { MountStatus, NodeStatus } from './node-status.ts';
 
-/** The event loop is woken so often to see whether it is late; ten times as often costs an idle host 0.7 % of a processor. */
+/**
+ * The event loop is woken so often to see whether it is late, and its lag is told with that time in it; ten times as often costs
+ * an idle host 0.7 % of a processor.
+ */
 const LOOP_PRECISION_MS = 100;
 const PREFIX = 'dadi_node_';
 const ANSWER_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300];

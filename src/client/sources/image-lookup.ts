@@ -41,10 +41,10 @@ const NO_SUCH_CHAIN = { state: 'over', reason: 'the image has no such chain' } a
 const WHOLE_TTL_MS = 60_000;
 /** A failure may be over soon; but each layer of an image is asked for, and need not find out for itself. */
 const FAILURE_TTL_MS = 5_000;
-/** So long what a proxy has lost is waited for. */
+/** So long what a proxy has lost is waited for; and not asked for by the next read again. */
 const RENEWAL_MS = 30_000;
-/** Reads that fail meanwhile do not ask for it again. A proxy may say for a second that it has what it has just lost. */
-const RENEWED_MS = 2_000;
+/** A proxy may say for a second that it has what it has just lost: then it is asked again sooner. */
+const DOUBTED_MS = 2_000;
 const MAX_IMAGES = 1024;
 /** The longest that a proxy is asked to wait at a time: a lower layer may be there before the whole image is. */
 const POLL_SECONDS = 3;
@@ -76,7 +76,7 @@ export class ImageLookup {
   readonly #closed: AbortSignal;
   readonly #known = new LRUCache<string, KnownImage>({ max: MAX_IMAGES });
   /** Those that were asked for anew of late. */
-  readonly #renewed = new LRUCache<string, true>({ max: MAX_IMAGES, ttl: RENEWED_MS });
+  readonly #renewed = new LRUCache<string, true>({ max: MAX_IMAGES, ttl: RENEWAL_MS });
   readonly #questions = new Map<string, Promise<KnownImage>>();
 
   constructor(sources: ImageSources, closed: AbortSignal) {
@@ -106,7 +106,8 @@ export class ImageLookup {
   renew(chainId: Digest, image: ImageName): void {
     const key = keyOf(image);
     if (this.#renewed.has(key)) return;
-    this.#renewed.set(key, true);
+    const isSaidToBeThere = this.#known.get(key)?.rest === NO_SUCH_CHAIN;
+    this.#renewed.set(key, true, { ttl: isSaidToBeThere ? DOUBTED_MS : RENEWAL_MS });
     this.#known.delete(key);
     void this.find(chainId, image, RENEWAL_MS);
   }

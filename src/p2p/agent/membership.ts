@@ -192,8 +192,10 @@ export class Membership {
     const state = this.#roots.of(root);
     state.session = session;
     this.#roots.isWell(state);
+    const isSooner = heartbeatMs < state.heartbeatMs;
     state.heartbeatMs = heartbeatMs;
-    void this.#keepUp(state);
+    if (state.hurry === null) void this.#keepUp(state);
+    else if (isSooner) state.hurry();
     const before = new Map(seats.map((seat) => [seat, seat.root]));
     for (const place of places) this.#take(this.#seats.get(contentKey(place)), root, place);
     for (const { reason, ...content } of refused) {
@@ -240,18 +242,23 @@ export class Membership {
 
   /** Is heard of by a root until the member closes. */
   async #keepUp(state: RootState): Promise<void> {
-    if (state.isKeptUp) return;
-    state.isKeptUp = true;
     const { clock } = this.#parts;
-    try {
-      await clock.sleep(state.heartbeatMs * this.#phase, this.#closed.signal);
-      for (;;) {
-        await this.#beatAt(state);
-        const ms = state.failedBeats === 0 ? state.heartbeatMs : Math.min(state.heartbeatMs, HEARTBEAT_MS);
-        await clock.sleep(ms, this.#closed.signal);
+    const closed = this.#closed.signal;
+    let pauseMs = state.heartbeatMs * this.#phase;
+    while (!closed.aborted) {
+      const hurried = new AbortController();
+      state.hurry = () => hurried.abort();
+      try {
+        await clock.sleep(pauseMs, AbortSignal.any([closed, hurried.signal]));
+      } catch {
+        pauseMs = state.heartbeatMs * this.#phase;
+        continue;
       }
-    } catch (error) {
-      if (!this.#closed.signal.aborted) throw error;
+      const startMs = clock.now();
+      await this.#beatAt(state);
+      // One that takes long to fail has too much to do.
+      const againMs = Math.max(Math.min(state.heartbeatMs, HEARTBEAT_MS), clock.now() - startMs);
+      pauseMs = state.failedBeats === 0 ? state.heartbeatMs : againMs;
     }
   }
 
@@ -293,8 +300,11 @@ export class Membership {
     const beat = { member, contents: named.map(({ content }) => content) };
     const edges = seats.flatMap((seat) => seat.edges.take(seat.content.table));
     try {
-      const { places, unknown, heartbeatMs } = await withinMs(clock, BEAT_MS, this.#closed.signal, (signal) =>
-        transport.heartbeat(root, session, { ...beat, edges }, signal),
+      const { places, unknown, heartbeatMs } = await withinMs(
+        clock,
+        this.#patienceMs(BEAT_MS),
+        this.#closed.signal,
+        (signal) => transport.heartbeat(root, session, { ...beat, edges }, signal),
       );
       this.#roots.isWell(state);
       state.heartbeatMs = heartbeatMs;

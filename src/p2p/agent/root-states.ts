@@ -9,8 +9,8 @@ export interface RootState {
   session: string | null;
   /** How often it wants to hear of the member, by its own word. */
   heartbeatMs: number;
-  /** Whether heartbeats are sent to it. */
-  isKeptUp: boolean;
+  /** Null before heartbeats are sent to it; called when it wants the next one sooner. */
+  hurry: (() => void) | null;
   /** One after the other. */
   failedBeats: number;
   restsUntilMs: number;
@@ -39,7 +39,7 @@ export class RootStates {
     this.#clock = clock;
     this.#onTrouble = onTrouble;
     const fresh = (url: string): RootState => ({
-      ...{ url, session: null, heartbeatMs, isKeptUp: false, failedBeats: 0 },
+      ...{ url, session: null, heartbeatMs, hurry: null, failedBeats: 0 },
       ...{ restsUntilMs: Number.NEGATIVE_INFINITY, lastError: null },
     });
     this.#states = new Map(urls.map((url) => [url, fresh(url)]));

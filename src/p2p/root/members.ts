@@ -16,6 +16,12 @@ export interface Member {
 /** All members, those first that were silent for longest. */
 export class Members {
   readonly #members = new Map<string, Member>();
+  readonly #heartbeatMs: number;
+
+  /** @param heartbeatMs of one that has not been told otherwise */
+  constructor(heartbeatMs: number) {
+    this.#heartbeatMs = heartbeatMs;
+  }
 
   get size(): number {
     return this.#members.size;
@@ -25,11 +31,11 @@ export class Members {
     return this.#members.get(id);
   }
 
-  /** Takes note that a member is there; one that was not known is a new one, that is to be told when to come again. */
+  /** Takes note that a member is there; one that was not known is a new one. */
   seen(announcement: Announcement, nowMs: number): Member {
     const { id } = announcement;
     const member = this.#members.get(id) ?? {
-      ...{ announcement, seenAtMs: nowMs, heartbeatMs: Number.POSITIVE_INFINITY },
+      ...{ announcement, seenAtMs: nowMs, heartbeatMs: this.#heartbeatMs },
       ...{ seats: new Map(), wrongBytes: 0 },
     };
     this.#members.delete(id);

@@ -148,12 +148,24 @@ test('when most members seem to be silent at once the trees stay for a while: it
   nowMs += 4 * HEARTBEAT_MS;
   beat(20);
   expect(parents()).toEqual(before);
-  // A few of those who are back again.
+  // Most are back at once, the others a little later: all have time for it.
+  for (const number of numbers.slice(8)) beat(number);
+  nowMs += HEARTBEAT_MS;
+  for (const number of numbers.slice(5)) beat(number);
+  expect(parents()).toEqual(before);
   pass(4 * HEARTBEAT_MS, numbers.slice(5));
   expect(Object.keys(parents())).toHaveLength(15);
   nowMs += 12 * HEARTBEAT_MS;
   beat(20);
   expect(Object.keys(parents())).toEqual(['20']);
+});
+
+test('a host that a full root turns down, and that goes away, is forgotten as any other', () => {
+  root = startRoot({ ...DEFAULT_LIMITS, seats: 1 });
+  expect(() => join(1, IMAGE)).toThrow(expect.objectContaining({ code: 'ERR_MESH_FULL' }));
+  expect(root.overview()).toMatchObject({ members: 1, seats: 1 });
+  nowMs += 3 * HEARTBEAT_MS;
+  expect(root.overview()).toMatchObject({ members: 0, seats: 0 });
 });
 
 test('who complains of its parent gets another place at once', () => {
@@ -310,6 +322,13 @@ test('after a restart all find their parents where they were, those at the top f
     expect.anything(),
   ]);
   expect(parents()).toEqual(before);
+});
+
+test('the more wait for their parents after a restart, the less often they ask', () => {
+  root = startRoot();
+  const edges = [{ table: BASE.table, from: host(5_000).id, bytes: 5, latencyMs: 1 }];
+  const told = Array.from({ length: 200 }, (_, at) => beat(at + 1, [BASE], edges).heartbeatMs);
+  expect([told[0], told[199]]).toEqual([HEARTBEAT_MS, 10_000]);
 });
 
 test('after a restart whose parent does not come back joins all the same', () => {

@@ -28,7 +28,8 @@ const ALTERNATES = 3;
 const SILENT_BEATS = 3;
 /**
  * When so many, and most of all members, seem to be silent at once, it is rather the root that cannot hear: it has too much to
- * do, or a network of its own trouble. Their trees are better than none, and who is really gone is complained about.
+ * do, or a network of its own trouble. Each has three heartbeats' time from then on, and so many in all: trees are better than none, and who is really gone is
+ * complained about.
  */
 const MANY_SILENT = 8;
 const SILENT_BEATS_OF_MANY = 12;
@@ -38,6 +39,7 @@ const QUIET_BEATS = 1.5;
 const BEAT_OF_MEMBER_MS = 50;
 /** Tickets are renewed by heartbeats. */
 const MAX_BEAT_MS = 120_000;
+const MAX_WAIT_MS = 20_000;
 const MAX_SWEEP_MS = 1_000;
 const TICKET_MS = 10 * 60_000;
 const SESSION_MS = 24 * 60 * 60_000;
@@ -62,15 +64,18 @@ export class MeshRoot {
   readonly #key: RootKey;
   readonly #now: () => number;
   readonly #limits: RootLimits;
-  readonly #members = new Members();
+  readonly #members: Members;
   readonly #trees = new Map<string, ContentTree>();
   readonly #complaints = new Complaints();
   readonly #rebuilding: Rebuilding;
   #seats = 0;
   #sweptAtMs = Number.NEGATIVE_INFINITY;
+  /** When most members seemed to be silent last. */
+  #deafAtMs = Number.NEGATIVE_INFINITY;
 
   constructor({ settings, key, now, limits = DEFAULT_LIMITS }: MeshRootOptions) {
     this.#settings = settings;
+    this.#members = new Members(settings.heartbeatMs);
     this.#key = key;
     this.#now = now;
     this.#limits = limits;
@@ -105,13 +110,14 @@ export class MeshRoot {
     // Who may have nothing is no member.
     if (contents.length === 0) return { places: [], session, heartbeatMs: this.#settings.heartbeatMs };
     const member = this.#seen(announcement, nowMs);
+    const heartbeatMs = this.#nextBeatMs(member);
     const places = contents.map((content) => {
       const seat = member.seats.get(contentKey(content)) ?? this.#sit(member, content, nowMs);
       seat.rightEndsAtMs = nowMs + RIGHT_MS;
       return this.#place(id, seat, nowMs);
     });
     this.counts.joins += 1;
-    return { places, session, heartbeatMs: this.#nextBeatMs(member) };
+    return { places, session, heartbeatMs };
   }
 
   /** The member is there. It leaves what it does not name. */
@@ -135,8 +141,7 @@ export class MeshRoot {
       if (nowMs >= seat.rightEndsAtMs) unknown.push(content);
       else if (this.#isToBeTold(id, seat, nowMs)) places.push(this.#place(id, seat, nowMs));
     }
-    // One that waits for its parent to come back is to ask again soon.
-    if (member === undefined) return { places, unknown, heartbeatMs: this.#settings.heartbeatMs };
+    if (member === undefined) return { places, unknown, heartbeatMs: this.#waitMs() };
     const seatByTable = new Map([...member.seats.values()].map((seat) => [seat.of.content.table, seat]));
     for (const edge of edges) {
       const seat = seatByTable.get(edge.table);
@@ -324,14 +329,25 @@ export class MeshRoot {
     if (heard !== undefined) this.#members.seen(heard.announcement, nowMs);
     if (nowMs - this.#sweptAtMs >= Math.min(heartbeatMs / 2, MAX_SWEEP_MS)) {
       this.#sweptAtMs = nowMs;
-      let silent = this.#members.silentFor(SILENT_BEATS, nowMs, heartbeatMs);
-      if (silent.length >= MANY_SILENT && silent.length > this.#members.size / 2) {
-        silent = this.#members.silentFor(SILENT_BEATS_OF_MANY, nowMs, heartbeatMs);
-      }
-      for (const member of silent) this.#drop(member.announcement.id, member);
+      const silent = this.#members.silentFor(SILENT_BEATS, nowMs, heartbeatMs);
+      if (silent.length >= MANY_SILENT && silent.length > this.#members.size / 2) this.#deafAtMs = nowMs;
+      for (const member of silent)
+        if (this.#isGone(member, nowMs)) this.#drop(member.announcement.id, member);
     }
     for (const id of this.#complaints.cleared(nowMs)) this.#resize(id);
     return nowMs;
+  }
+
+  #isGone({ seenAtMs, heartbeatMs }: Member, nowMs: number): boolean {
+    const silentMs = nowMs - seenAtMs;
+    if (silentMs >= SILENT_BEATS_OF_MANY * heartbeatMs) return true;
+    return Math.min(silentMs, nowMs - this.#deafAtMs) >= SILENT_BEATS * heartbeatMs;
+  }
+
+  /** When one that waits for its parent to come back is to ask again. */
+  #waitMs(): number {
+    const ms = Math.min(this.#rebuilding.waiting * BEAT_OF_MEMBER_MS, MAX_WAIT_MS);
+    return Math.max(this.#settings.heartbeatMs, ms);
   }
 
   /** When the member is to be heard of next: all heartbeats together take but a small part of the root's time. */

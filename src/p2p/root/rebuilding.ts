@@ -11,6 +11,8 @@ export class Rebuilding {
   readonly #endsAtMs: number;
   /** By member and content. */
   readonly #parents = new Map<string, string>();
+  /** Members. */
+  readonly #waiting = new Set<string>();
   readonly #maxParents: number;
 
   /** @param firstMs until the last of the members is heard of for the first time */
@@ -31,6 +33,7 @@ export class Rebuilding {
   ): boolean {
     if (nowMs >= this.#endsAtMs) {
       this.#parents.clear();
+      this.#waiting.clear();
       return true;
     }
     const from = edges.filter((edge) => edge.table === content.table && edge.from !== null && edge.bytes > 0);
@@ -39,7 +42,15 @@ export class Rebuilding {
       this.#parents.set(`${member.id} ${contentKey(content)}`, parent);
     }
     const known = this.parentOf(member.id, content);
-    return known === null || isInTree(known);
+    const isToJoin = known === null || isInTree(known);
+    if (isToJoin) this.#waiting.delete(member.id);
+    else if (this.#waiting.size < this.#maxParents) this.#waiting.add(member.id);
+    return isToJoin;
+  }
+
+  /** How many wait for their parents to come back. */
+  get waiting(): number {
+    return this.#waiting.size;
   }
 
   /** The parent that a member had; null if nobody knows. */

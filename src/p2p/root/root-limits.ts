@@ -9,7 +9,7 @@ export const treeSettingsSchema = z.strictObject({
   maxFanOut: z.int().min(1).max(MAX_SLOTS).default(4),
   /** A member gets a child for each so much of the upload that it announces. */
   bytesPerSecondPerChild: z.int().positive().default(12_500_000),
-  /** Silent for three of them, a member is taken for gone. */
+  /** At least; a member that is silent for three is taken for gone. */
   heartbeatMs: z.int().min(100).max(60_000).default(5_000),
 });
 export type TreeSettings = Readonly<z.output<typeof treeSettingsSchema>>;
