@@ -40,6 +40,8 @@ export type LayerRequest =
   | { readonly type: 'abort'; readonly turn: number }
   /** No image is under way: nothing of one has to stay open. */
   | { readonly type: 'release' }
+  /** It is not needed any more. */
+  | { readonly type: 'end' }
   /** The work of all other threads, of which it may do some when it has nothing else to do. */
   | { readonly type: 'neighbours'; readonly work: readonly SharedArrayBuffer[] };
 

@@ -1,4 +1,5 @@
 /** A thread that converts layers, one at a time, and does work for other threads' layers in between. */
+import process from 'node:process';
 import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { Bell } from './bell.ts';
@@ -49,6 +50,9 @@ class LayerThread {
       case 'neighbours':
         void this.#meet(request.work);
         return;
+      case 'end':
+        // The thread alone.
+        process.exit();
     }
   }
 

@@ -19,6 +19,8 @@ const MAX_YOUNG_GENERATION_MIB = 16;
 const HELP_FROM_BYTES = 8 * 1024 * 1024;
 /** For a thread to give its layer up; after that, it is ended, which loses native memory. */
 const ABORT_GRACE_MS = 5_000;
+/** For one to end by itself. */
+const END_GRACE_MS = 2_000;
 
 interface ConvertOptions {
   /** Of the layer as upstream has it. */
@@ -82,7 +84,7 @@ export class LayerWorkers {
     thread.worker.ref();
     const end = await conversation(thread, task, parentPaths, { onProgress, signal });
     thread.worker.unref();
-    if (end.kind === 'lost') await thread.worker.terminate();
+    if (end.kind === 'lost') await ended(thread);
     else this.#idle.push(thread);
     if (end.kind !== 'converted') throw end.reason;
     return end.result;
@@ -91,7 +93,7 @@ export class LayerWorkers {
   /** Ends the threads. No layer may be under way. */
   async close(): Promise<void> {
     this.#idle.length = 0;
-    await Promise.all([...this.#threads].map(({ worker }) => worker.terminate()));
+    await Promise.all([...this.#threads].map(ended));
   }
 
   #startAll(): void {
@@ -136,6 +138,22 @@ export class LayerWorkers {
       tell(thread, { type: 'neighbours', work: others.map(({ work }) => work.memory) });
     }
   }
+}
+
+/**
+ * Ends a thread, by its own hand if it still hears: one that is stopped in the midst of a native library's loading takes the
+ * whole process with it.
+ */
+async function ended(thread: Thread): Promise<void> {
+  const { worker } = thread;
+  // It has ended already.
+  if (worker.threadId === -1) return;
+  worker.ref();
+  const exit = new Promise((resolve) => worker.once('exit', resolve));
+  tell(thread, { type: 'end' });
+  const grace = setTimeout(() => void worker.terminate(), END_GRACE_MS);
+  await exit;
+  clearTimeout(grace);
 }
 
 /** How the conversion of a layer ended. A thread that is lost is of no use any more. */
