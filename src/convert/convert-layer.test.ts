@@ -2,6 +2,8 @@ import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
+import type { Worker } from 'node:worker_threads';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
@@ -162,5 +164,22 @@ describe('the same layer', () => {
     } finally {
       await workers.close();
     }
+  });
+
+  test('by threads that end by their own hand: one stopped within a native library would end the process', async () => {
+    const codes: number[] = [];
+    const watch = (worker: Worker) => void worker.on('exit', (code) => codes.push(code));
+    process.on('worker', watch);
+    const workers = new LayerWorkers(2);
+    try {
+      const signal = new AbortController().signal;
+      // As much as has all threads help.
+      const options = { compressedBytes: 2 ** 30, onProgress: () => {}, signal };
+      await workers.convert(taskOf(tar), async () => [], options);
+    } finally {
+      await workers.close();
+      process.off('worker', watch);
+    }
+    expect(codes).toEqual([0, 0]);
   });
 });

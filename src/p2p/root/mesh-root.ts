@@ -28,8 +28,8 @@ const ALTERNATES = 3;
 const SILENT_BEATS = 3;
 /**
  * When so many, and most of all members, seem to be silent at once, it is rather the root that cannot hear: it has too much to
- * do, or a network of its own trouble. Each has three heartbeats' time from then on, and so many in all: trees are better than none, and who is really gone is
- * complained about.
+ * do, or its network has failed. Each has three heartbeats' time from then on, and so many in all: their trees are better than
+ * none, and who is really gone is complained about.
  */
 const MANY_SILENT = 8;
 const SILENT_BEATS_OF_MANY = 12;
